@@ -1,0 +1,201 @@
+"""Storage: the one place that opens, reads and publishes files.
+
+`open_stores` gives those that the settings name; another kind of storage is another module with
+the same two classes. What holds on a disk and on ossfs alike:
+
+- an output is written once, in order, under a name of its own and then put in place: a reader
+  sees a whole one or none, whoever else writes it. close() commits, so its error counts;
+- a size is that of an open file, never of a path: a mount may answer for a path from yesterday;
+- nothing is looked for before it is there, for a mount may then deny it for a long time: what
+  may be missing is looked up in a listing first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
+
+from contract import Segment, WorkerError, changed, run_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import BinaryIO, TypeVar
+
+    Item = TypeVar("Item")
+    Answer = TypeVar("Answer")
+
+PIECE = 1 << 20  # bytes read at once: large for the mount, small for the memory
+COPY = 64 << 20  # bytes copied by one system call: SIGTERM is heeded between two
+LANES = 8  # reads in flight: a mounted bucket answers in milliseconds
+
+
+def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
+    """WORK_DIR, where the inputs lie, and RUN_DIR in it, which the run reads and writes."""
+    root = environ.get("WORK_DIR", "/mnt/vol")
+    if not os.path.isdir(root):
+        raise WorkerError(f"WORK_DIR is {root!r}, which is no folder: mount the volume there")
+    return Store(root), Store(os.path.join(root, run_dir(environ)))
+
+
+def each(
+    function: Callable[[Item], Answer], items: Iterable[Item], batch: int = 1
+) -> Iterator[Answer]:
+    """function(item) for every item, in order, LANES batches of items at once."""
+    from concurrent.futures import ThreadPoolExecutor  # a map needs no threads
+
+    waiting = iter(items)
+    running: deque[Future[list[Answer]]] = deque()
+    with ThreadPoolExecutor(LANES) as pool:
+        while True:
+            while len(running) < 2 * LANES and (group := list(islice(waiting, batch))):
+                running.append(pool.submit(lambda group: [function(item) for item in group], group))
+            if not running:
+                return
+            yield from running.popleft().result()
+
+
+class File:
+    """An open file; its size and version are those of what was opened, whatever a path says."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.name = name
+        # O_NONBLOCK: a pipe in place of a file is an error, not an endless wait.
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self.size, self.version = self._state()
+
+    def _state(self) -> tuple[int, str]:
+        found = os.fstat(self.fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise WorkerError(
+                f"{self.name} is not a regular file: name a file, or a folder with a / at the end"
+            )
+        return found.st_size, str(found.st_mtime_ns)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on; none only at the end."""
+        return os.pread(self.fd, length, offset)
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """Exactly these bytes, at most PIECE at a time, of a file that does not change."""
+        end = offset + length
+        while offset < end and (piece := self.read(offset, min(PIECE, end - offset))):
+            offset += len(piece)
+            yield piece
+        if (now := self._state()) != (self.size, self.version) or offset < end:
+            words = "%d bytes (version %s)"
+            raise changed(self.name, words % (self.size, self.version), words % now)
+
+    def append_to(self, out: BinaryIO, offset: int, length: int) -> None:
+        """Copy bytes to the end of `out`: in the kernel as far as it will, the rest through here,
+        where a failure that is not a matter of how one copies shows itself again."""
+        end = offset + length
+        out.flush()
+        with suppress(OSError):
+            while offset < end and (
+                done := os.copy_file_range(self.fd, out.fileno(), min(COPY, end - offset), offset)
+            ):
+                offset += done
+        out.writelines(self.pieces(offset, end - offset))
+
+    def data(self, offset: int) -> int:
+        """Where the next stored byte lies: a hole in a sparse file need not be read."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
+
+
+class Store:
+    """A folder, local or mounted. All names are relative to it, those of folders end in /."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.made: set[str] = set()
+
+    def path(self, name: str) -> str:
+        """Where a name lies in the file system."""
+        return os.path.join(self.root, name)
+
+    @contextmanager
+    def open(self, name: str, version: str | None = None) -> Iterator[File]:
+        """A file to read, of this version if one is given. Raises FileNotFoundError."""
+        file = File(self.path(name), name)
+        try:
+            if version not in (None, file.version):
+                raise changed(name, f"version {version}", file.version)
+            yield file
+        finally:
+            os.close(file.fd)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """All of a file in pieces; the first raises FileNotFoundError."""
+        with self.open(name) as file:
+            yield from file.pieces(0, file.size)
+
+    def names(self, folder: str) -> list[str]:
+        """Every file below a folder, in byte order of their names."""
+        found, folders = [], [folder]
+        while folders:
+            parent = folders.pop()
+            with os.scandir(self.path(parent)) as entries:
+                for entry in entries:
+                    name = parent + entry.name
+                    if entry.is_symlink():
+                        raise WorkerError(f"{name} is a link: put the file itself in its place")
+                    folders.append(name + "/") if entry.is_dir() else found.append(name)
+        return sorted(found, key=os.fsencode)
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder, and those above it, unless they are there."""
+        if folder not in self.made:
+            os.makedirs(self.path(folder), exist_ok=True)
+            self.made.add(folder)
+
+    @contextmanager
+    def _publish(self, name: str, *, durable: bool) -> Iterator[BinaryIO]:
+        folder, base = os.path.split(name)
+        self.make_folder(folder)
+        # Unique, so that two writers of one name do not meet; hidden, so that no reader takes it.
+        temporary = self.path(os.path.join(folder, f".{base}.{os.urandom(8).hex()}.tmp"))
+        try:
+            with open(temporary, "xb", buffering=PIECE) as out:
+                yield out
+                out.flush()
+                if durable:
+                    os.fsync(out.fileno())
+            os.replace(temporary, self.path(name))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def put(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Publish a file of these pieces."""
+        with self._publish(name, durable=True) as out:
+            out.writelines(pieces)
+
+    def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
+        """Publish a file of these segments of inputs. It is not forced to the disk, which takes
+        the time of the disk: whoever reads it knows its size."""
+        with self._publish(name, durable=False) as out:
+            for source, version, offset, length in segments:
+                with inputs.open(source, version) as file:
+                    file.append_to(out, offset, length)
+
+    def join(self, name: str, sources: Iterable[str]) -> None:
+        """Publish a file made of others, one after the other."""
+        with self._publish(name, durable=True) as out:
+            for source in sources:
+                with self.open(source) as file:
+                    file.append_to(out, 0, file.size)
+
+    def remove(self, name: str) -> None:
+        """Remove a file that a listing showed; somebody else may have been quicker."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name))

@@ -1,0 +1,159 @@
+"""The edge of a worker (exit codes, log lines, SIGTERM), and what all maps share.
+
+A map of one's own is a function that takes the bytes of a part in pieces and returns numbers by
+name; `map_part` is its main.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+
+import contract
+from contract import Counts, Part, Plan, RetryError, WorkerError, changed
+from store import Store, each, open_stores
+
+Map = Callable[[Iterator[bytes]], Mapping[str, "int | float"]]
+
+REMEDIES = {
+    errno.ENOENT: "run the step that writes it; if it has run, this node's mount may still hide "
+    "the file and a retry elsewhere can help",
+    errno.EACCES: "give the worker's user the right to it",
+    errno.EPERM: "give the worker's user the right to it",
+    errno.EROFS: "mount the volume for writing",
+    errno.ENOTDIR: "move away the file that stands where a folder must be",
+    errno.EISDIR: "move away the folder that stands where a file must be",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def log(worker: str, event: str, **fields: object) -> None:
+    """One line on stderr: key=value, the value in JSON's quotes where it is more than a word."""
+    words = []
+    for key, value in {"worker": worker, "event": event, **fields}.items():
+        text = str(value)
+        plain = text.isprintable() and not set(text) & set(' "=')
+        words.append(f"{key}={text if plain else json.dumps(text, ensure_ascii=False)}")
+    print(*words, file=sys.stderr, flush=True)
+
+
+def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
+    """Do the work and return the exit code: 0, 2 for what the operator must fix, 75 for what a
+    retry can mend, 143 for SIGTERM, which removes a file half written. The sentence of an error
+    goes to stderr and to ERROR_FILE, where Argo finds it. A bug keeps its traceback."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        work()
+        sys.stdout.flush()
+        return 0
+    except (Terminated, KeyboardInterrupt) as error:
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    except WorkerError as error:
+        code, sentence = error.exit_code, str(error)
+    except OSError as error:
+        final = error.errno in REMEDIES and error.errno != errno.ENOENT
+        code = WorkerError.exit_code if final else RetryError.exit_code
+        remedy = REMEDIES.get(error.errno or 0, "a retry can help")
+        sentence = f"{error.filename or 'the storage'}: {error.strerror or error}: {remedy}"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    log(worker, "failed", exit=code, error=sentence)
+    if path := environ.get("ERROR_FILE"):
+        with suppress(OSError), open(path, "w", encoding="utf-8", errors="replace") as file:
+            file.write(sentence)
+    return code
+
+
+def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
+    """The main of a map of one's own. MAP_SETTINGS, any text, says what it counts: split and
+    merge must have the same, for results made under another do not count."""
+
+    def work() -> None:
+        if not environ.get("MAP_SETTINGS"):
+            raise WorkerError("MAP_SETTINGS is not set: say in it what the map counts")
+        one_part("map", function, contract.map_settings(environ), environ)
+
+    return run_worker("map", work, environ)
+
+
+def one_part(
+    worker: str, function: Map, settings: Mapping[str, object], environ: Mapping[str, str]
+) -> None:
+    """Give the part PART_ID to `function` in pieces and publish the numbers that it returns.
+
+    Where an input ends without a line end and the part goes on in the next, `function` sees a
+    line end between them that is not among the part's bytes: a line never spans two files.
+    """
+    most = contract.MAX_PARTS - 1
+    number = contract.whole_number("PART_ID", environ.get("PART_ID", ""), 0, most)
+    inputs, run = open_stores(environ)
+    start = time.time()
+    plan = open_plan(run, environ.get("PLAN_ID", ""))
+    part = plan.part(number)
+    part_id, size, segments = part
+    copy = contract.COPY.format(part_id) if plan.mode == "copy" else ""
+    read = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal read
+        piece = b"\n"
+        for name, version, offset, length in segments:
+            if not piece.endswith(b"\n"):
+                yield b"\n"
+            with run.open(copy) if copy else inputs.open(name, version) as file:
+                if copy and file.size != size:
+                    raise changed(copy, f"{size} bytes", file.size)
+                for piece in file.pieces(read if copy else offset, length):
+                    read += len(piece)
+                    yield piece
+
+    counts = dict(function(pieces()))
+    if read != size:
+        raise RuntimeError(f"the map took {read} of the {size} bytes of part {part_id}")
+    if copy:  # a split that replaces the copies by others has removed this plan before
+        open_plan(run, plan.id)
+    end = time.time()
+    made = contract.result(plan.id, part, settings, counts=counts, start=utc(start), end=utc(end))
+    run.put(contract.COUNT.format(part_id), [made])
+    log(worker, "done", part=part_id, bytes=size, seconds=round(end - start, 3), plan=plan.id)
+
+
+def open_plan(run: Store, wanted: str = "") -> Plan:
+    """The plan of the run directory."""
+    return Plan(contract.PLAN, run.stream(contract.PLAN), wanted)
+
+
+def results(
+    run: Store, plan_id: str, parts: Iterable[Part], settings: Mapping[str, object]
+) -> Iterator[tuple[str, Counts, str]]:
+    """For every part its id, its counts, and a word for what is wrong with its result, if it is."""
+
+    def look(part: Part) -> tuple[str, Counts, str]:
+        try:
+            text = b"".join(run.stream(contract.COUNT.format(part[0])))
+        except FileNotFoundError:
+            return part[0], {}, "missing"
+        return part[0], *contract.check_result(text, plan_id, part, settings)
+
+    return each(look, parts, batch=8)
+
+
+def utc(seconds: float) -> str:
+    """A moment as ISO 8601 has it, to the millisecond."""
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
