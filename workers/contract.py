@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 Input = tuple[str, int, str]  # name, size in bytes, version
 Segment = tuple[str, str, int, int]  # name and version of an input, offset, length
@@ -26,7 +27,8 @@ RESULT = "result.json"
 LEVEL = "aggregation-demo/l{}/{}.txt"  # a file, by its level and number
 LEVEL_RESULT = "aggregation-demo/result.txt"
 
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+_PARTS, _END = b'],"parts":[', b"]}"  # lines of plan.json
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -91,7 +93,8 @@ def input_name(environ: Mapping[str, str]) -> str:
     text = environ.get("INPUT", "log-count-data.txt")
     name = inside("INPUT", text)
     for output in (run_dir(environ) + part for part in (folder(COPY), folder(COUNT), RESULT)):
-        if name.startswith(output) or (text.endswith("/") and output.startswith(name)):
+        taken = (name + "/").startswith(output.removesuffix("/") + "/")
+        if taken or (text.endswith("/") and output.startswith(name)):
             raise WorkerError(f"INPUT is {text!r} and the run writes {output}: part them")
     if not name:
         raise WorkerError(f"INPUT is {text!r}: give the name of a file, or of a folder and a /")
@@ -123,7 +126,7 @@ def map_settings(environ: Mapping[str, str]) -> dict[str, object]:
 
 def digest(pieces: Iterable[bytes]) -> str:
     """SHA-256, in hex, of the pieces one after the other."""
-    from hashlib import sha256  # loads OpenSSL, which a map has no need of
+    from hashlib import sha256  # loads OpenSSL: only who needs it pays
 
     total = sha256()
     for piece in pieces:
@@ -146,11 +149,11 @@ def plan_body(mode: str, inputs: Sequence[Input], cuts: Sequence[int]) -> Iterat
     yield totals.encode()
     for index, item in enumerate(inputs):
         yield f"{',' if index else ''}{_encode(item)}\n".encode()
-    yield b'],"parts":[\n'
+    yield _PARTS + b"\n"
     for part_id, size, segments in cut_parts(inputs, cuts):
         line = _encode({"part": part_id, "bytes": size, "segments": segments})
         yield f"{',' if part_id != '0' else ''}{line}\n".encode()
-    yield b"]}\n"
+    yield _END + b"\n"
 
 
 def cut_parts(inputs: Sequence[Input], cuts: Sequence[int]) -> Iterator[Part]:
@@ -210,35 +213,27 @@ class Plan:
         self.mode, self.num_parts = totals.get("mode"), totals.get("num_parts")
 
     def part(self, number: int) -> Part:
-        """One part, without a look into the others."""
+        """One part; the others are read for the proof, but not held."""
         start = b'%b{"part":"%d",' % (b"," if number else b"", number)
-        for line in self._lines:
-            if line.startswith(start):
-                return self._part(line)
-        raise WorkerError(
-            f"PART_ID is {number} and {self.name} has {self.num_parts} parts, counted from 0: "
-            "give one of these"
-        )
+        found = [line for line in self._proven() if line.startswith(start)]
+        if not found:
+            raise WorkerError(
+                f"PART_ID is {number} and {self.name} has {self.num_parts} parts, counted from 0: "
+                "give one of these"
+            )
+        return self._part(found[0])
 
     def parts(self) -> Iterator[Part]:
-        """Every part in order, and in the end the proof that this is what split.py committed and
-        that the parts hold every byte of the inputs once."""
-        from hashlib import sha256
-
-        proof = sha256(self._totals + b"\n")
-
-        def until(last: bytes) -> Iterator[bytes]:
-            for line in self._lines:
-                proof.update(line + b"\n")
-                if line == last:
-                    return
-                yield line.removeprefix(b",")
-
+        """Every part in order, and in the end the proof that they hold every byte of the inputs
+        once."""
+        body = self._proven()
         try:
-            inputs = [json.loads(line) for line in until(b'],"parts":[')]
+            inputs = [
+                json.loads(line.removeprefix(b",")) for line in takewhile(_PARTS.__ne__, body)
+            ]
             uncovered = ((name, version, size) for name, size, version in inputs if size)
             name, version, size, at = "", "", 0, 0
-            for line in until(b"]}"):
+            for line in takewhile(_END.__ne__, body):
                 part = self._part(line)
                 for segment in part[2]:
                     if at == size:
@@ -249,10 +244,21 @@ class Plan:
                 if part[1] != sum(segment[3] for segment in part[2]):
                     raise ValueError
                 yield part
-            if at != size or next(uncovered, None) or proof.hexdigest() != self.id:
+            if at != size or [*uncovered, *body]:
                 raise ValueError
         except (*_UNREADABLE, StopIteration):
             raise self._corrupt() from None
+
+    def _proven(self) -> Iterator[bytes]:
+        """The other lines, and in the end the proof that they are what split.py committed."""
+        from hashlib import sha256
+
+        proof = sha256(self._totals + b"\n")
+        for line in self._lines:
+            proof.update(line + b"\n")
+            yield line
+        if proof.hexdigest() != self.id:
+            raise self._corrupt()
 
     def _part(self, line: bytes) -> Part:
         try:

@@ -24,15 +24,17 @@ from worker import log, open_plan, results, run_worker
 BLOCK = 64 << 10  # bytes read at first to find a line end; each further read is twice as large
 
 
+def look(store: Store, name: str) -> Input:
+    """A file's name, size and version."""
+    with store.open(name) as file:
+        return name, file.size, file.version
+
+
 def find_inputs(store: Store, name: str) -> list[Input]:
     """The files that INPUT names, in byte order of their names."""
-
-    def look(name: str) -> Input:
-        with store.open(name) as file:
-            return name, file.size, file.version
-
     try:
-        inputs = list(each(look, store.names(name) if name.endswith("/") else [name]))
+        names = store.names(name) if name.endswith("/") else [name]
+        inputs = list(each(lambda name: look(store, name), names))
     except FileNotFoundError:
         inputs = []
     if not inputs:
@@ -110,9 +112,10 @@ def split(environ: Mapping[str, str]) -> None:
     if mode == "copy":
         if old not in ("", plan_id):  # its maps must not take the new copies for their own
             run.remove(contract.PLAN)
-        for part_id, _, segments in contract.cut_parts(inputs, cuts):
+        kept = present if only_missing and old == plan_id else set()
+        for part_id, size, segments in contract.cut_parts(inputs, cuts):
             copy = contract.COPY.format(part_id)
-            if not (only_missing and old == plan_id and copy in present):
+            if copy not in kept or look(run, copy)[1] != size:
                 run.copy(copy, work, segments)
     body = contract.plan_body(mode, inputs, cuts)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))

@@ -154,7 +154,7 @@ class Store:
     def make_folder(self, folder: str) -> None:
         """Make a folder, and those above it, unless they are there."""
         if folder not in self.made:
-            os.makedirs(self.path(folder), exist_ok=True)
+            os.makedirs(self.path(folder.rstrip("/")), exist_ok=True)
             self.made.add(folder)
 
     @contextmanager

@@ -27,6 +27,7 @@ REMEDIES = {
     errno.EACCES: "give the worker's user the right to it",
     errno.EPERM: "give the worker's user the right to it",
     errno.EROFS: "mount the volume for writing",
+    errno.EEXIST: "move away the file that stands where a folder must be",
     errno.ENOTDIR: "move away the file that stands where a folder must be",
     errno.EISDIR: "move away the folder that stands where a file must be",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -69,7 +70,8 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
         final = error.errno in REMEDIES and error.errno != errno.ENOENT
         code = WorkerError.exit_code if final else RetryError.exit_code
         remedy = REMEDIES.get(error.errno or 0, "a retry can help")
-        sentence = f"{error.filename or 'the storage'}: {error.strerror or error}: {remedy}"
+        name = error.filename2 or error.filename or "the storage"
+        sentence = f"{name}: {error.strerror or error}: {remedy}"
     finally:
         signal.signal(signal.SIGTERM, before)
     log(worker, "failed", exit=code, error=sentence)

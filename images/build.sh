@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Build the images with docker, podman or buildah, whichever works here.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: images/build.sh [--builder NAME] [--archive DIR] [--no-cache] [split|map|reduce ...]
+
+  --builder NAME  docker, podman or buildah (default: the first of these that works)
+  --archive DIR   write DIR/split.tar, map.tar and reduce.tar too, as OCI archives
+  --no-cache      build every layer anew
+
+Environment:
+  BASE               image of the build stage (default: debian:trixie-slim; see base.sh)
+  IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
+  VERSION, REVISION  labels (default: TAG, the commit)
+  SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
+END
+}
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/builder.sh"
+
+wanted='' archive='' images=() options=()
+while (($#)); do
+    case $1 in
+        --builder | --archive)
+            [[ -n ${2:-} ]] || fail "$1 has no value: see images/build.sh --help"
+            if [[ $1 == --builder ]]; then wanted=$2; else archive=$(mkdir -p "$2" && cd "$2" && pwd); fi
+            shift
+            ;;
+        --no-cache) options+=(--no-cache) ;;
+        split | map | reduce) images+=("$1") ;;
+        -h | --help) usage && exit ;;
+        *) fail "'$1' is no option and no image: see images/build.sh --help" ;;
+    esac
+    shift
+done
+((${#images[@]})) || images=(split map reduce)
+
+cd "$(dirname "$0")/.."
+choose_builder "$wanted"
+
+base=${BASE:-debian:trixie-slim} tag=${TAG:-dev}
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
+[[ -n $epoch ]] || fail "there is no commit to take the time of creation from: set SOURCE_DATE_EPOCH"
+created=$(TZ=UTC printf '%(%Y-%m-%dT%H:%M:%SZ)T' "$epoch")
+revision=${REVISION:-$(git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
+
+# As --label and not as --build-arg: buildah's cache would give the labels of an earlier build.
+labels=()
+for label in created="$created" version="${VERSION:-$tag}" revision="$revision" base.name="$base"; do
+    labels+=(--label "org.opencontainers.image.$label")
+done
+
+for image in "${images[@]}"; do
+    name=${IMAGE_PREFIX:-localhost/fanfold-}$image:$tag
+    build --file "Dockerfile.$image" --tag "$name" --build-arg BASE="$base" \
+        "${labels[@]}" ${options[@]+"${options[@]}"} .
+    [[ -z $archive ]] || save "$name" "$archive/$image.tar"
+    echo "built $name with $builder${archive:+, archived as $archive/$image.tar}"
+done

@@ -1,0 +1,356 @@
+"""The images: what is in them, and that they run as the manifests run them."""
+
+import collections
+import json
+import os
+import re
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from container import (
+    MEBIBYTE,
+    NAMES,
+    ROOT,
+    TAG,
+    Container,
+    Image,
+    build,
+    build_from_map,
+    run,
+    unpack,
+)
+
+pytestmark = pytest.mark.images
+each = pytest.mark.parametrize("name", NAMES)
+
+USER = 65532
+LIMIT = 20 * MEBIBYTE
+WORKERS = {"split": {"split"}, "map": {"count", "process"}, "reduce": {"merge"}}
+SHARED = {"contract", "store", "worker"}
+Images = dict[str, Image]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A folder that the images' user may write."""
+    os.chown(tmp_path, USER, USER)
+    return tmp_path
+
+
+def python(image: Image, volume: Path, code: str) -> str:
+    """What a few lines of Python print in a container."""
+    done = run(image, volume, "-c", code)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def files(image: Image) -> list[Path]:
+    """All that is in the image, links not followed."""
+    return [path for path in image.root.rglob("*") if not path.is_dir() or path.is_symlink()]
+
+
+# --- what they are ----------------------------------------------------------------------------
+
+
+@each
+def test_config(images: Images, name: str) -> None:
+    """What the manifests rely on."""
+    config = images[name].config["config"]
+
+    assert config["User"] == f"{USER}:{USER}"
+    assert config["WorkingDir"] == "/fanfold"
+    assert config["Entrypoint"] == ["python"]
+    assert config["Env"] == ["PATH=/usr/bin", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1"]
+
+
+@each
+def test_labels(images: Images, base: str, name: str) -> None:
+    """The labels say what it is, and of which commit."""
+    labels = images[name].config["config"]["Labels"]
+    prefix = "org.opencontainers.image."
+    description = labels.pop(prefix + "description")
+
+    assert description
+    assert labels == {
+        prefix + "title": f"fanfold-{name}",
+        prefix + "licenses": "Apache-2.0",
+        prefix + "created": "2023-11-14T22:13:20Z",
+        prefix + "version": "1.2.3",
+        prefix + "revision": "0" * 40,
+        prefix + "base.name": base,
+    }
+
+
+@each
+def test_size(images: Images, name: str) -> None:
+    """Small enough for a node that pulls it for one pod."""
+    size = images[name].compressed
+
+    assert size <= LIMIT, f"{name} has {size / MEBIBYTE:.1f} MiB compressed"
+
+
+def test_they_share_the_layer_of_python(images: Images) -> None:
+    """A node that has one image has most of the other two."""
+    assert len({image.layers[0] for image in images.values()}) == 1
+
+
+def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Path) -> None:
+    """A build of everything anew, at another time, against one that may have used the cache."""
+    build(base, tmp_path, "--no-cache", "split")
+
+    again = unpack(tmp_path / "split.tar", tmp_path / "split")
+    assert again.digest == images["split"].digest, (
+        "if not for a change: the builder's cache holds layers that build.sh did not make, remove "
+        "them (buildah prune, docker builder prune)"
+    )
+
+
+# --- what is in them --------------------------------------------------------------------------
+
+
+@each
+def test_python_is_the_only_program(images: Images, name: str) -> None:
+    """No shell, no package manager, nothing to break in with."""
+    root = images[name].root
+    programs = {path.name for path in root.rglob("*") if path.parent.name in ("bin", "sbin")}
+    executable = {
+        path.name
+        for path in files(images[name])
+        if not path.is_symlink()
+        and path.stat().st_mode & 0o111
+        and path.suffix != ".py"
+        and ".so" not in path.name
+    }
+
+    assert programs == {"python", "python3", "python3.13"}
+    assert executable == {"python3.13"}
+
+
+@each
+def test_nothing_is_setuid_or_writable_for_all(images: Images, name: str) -> None:
+    """But /tmp, which is sticky."""
+    special = {
+        str(path.relative_to(images[name].root)): oct(stat.S_IMODE(mode))
+        for path in images[name].root.rglob("*")
+        if not path.is_symlink()
+        and (mode := path.stat().st_mode) & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
+    }
+
+    assert special == {"tmp": "0o1777"}
+
+
+@each
+def test_the_workers_are_its_own(images: Images, name: str) -> None:
+    """No worker of another image, and no local runner."""
+    found = {path.name for path in (images[name].root / "fanfold").iterdir()}
+
+    assert found == {f"{module}.py" for module in WORKERS[name] | SHARED} | {"__pycache__"}
+
+
+@each
+def test_all_bytecode_is_there_and_never_checked(images: Images, volume: Path, name: str) -> None:
+    """It is of its very source, and no time of a file makes it void."""
+    code = """
+import importlib.util as util, pathlib
+for folder in "/fanfold", "/usr/lib/python3.13":
+    for source in pathlib.Path(folder).rglob("*.py"):
+        header = pathlib.Path(util.cache_from_source(source)).read_bytes()[:16]
+        text = source.read_bytes()
+        assert header == util.MAGIC_NUMBER + b"\\1\\0\\0\\0" + util.source_hash(text), source
+        print(source)
+"""
+
+    assert len(python(images[name], volume, code).splitlines()) > 500
+
+
+def test_every_extension_of_the_standard_library_loads(images: Images, volume: Path) -> None:
+    """Each finds its shared libraries."""
+    code = """
+import importlib, pathlib
+for path in pathlib.Path("/usr/lib/python3.13/lib-dynload").iterdir():
+    importlib.import_module(path.name.split(".")[0])
+    print(path.name)
+"""
+
+    assert len(python(images["map"], volume, code).splitlines()) > 30
+
+
+def test_certificates_are_found(images: Images, volume: Path) -> None:
+    """Without a setting."""
+    code = "import ssl; print(len(ssl.create_default_context().get_ca_certs()))"
+
+    assert int(python(images["map"], volume, code)) > 100
+
+
+def test_a_thread_may_outlive_the_program(images: Images, volume: Path) -> None:
+    """The C library aborts the process here when it cannot load libgcc_s."""
+    code = """
+import threading, time
+def work():
+    while True: time.sleep(0.001)
+for _ in range(8): threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+print("over")
+"""
+
+    assert python(images["map"], volume, code) == "over"
+
+
+def test_text_is_utf_8(images: Images, volume: Path) -> None:
+    """Without a locale: in names, files and output."""
+    code = "open('/mnt/vol/größe', 'w').write('日志'); print('日志')"
+
+    assert python(images["map"], volume, code) == "日志"
+    assert (volume / "größe").read_text() == "日志"
+
+
+# --- how they run -----------------------------------------------------------------------------
+
+
+@each
+def test_it_runs_confined(images: Images, volume: Path, name: str) -> None:
+    """As nobody, with no right to anything, with no network and on a root that is read-only."""
+    code = """
+import errno, json, os, socket
+def error(act):
+    try: act()
+    except OSError as error: return errno.errorcode[error.errno]
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({
+    "ids": [*os.getresuid(), *os.getresgid()],
+    "groups": os.getgroups(),
+    "capabilities": {status[key].strip() for key in status if key.startswith("Cap")} == {"0" * 16},
+    "no_new_privileges": status["NoNewPrivs"].strip(),
+    "write": [error(lambda: open(name, "w")) for name in ("/x", "/tmp/x", "/fanfold/x")],
+    "read_only": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+    "interfaces": [name for _, name in socket.if_nameindex()],
+    "connect": error(lambda: socket.create_connection(("192.0.2.1", 80), 1)),
+}))
+"""
+
+    assert json.loads(python(images[name], volume, code)) == {
+        "ids": [USER] * 6,
+        "groups": [],
+        "capabilities": True,
+        "no_new_privileges": "1",
+        "write": ["EROFS"] * 3,
+        "read_only": True,
+        "interfaces": ["lo"],
+        "connect": "ENETUNREACH",
+    }
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+def test_log_count(images: Images, volume: Path, mode: str) -> None:
+    """The whole pipeline over a volume, the parts in another order, is a count of the input."""
+    keywords = ["INFO", "WARN", "ERROR", "größe"]
+    log = b"".join(
+        f"2026-01-01 [{keywords[i * i % 7 % 4]}] {'日志' * (i % 5)} {i}\n".encode()
+        for i in range(20_000)
+    )
+    (volume / "log-count-data.txt").write_bytes(log)
+    settings = {"KEYWORDS": ",".join(keywords), "NUM_PARTS": "4", "SPLIT_MODE": mode}
+
+    split = run(images["split"], volume, **settings)
+    assert split.returncode == 0, split.stderr.decode()
+    for part in reversed(json.loads(split.stdout)):
+        mapped = run(images["map"], volume, "count.py", PART_ID=part, **settings)
+        assert mapped.returncode == 0, mapped.stderr.decode()
+    reduced = run(images["reduce"], volume, **settings)
+
+    assert reduced.returncode == 0, reduced.stderr.decode()
+    model = collections.Counter(re.findall("|".join(keywords), log.decode()))
+    assert json.loads((volume / "result.json").read_text()) == {key: model[key] for key in keywords}
+    assert os.stat(volume / "result.json").st_uid == USER
+
+
+def test_aggregation(images: Images, volume: Path) -> None:
+    """Five files, by two: three, then two, then one."""
+    level = volume / "aggregation-demo/l1"
+    level.mkdir(parents=True)
+    contents = [os.urandom(1000 * i) for i in range(5)]
+    for number, content in enumerate(contents):
+        (level / f"{number}.txt").write_bytes(content)
+    for folder in (level.parent, level):
+        os.chown(folder, USER, USER)
+
+    for number, files, groups in ((1, 5, 3), (2, 3, 2)):
+        for group in range(groups):
+            arguments = ("process.py", str(group), str(number))
+            done = run(images["map"], volume, *arguments, FILES=str(files))
+            assert done.returncode == 0, done.stderr.decode()
+    done = run(images["reduce"], volume, "merge.py", "2")
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert (volume / "aggregation-demo/result.txt").read_bytes() == b"".join(contents)
+
+
+def test_a_map_of_ones_own(
+    images: Images, volume: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The two blocks of workers/README.md, as an image upon ours, count the status classes."""
+    text = (ROOT / "workers/README.md").read_text().partition("## A map of your own")[2]
+    code, dockerfile = (
+        text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "dockerfile")
+    )
+    dockerfile, replaced = re.subn("^FROM .*", f"FROM localhost/fanfold-map:{TAG}", dockerfile)
+    assert replaced == 1
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "Dockerfile").write_text(dockerfile)
+    (folder / "status_classes.py").write_text(code)
+    own = unpack(build_from_map(folder), folder / "root")
+    statuses = [(200, 301, 404, 500)[i * i % 7 % 4] for i in range(1000)]
+    (volume / "access.log").write_text(
+        "".join(
+            f'192.0.2.1 - - [01/Jan/2026] "GET /{i} HTTP/1.1" {s} 9\n'
+            for i, s in enumerate(statuses)
+        )
+    )
+    settings = {"INPUT": "access.log", "NUM_PARTS": "3", "MAP_SETTINGS": "status classes, 1"}
+
+    for image, environ in (
+        (images["split"], {}),
+        *((own, {"PART_ID": str(part)}) for part in range(3)),
+        (images["reduce"], {}),
+    ):
+        done = run(image, volume, **settings, **environ)
+        assert done.returncode == 0, done.stderr.decode()
+
+    model = collections.Counter(f"{status // 100}xx" for status in statuses)
+    assert json.loads((volume / "result.json").read_text()) == model
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("split", "NUM_PARTS"), ("map", "PART_ID"), ("reduce", "NUM_PARTS")]
+)
+def test_a_bad_setting_is_exit_code_2(
+    images: Images, volume: Path, name: str, setting: str
+) -> None:
+    """The exit code and the sentence get out of the container."""
+    done = run(images[name], volume, **{setting: "many"})
+
+    assert done.returncode == 2
+    assert setting in done.stderr.decode()
+    assert list(volume.iterdir()) == []
+
+
+def test_the_first_process_heeds_sigterm(images: Images, volume: Path) -> None:
+    """The kernel drops a signal to a container's first process that has no handler for it."""
+    with (volume / "log-count-data.txt").open("wb") as log:
+        log.truncate(1 << 40)
+    settings = {"NUM_PARTS": "1", "SPLIT_MODE": "range"}
+    split = run(images["split"], volume, **settings)
+    assert split.returncode == 0, split.stderr.decode()
+    before = set(volume.rglob("*"))
+
+    with Container(images["map"], volume, environ={"PART_ID": "0"}) as container:
+        time.sleep(2)
+        assert container.process.poll() is None
+        container.control("kill", signal.SIGTERM.name)
+        done = container.wait(timeout=5)
+
+    assert done.returncode == 128 + signal.SIGTERM
+    assert {path for path in volume.rglob("*") if path.is_file()} <= before
