@@ -1,0 +1,263 @@
+"""The programs of the test cluster, built from pinned Go modules and kept outside the tree."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import ClusterError, cache_directory, last_lines, lock, run, say
+
+GO_BUILD = (
+    *("build", "-trimpath", "-p", "2", "-mod=mod"),
+    # Debug information is stripped at the link, so producing it is compile time for nothing.
+    "-gcflags=all=-dwarf=false",
+)
+GO_ENVIRONMENT = {
+    "CGO_ENABLED": "0",
+    # The module's own go.mod decides, not a go.work that its archive or the user brings along.
+    "GOWORK": "off",
+    "GOFLAGS": "-buildvcs=false",
+    # The compiler may use more memory: its garbage collector takes a share of two cores.
+    "GOGC": "400",
+}
+LOCK_TIMEOUT = 3600
+
+
+@dataclass(frozen=True)
+class Component:
+    """A Go module at one version, and what is kept of it."""
+
+    name: str
+    module: str
+    version: str
+    packages: tuple[str, ...]
+    # Left out of the repr, so of the key: waiting longer gives the same programs.
+    timeout: int = field(repr=False)
+    # Variables that the linker sets to the version, so that the programs can tell it.
+    version_variables: tuple[str, ...] = ()
+    # The published version of the modules that go.mod replaces by a folder outside the archive.
+    staging_version: str = ""
+    # Files that the archive lacks although the build needs them: path and text.
+    files: tuple[tuple[str, str], ...] = ()
+    # Symbolic links that the archive lacks: path and target.
+    links: tuple[tuple[str, str], ...] = ()
+    # Folders of the module that are kept beside the programs.
+    keep: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A folder name that changes with the version and with the recipe."""
+        return f"{self.name}-{self.version}-{_digest(repr((self, GO_BUILD, GO_ENVIRONMENT)))}"
+
+    @property
+    def programs(self) -> list[str]:
+        """What `go build` names the packages' programs."""
+        return [self.name if package == "." else Path(package).name for package in self.packages]
+
+
+KUBERNETES = "1.34.4"
+ARGO = "v3.7.4"
+
+# In the order in which others wait for them.
+COMPONENTS = (
+    Component(
+        name="kustomize",
+        module="sigs.k8s.io/kustomize/kustomize/v5",
+        version="v5.7.1",
+        packages=(".",),
+        timeout=900,
+        version_variables=("sigs.k8s.io/kustomize/api/provenance.version",),
+    ),
+    Component(
+        name="argo-workflows",
+        module="github.com/argoproj/argo-workflows/v3",
+        version=ARGO,
+        packages=("./cmd/workflow-controller", "./cmd/argoexec", "./cmd/argo"),
+        timeout=2400,
+        version_variables=("github.com/argoproj/argo-workflows/v3.version",),
+        files=(("ui/dist/app/index.html", "<!doctype html>\n"),),
+        links=(("workflow/executor/osspecific/signal_linux.go", "signal_darwin.go"),),
+        keep=("manifests",),
+    ),
+    Component(
+        name="etcd",
+        module="go.etcd.io/etcd/server/v3",
+        version="v3.6.4",
+        packages=(".",),
+        timeout=900,
+    ),
+    Component(
+        name="kubernetes",
+        module="k8s.io/kubernetes",
+        version=f"v{KUBERNETES}",
+        packages=(
+            "./cmd/kube-apiserver",
+            "./cmd/kube-controller-manager",
+            "./cmd/kube-scheduler",
+            "./cmd/kubelet",
+            "./cmd/kubectl",
+        ),
+        timeout=3600,
+        version_variables=(
+            "k8s.io/component-base/version.gitVersion",
+            "k8s.io/client-go/pkg/version.gitVersion",
+        ),
+        staging_version="v0." + KUBERNETES.removeprefix("1."),
+    ),
+)
+
+
+def bin_directory() -> Path:
+    """The folder of links to the programs of exactly these versions and recipes."""
+    return cache_directory() / "bin" / _digest(" ".join(c.key for c in COMPONENTS))
+
+
+def component_directory(component: Component) -> Path:
+    """Where a component lies once it is built; the folder exists only when it is complete."""
+    return cache_directory() / "components" / component.key
+
+
+def missing(names: Sequence[str] = ()) -> list[str]:
+    """The names of those components (all without any named) that are not built yet."""
+    return [c.name for c in _selected(names) if not component_directory(c).is_dir()]
+
+
+def build(names: Sequence[str] = ()) -> Path:
+    """Build those components (all without any named) that are missing, and return their folder."""
+    target = bin_directory()
+    with lock(cache_directory() / "build.lock", LOCK_TIMEOUT):
+        for component in _selected(names):
+            started = time.monotonic()
+            fresh = not component_directory(component).is_dir()
+            if fresh:
+                say(f"building {component.name} {component.version} ...")
+                _build(component)
+            _link(component, target)
+            how = f"built in {time.monotonic() - started:.0f} s" if fresh else "cached"
+            say(f"{component.name} {component.version}: {how}")
+    return target
+
+
+def _build(component: Component) -> None:
+    final = component_directory(component)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # The lock is ours, so such a folder is what a killed build left, and its compiler may still
+    # write there: it is removed, and ours is another.
+    for left in final.parent.glob(f"{component.key}.work-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{component.key}.work-", dir=final.parent))
+    source, out = work / "source", work / "out"
+    out.mkdir(mode=0o755)
+    log = cache_directory() / "log" / f"build-{component.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    go = _Go(component, log, time.monotonic() + component.timeout)
+    (work / "go.mod").write_text("module download\n")
+    wanted = f"{component.module}@{component.version}"
+    downloaded = json.loads(go.run(work, "mod", "download", "-json", wanted))["Dir"]
+    # The files of the module cache are read-only; their copies get modes of their own.
+    shutil.copytree(downloaded, source, copy_function=shutil.copyfile)
+    run(["chmod", "-R", "u+w", source])
+    if edits := _replacements(json.loads(go.run(source, "mod", "edit", "-json")), component):
+        go.run(source, "mod", "edit", *edits)
+    for path, text in component.files:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text(text)
+    for path, target in component.links:
+        (source / path).unlink(missing_ok=True)
+        (source / path).symlink_to(target)
+    stamps = [f"-X={name}={component.version}" for name in component.version_variables]
+    linking = f"-ldflags={' '.join(['-s', '-w', *stamps])}"
+    destination = f"{out}/" if len(component.packages) > 1 else str(out / component.programs[0])
+    go.run(source, *GO_BUILD, linking, "-o", destination, *component.packages)
+    for folder in component.keep:
+        shutil.copytree(source / folder, out / folder)
+    # The rename comes last: a folder under the final name is a complete one.
+    out.rename(final)
+    shutil.rmtree(work)
+
+
+def _replacements(module: dict[str, Any], component: Component) -> list[str]:
+    """Arguments of `go mod edit` that undo replacements by folders which the archive lacks."""
+    edits = []
+    for replacement in module.get("Replace") or []:
+        name = replacement["Old"]["Path"]
+        if not replacement["New"]["Path"].startswith("."):
+            continue
+        if component.staging_version:
+            edits.append(f"-replace={name}={name}@{component.staging_version}")
+        else:
+            edits.append(f"-dropreplace={name}")
+    return edits
+
+
+@dataclass(frozen=True)
+class _Go:
+    """The go command for one component: one log, one deadline."""
+
+    component: Component
+    log: Path
+    deadline: float
+
+    def run(self, folder: Path, *arguments: str) -> str:
+        """Run it in a process group of its own, which ends when we do."""
+        what = f"building {self.component.name} {self.component.version}"
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                ["go", *arguments],
+                cwd=folder,
+                env={**os.environ, **GO_ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        try:
+            output, _ = process.communicate(timeout=max(1, self.deadline - time.monotonic()))
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise ClusterError(
+                f"{what} took longer than {self.component.timeout} s (see {self.log}): "
+                "run it again, what is compiled is kept"
+            ) from None
+        if process.returncode:
+            raise ClusterError(
+                f"{what} failed at `go {' '.join(arguments[:2])}`; {last_lines(self.log)}"
+            )
+        return output
+
+
+def _link(component: Component, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (*component.programs, *component.keep):
+        link, destination = target / name, component_directory(component) / name
+        if link.is_symlink() and link.readlink() == destination:
+            continue
+        fresh = target / f".{name}.new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(destination)
+        fresh.replace(link)
+
+
+def _selected(names: Sequence[str]) -> list[Component]:
+    known = {c.name: c for c in COMPONENTS}
+    for name in names:
+        if name not in known:
+            raise ClusterError(f"there is no component {name!r}: choose from {', '.join(known)}")
+    return [c for c in COMPONENTS if not names or c.name in names]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
