@@ -49,9 +49,10 @@ test: check ## Everything, the real cluster included
 
 .PHONY: check
 check: .venv/test ## Format, lint and types
-	.venv/bin/ruff format --check --quiet . && .venv/bin/ruff check --quiet . 
-	.venv/bin/mypy workers
-	.venv/bin/yamllint --strict manifests tests
+	.venv/bin/ruff format --check --quiet . && .venv/bin/ruff check --quiet .
+	for folder in workers tests/*/; do \
+	  MYPYPATH=$$folder .venv/bin/mypy --explicit-package-bases $$folder; done
+	.venv/bin/yamllint --strict manifests tests .yamllint.yaml
 	git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck -x
 
 .PHONY: clean

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
+from math import isfinite
 
 Input = tuple[str, int, str]  # name, size in bytes, version
 Segment = tuple[str, str, int, int]  # name and version of an input, offset, length
-Part = tuple[str, int, list[Segment]]  # id, size in bytes, where its bytes lie
+Part = tuple[str, int, str, list[Segment]]  # id, size in bytes, edges of a copy, its bytes
 Counts = dict[str, "int | float"]
 
 FORMAT = 1  # of plan.json and of a part's result; another is refused
 MAX_PARTS = 100_000
+DIGITS = 32  # of an id: a workflow keeps the plan's twice a part, and Argo bounds its size
+EDGE = 4096  # bytes at each end of a part that its copy is known by
 MOST = 10**9  # files or levels of process-data; more is a slip
 
 # Names in the run directory.
@@ -125,13 +128,13 @@ def map_settings(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def digest(pieces: Iterable[bytes]) -> str:
-    """SHA-256, in hex, of the pieces one after the other."""
+    """The first DIGITS of SHA-256, in hex, of the pieces one after the other."""
     from hashlib import sha256  # loads OpenSSL: only who needs it pays
 
     total = sha256()
     for piece in pieces:
         total.update(piece)
-    return total.hexdigest()
+    return total.hexdigest()[:DIGITS]
 
 
 # --- the plan: what split.py decides and the others go by
@@ -142,21 +145,26 @@ def plan_head(plan_id: str) -> bytes:
     return f'{{"format":{FORMAT},"id":"{plan_id}",\n'.encode()
 
 
-def plan_body(mode: str, inputs: Sequence[Input], cuts: Sequence[int]) -> Iterator[bytes]:
+def plan_body(
+    mode: str, inputs: Sequence[Input], cuts: Sequence[int], marks: Sequence[str]
+) -> Iterator[bytes]:
     """What follows it: a line an input and a line a part, so that a map finds its own part
-    without holding the others. `cuts` are offsets in the inputs laid end to end."""
+    without holding the others. `cuts` are offsets in the inputs laid end to end, `marks` the
+    edges of the copies in the mode copy."""
     totals = f'"mode":"{mode}","num_parts":{len(cuts) - 1},"bytes":{cuts[-1]},"inputs":[\n'
     yield totals.encode()
     for index, item in enumerate(inputs):
         yield f"{',' if index else ''}{_encode(item)}\n".encode()
     yield _PARTS + b"\n"
-    for part_id, size, segments in cut_parts(inputs, cuts):
-        line = _encode({"part": part_id, "bytes": size, "segments": segments})
+    for part_id, size, edge, segments in cut_parts(inputs, cuts, marks):
+        line = _encode({"part": part_id, "bytes": size, "edges": edge, "segments": segments})
         yield f"{',' if part_id != '0' else ''}{line}\n".encode()
     yield _END + b"\n"
 
 
-def cut_parts(inputs: Sequence[Input], cuts: Sequence[int]) -> Iterator[Part]:
+def cut_parts(
+    inputs: Sequence[Input], cuts: Sequence[int], marks: Sequence[str] = ()
+) -> Iterator[Part]:
     """The parts between the cuts; an empty part has no segments."""
     files = iter(inputs)
     name, version, begin, end = "", "", 0, 0  # the input at hand, and where it lies
@@ -170,7 +178,18 @@ def cut_parts(inputs: Sequence[Input], cuts: Sequence[int]) -> Iterator[Part]:
             length = min(stop, end) - at
             segments.append((name, version, at - begin, length))
             at += length
-        yield str(number), stop - cuts[number], segments
+        yield str(number), stop - cuts[number], marks[number] if marks else "", segments
+
+
+def edges(head: Iterable[bytes], tail: Iterable[bytes]) -> str:
+    """What a copy is known by: a digest of its edges."""
+    return digest(chain(head, tail))[:16]
+
+
+def edge_lengths(part: Part) -> tuple[int, int]:
+    """How many bytes of its first and of its last segment a copy is known by."""
+    segments = part[3]
+    return min(EDGE, segments[0][3]), min(EDGE, segments[-1][3])
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -210,7 +229,7 @@ class Plan:
                 f"{name} is plan {self.id} and PLAN_ID is {wanted}: if this node's mount shows an "
                 "old plan a retry can help; else run split.py again"
             )
-        self.mode, self.num_parts = totals.get("mode"), totals.get("num_parts")
+        self.mode, self.num_parts = str(totals.get("mode")), totals.get("num_parts")
 
     def part(self, number: int) -> Part:
         """One part; the others are read for the proof, but not held."""
@@ -235,13 +254,13 @@ class Plan:
             name, version, size, at = "", "", 0, 0
             for line in takewhile(_END.__ne__, body):
                 part = self._part(line)
-                for segment in part[2]:
+                for segment in part[3]:
                     if at == size:
                         (name, version, size), at = next(uncovered), 0
                     if segment[:3] != (name, version, at) or not 0 < segment[3] <= size - at:
                         raise ValueError
                     at += segment[3]
-                if part[1] != sum(segment[3] for segment in part[2]):
+                if part[1] != sum(segment[3] for segment in part[3]):
                     raise ValueError
                 yield part
             if at != size or [*uncovered, *body]:
@@ -257,14 +276,14 @@ class Plan:
         for line in self._lines:
             proof.update(line + b"\n")
             yield line
-        if proof.hexdigest() != self.id:
+        if proof.hexdigest()[:DIGITS] != self.id:
             raise self._corrupt()
 
     def _part(self, line: bytes) -> Part:
         try:
             record = json.loads(line.removeprefix(b","))
             segments = [(name, version, at, size) for name, version, at, size in record["segments"]]
-            return record["part"], record["bytes"], segments
+            return record["part"], record["bytes"], record["edges"], segments
         except _UNREADABLE:
             raise self._corrupt() from None
 
@@ -283,6 +302,13 @@ def result(plan_id: str, part: Part, settings: Mapping[str, object], **made: obj
     return f"{_encode({**record, **settings, **made})}\n".encode()
 
 
+def are_counts(counts: Mapping[str, object]) -> bool:
+    """Whether these are numbers, finite ones, by name."""
+    return {str}.issuperset(map(type, counts)) and all(
+        type(n) is int or (isinstance(n, float) and isfinite(n)) for n in counts.values()
+    )
+
+
 def check_result(
     text: bytes, plan_id: str, part: Part, settings: Mapping[str, object]
 ) -> tuple[Counts, str]:
@@ -291,7 +317,7 @@ def check_result(
         record = json.loads(text)
         counts = dict(record["counts"])
         names = settings.get("keywords", list(counts))
-        if record["format"] != FORMAT or {type(n) for n in counts.values()} - {int, float}:
+        if record["format"] != FORMAT or not are_counts(counts):
             return {}, "corrupt"
         if (record["plan"], record["part"]) != (plan_id, part[0]):
             return {}, "stale"

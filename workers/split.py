@@ -13,15 +13,16 @@ import json
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, groupby
 
 import contract
-from contract import Input, WorkerError, changed
-from store import LANES, PIECE, File, Store, each, open_stores
-from worker import log, open_plan, results, run_worker
+from contract import Input, Part, RetryError, WorkerError, changed
+from store import PIECE, File, Store, each, open_stores
+from worker import log, open_plan, results, run_worker, sources
 
 BLOCK = 64 << 10  # bytes read at first to find a line end; each further read is twice as large
+GROUP = 16  # cuts looked for with one open file
 
 
 def look(store: Store, name: str) -> Input:
@@ -45,25 +46,30 @@ def find_inputs(store: Store, name: str) -> list[Input]:
     return inputs
 
 
-def find_cuts(store: Store, inputs: Sequence[Input], count: int) -> Sequence[int]:
+def find_cuts(work: Store, inputs: Sequence[Input], count: int) -> Sequence[int]:
     """`count` + 1 offsets in the inputs laid end to end, each the first line start at or after
-    its even share. Costs one small read a part, whatever the size of the input."""
+    its even share: one small read a part, whatever the size of the input."""
     ends = list(accumulate(size for _, size, _ in inputs))
-    total = ends[-1]
-    targets = [total * number // count for number in range(1, count)]
-    share = len(targets) // LANES + 1
-    shares = (targets[at : at + share] for at in range(0, len(targets), share))
+    targets = [ends[-1] * number // count for number in range(1, count)]
+    groups = [targets[at : at + GROUP] for at in range(0, len(targets), GROUP)]
+    looks = each(lambda group: line_starts(work, inputs, ends, group, BLOCK), groups)
     cuts = array("Q", [0])
-    for found in each(lambda targets: line_starts(store, inputs, ends, targets), shares):
-        cuts.extend(found)
-    cuts.append(total)
+    for target, start in zip(targets, chain.from_iterable(looks), strict=True):
+        if start >= 0:
+            cuts.append(start)
+        elif target <= cuts[-1]:  # in a line longer than BLOCK, whose end is known by now
+            cuts.append(cuts[-1])
+        else:
+            cuts.extend(line_starts(work, inputs, ends, [target], ends[-1]))
+    cuts.append(ends[-1])
     return cuts
 
 
 def line_starts(
-    store: Store, inputs: Sequence[Input], ends: Sequence[int], targets: Iterable[int]
+    work: Store, inputs: Sequence[Input], ends: Sequence[int], targets: Sequence[int], most: int
 ) -> list[int]:
-    """For each of the ascending targets the first line start at or after it."""
+    """For each of the ascending targets the first line start at or after it, or -1 if there is
+    none within `most` bytes."""
     found: list[int] = []
     for index, group in groupby(targets, lambda target: bisect_right(ends, target)):
         if index == len(inputs):  # only where the inputs hold no byte
@@ -71,26 +77,57 @@ def line_starts(
             continue
         name, size, version = inputs[index]
         begin = ends[index] - size
-        start = begin
-        with store.open(name, version) as file:
+        with work.open(name, version) as file:
             for target in group:
-                if target > start:  # else the line that reaches over this target is known
-                    start = begin + next_line(file, target - begin)
-                found.append(start)
+                start = next_line(file, target - begin, most)
+                found.append(start if start < 0 else begin + start)
     return found
 
 
-def next_line(file: File, offset: int) -> int:
-    """The first line start at or after `offset`, which is not 0; the end of the file is one."""
-    at, block = offset - 1, BLOCK
-    while at < file.size:
+def next_line(file: File, offset: int, most: int) -> int:
+    """The first line start at or after `offset`, or -1 if there is none within `most` bytes; the
+    end of the file is one."""
+    if offset == 0:
+        return 0
+    at, end, block = offset - 1, min(file.size, offset + most), BLOCK
+    while at < end:
         piece = file.read(at, block)
         if not piece:
             raise changed(file.name, f"{file.size} bytes", at)
-        if (end := piece.find(b"\n")) >= 0:
-            return at + end + 1
+        if (found := piece.find(b"\n")) >= 0:
+            return at + found + 1
         at, block = file.data(at + len(piece)), min(2 * block, PIECE)
-    return file.size
+    return file.size if at >= file.size else -1
+
+
+def find_edges(work: Store, part: Part) -> str:
+    """How a part begins and ends: what tells its copy from one of another split, which may have
+    the same name and size."""
+    if not part[3]:
+        return ""
+    first, last = contract.edge_lengths(part)
+    (name, version, at, _), (end_name, end_version, end_at, length) = part[3][0], part[3][-1]
+    with work.open(name, version) as file, work.open(end_name, end_version) as end:
+        return contract.edges(file.pieces(at, first), end.pieces(end_at + length - last, last))
+
+
+def find_copies(run: Store, plan_id: str) -> set[str]:
+    """The copies that an earlier split of this very plan has left."""
+    names = set(run.names(contract.folder(contract.COPY)))
+    try:
+        return names if contract.PLAN in names and open_plan(run, plan_id) else set()
+    except WorkerError:
+        return set()
+
+
+def is_whole(run: Store, part: Part) -> bool:
+    """Whether the copy that is there is one of this very part."""
+    try:
+        for _ in sources("copy", part, run, run):
+            break
+    except RetryError:
+        return False
+    return True
 
 
 def split(environ: Mapping[str, str]) -> None:
@@ -104,20 +141,20 @@ def split(environ: Mapping[str, str]) -> None:
 
     inputs = find_inputs(work, name)
     cuts = find_cuts(work, inputs, count)
-    plan_id = contract.digest(contract.plan_body(mode, inputs, cuts))
+    edges: list[str] = []
+    if mode == "copy":
+        parts = contract.cut_parts(inputs, cuts)
+        edges = list(each(lambda part: find_edges(work, part), parts, batch=8))
+    plan_id = contract.digest(contract.plan_body(mode, inputs, cuts, edges))
     for folder in (contract.folder(contract.PLAN), contract.folder(contract.COUNT)):
         run.make_folder(folder)
-    present = set(run.names(contract.folder(contract.PLAN)))
-    old = published(run) if contract.PLAN in present else ""
     if mode == "copy":
-        if old not in ("", plan_id):  # its maps must not take the new copies for their own
-            run.remove(contract.PLAN)
-        kept = present if only_missing and old == plan_id else set()
-        for part_id, size, segments in contract.cut_parts(inputs, cuts):
-            copy = contract.COPY.format(part_id)
-            if copy not in kept or look(run, copy)[1] != size:
-                run.copy(copy, work, segments)
-    body = contract.plan_body(mode, inputs, cuts)
+        kept = find_copies(run, plan_id) if only_missing else set()
+        for part in contract.cut_parts(inputs, cuts, edges):
+            copy = contract.COPY.format(part[0])
+            if copy not in kept or not is_whole(run, part):
+                run.copy(copy, work, part[3])
+    body = contract.plan_body(mode, inputs, cuts, edges)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))
     if path := environ.get("PLAN_ID_FILE"):
         with open(path, "w", encoding="ascii") as file:
@@ -142,14 +179,6 @@ def split(environ: Mapping[str, str]) -> None:
         missing=len(missing),
         plan=plan_id,
     )
-
-
-def published(run: Store) -> str:
-    """The id of the plan that is there, or a word where it is none that this worker reads."""
-    try:
-        return open_plan(run).id
-    except WorkerError:
-        return "unreadable"
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:

@@ -51,13 +51,16 @@ def each(
 
     waiting = iter(items)
     running: deque[Future[list[Answer]]] = deque()
-    with ThreadPoolExecutor(LANES) as pool:
+    pool = ThreadPoolExecutor(LANES)
+    try:
         while True:
             while len(running) < 2 * LANES and (group := list(islice(waiting, batch))):
                 running.append(pool.submit(lambda group: [function(item) for item in group], group))
             if not running:
                 return
             yield from running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class File:
@@ -67,29 +70,26 @@ class File:
         self.name = name
         # O_NONBLOCK: a pipe in place of a file is an error, not an endless wait.
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self.size, self.version = self._state()
-
-    def _state(self) -> tuple[int, str]:
         found = os.fstat(self.fd)
         if not stat.S_ISREG(found.st_mode):
+            os.close(self.fd)
             raise WorkerError(
-                f"{self.name} is not a regular file: name a file, or a folder with a / at the end"
+                f"{name} is not a regular file: name a file, or a folder with a / at the end"
             )
-        return found.st_size, str(found.st_mtime_ns)
+        self.size, self.version = found.st_size, str(found.st_mtime_ns)
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on; none only at the end."""
         return os.pread(self.fd, length, offset)
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Exactly these bytes, at most PIECE at a time, of a file that does not change."""
+        """Exactly these bytes, at most PIECE at a time."""
         end = offset + length
         while offset < end and (piece := self.read(offset, min(PIECE, end - offset))):
             offset += len(piece)
             yield piece
-        if (now := self._state()) != (self.size, self.version) or offset < end:
-            words = "%d bytes (version %s)"
-            raise changed(self.name, words % (self.size, self.version), words % now)
+        if offset < end:
+            raise changed(self.name, f"{self.size} bytes", offset)
 
     def append_to(self, out: BinaryIO, offset: int, length: int) -> None:
         """Copy bytes to the end of `out`: in the kernel as far as it will, the rest through here,
@@ -124,7 +124,9 @@ class Store:
 
     @contextmanager
     def open(self, name: str, version: str | None = None) -> Iterator[File]:
-        """A file to read, of this version if one is given. Raises FileNotFoundError."""
+        """A file to read. With a version it must have that and still have it afterwards, asked
+        of the name anew: what is read through a mount is not tied to what was opened. Raises
+        FileNotFoundError."""
         file = File(self.path(name), name)
         try:
             if version not in (None, file.version):
@@ -132,6 +134,10 @@ class Store:
             yield file
         finally:
             os.close(file.fd)
+        if version:
+            with self.open(name) as again:
+                if again.version != version:
+                    raise changed(name, f"version {version}", again.version)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """All of a file in pieces; the first raises FileNotFoundError."""
@@ -182,7 +188,7 @@ class Store:
 
     def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
         """Publish a file of these segments of inputs. It is not forced to the disk, which takes
-        the time of the disk: whoever reads it knows its size."""
+        the time of the disk: whoever reads it knows its size and its edges."""
         with self._publish(name, durable=False) as out:
             for source, version, offset, length in segments:
                 with inputs.open(source, version) as file:
@@ -194,8 +200,3 @@ class Store:
             for source in sources:
                 with self.open(source) as file:
                     file.append_to(out, 0, file.size)
-
-    def remove(self, name: str) -> None:
-        """Remove a file that a listing showed; somebody else may have been quicker."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path(name))

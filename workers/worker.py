@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import contract
 from contract import Counts, Part, Plan, RetryError, WorkerError, changed
-from store import Store, each, open_stores
+from store import File, Store, each, open_stores
 
 Map = Callable[[Iterator[bytes]], Mapping[str, "int | float"]]
 
@@ -50,20 +50,31 @@ def log(worker: str, event: str, **fields: object) -> None:
 
 def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
     """Do the work and return the exit code: 0, 2 for what the operator must fix, 75 for what a
-    retry can mend, 143 for SIGTERM, which removes a file half written. The sentence of an error
-    goes to stderr and to ERROR_FILE, where Argo finds it. A bug keeps its traceback."""
+    retry can mend, 143 for SIGTERM, which removes a file half written. A bug keeps its
+    traceback."""
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, terminate)
+        code = attempt(worker, work, environ)
+        signal.signal(signal.SIGTERM, before)
+    except (Terminated, KeyboardInterrupt) as error:
+        signal.signal(signal.SIGTERM, before)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    return code
+
+
+def attempt(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
+    """Do the work and return the exit code; the sentence of an error goes to stderr and to
+    ERROR_FILE, where Argo finds it."""
     try:
         work()
         sys.stdout.flush()
         return 0
-    except (Terminated, KeyboardInterrupt) as error:
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     except WorkerError as error:
         code, sentence = error.exit_code, str(error)
     except OSError as error:
@@ -72,8 +83,6 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
         remedy = REMEDIES.get(error.errno or 0, "a retry can help")
         name = error.filename2 or error.filename or "the storage"
         sentence = f"{name}: {error.strerror or error}: {remedy}"
-    finally:
-        signal.signal(signal.SIGTERM, before)
     log(worker, "failed", exit=code, error=sentence)
     if path := environ.get("ERROR_FILE"):
         with suppress(OSError), open(path, "w", encoding="utf-8", errors="replace") as file:
@@ -107,32 +116,48 @@ def one_part(
     start = time.time()
     plan = open_plan(run, environ.get("PLAN_ID", ""))
     part = plan.part(number)
-    part_id, size, segments = part
-    copy = contract.COPY.format(part_id) if plan.mode == "copy" else ""
     read = 0
 
     def pieces() -> Iterator[bytes]:
         nonlocal read
         piece = b"\n"
-        for name, version, offset, length in segments:
+        for file, offset, length in sources(plan.mode, part, inputs, run):
             if not piece.endswith(b"\n"):
                 yield b"\n"
-            with run.open(copy) if copy else inputs.open(name, version) as file:
-                if copy and file.size != size:
-                    raise changed(copy, f"{size} bytes", file.size)
-                for piece in file.pieces(read if copy else offset, length):
-                    read += len(piece)
-                    yield piece
+            for piece in file.pieces(offset, length):
+                read += len(piece)
+                yield piece
 
     counts = dict(function(pieces()))
+    part_id, size = part[:2]
+    if not contract.are_counts(counts):
+        raise TypeError(f"the map must return finite numbers by name, not {counts!r:.200}")
     if read != size:
         raise RuntimeError(f"the map took {read} of the {size} bytes of part {part_id}")
-    if copy:  # a split that replaces the copies by others has removed this plan before
-        open_plan(run, plan.id)
     end = time.time()
     made = contract.result(plan.id, part, settings, counts=counts, start=utc(start), end=utc(end))
     run.put(contract.COUNT.format(part_id), [made])
     log(worker, "done", part=part_id, bytes=size, seconds=round(end - start, 3), plan=plan.id)
+
+
+def sources(mode: str, part: Part, inputs: Store, run: Store) -> Iterator[tuple[File, int, int]]:
+    """Where the bytes of each segment of a part lie: in the input, or in the part's copy."""
+    part_id, size, mark, segments = part
+    if mode == "range":
+        for name, version, offset, length in segments:
+            with inputs.open(name, version) as file:
+                yield file, offset, length
+    elif segments:
+        with run.open(contract.COPY.format(part_id)) as file:
+            first, last = contract.edge_lengths(part)
+            if file.size != size:
+                raise changed(file.name, f"{size} bytes", f"{file.size} bytes")
+            if mark != contract.edges(file.pieces(0, first), file.pieces(size - last, last)):
+                raise changed(file.name, "what the plan says", "another part")
+            at = 0
+            for *_, length in segments:
+                yield file, at, length
+                at += length
 
 
 def open_plan(run: Store, wanted: str = "") -> Plan:

@@ -80,7 +80,9 @@ def create_groups() -> None:
 
 def add_bridge(*addresses: str) -> None:
     """Create the bridge that joins the pods to this host."""
-    run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+    # With an address of its own: a bridge without one takes that of some port, and changes it as
+    # pods come and go, while the others go on sending to the old one for up to a minute.
+    run(["ip", "link", "add", BRIDGE, "address", "02:fa:4f:01:d0:01", "type", "bridge"])
     for address in addresses:
         run(["ip", "address", "add", address, "dev", BRIDGE])
     run(["ip", "link", "set", BRIDGE, "up"])

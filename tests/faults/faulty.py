@@ -1,0 +1,167 @@
+"""A storage whose Nth operation does something else.
+
+    with faulty.operations(lambda number, name: ...) as seen:
+        volume.run("split")
+
+calls the function before every operation of workers/store.py with the storage, counted from 0. It
+may raise (the operation fails), kill the process, return SHORT (the operation does half of its
+work, as the system may), return AFTER (it is done, and then fails), or run other workers, whose
+operations it is not called for. Everything runs in one thread, so that a number means the same
+operation every time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import fcntl
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import store
+
+NAMES = [
+    "open",
+    "close",
+    "pread",
+    "read",
+    "write",
+    "fstat",
+    "lseek",
+    "copy_file_range",
+    "sendfile",
+    "fsync",
+    "replace",
+    "rename",
+    "unlink",
+    "scandir",
+    "listdir",
+    "makedirs",
+    "mkdir",
+]
+SHORT, AFTER = "short", "after"
+
+Hook = Callable[[int, str], str | None]
+
+
+class Faulty:
+    """The operations of one storage."""
+
+    def __init__(self, hook: Hook) -> None:
+        """Call the hook before each of them, but not within itself."""
+        self.hook, self.seen, self.within = hook, list[str](), False
+
+    def __getattr__(self, name: str) -> Any:
+        """os, with the operations on the storage in our hands."""
+        found = getattr(os, name)
+        return self.wrapped(name, found) if name in NAMES else found
+
+    def before(self, name: str) -> str | None:
+        """What is to happen at the next operation."""
+        if self.within:
+            return None
+        assert threading.current_thread() is threading.main_thread()
+        self.within = True
+        try:
+            self.seen.append(name)
+            return self.hook(len(self.seen) - 1, name)
+        finally:
+            self.within = False
+
+    def wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """One operation of os."""
+
+        def operation(*arguments: Any, **more: Any) -> Any:
+            if name == "close" and not writes(arguments[0]):
+                return function(*arguments)  # nothing hangs on it
+            what = self.before(name)
+            if what == SHORT and name == "pread":
+                fd, length, offset = arguments
+                arguments = fd, max(1, length // 2), offset
+            if what == SHORT and name == "copy_file_range":
+                source, target, length, *rest = arguments
+                arguments = source, target, max(1, length // 2), *rest
+            answer = function(*arguments, **more)
+            if what == AFTER:
+                if name == "copy_file_range":  # the kernel then leaves the file's position alone
+                    os.lseek(arguments[1], -answer, os.SEEK_CUR)
+                raise failure()
+            return answer
+
+        return operation
+
+    def open_output(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
+        """The built-in open, for the binary outputs that the store writes."""
+        assert "b" in mode
+        what = self.before("open")
+        raw = Output(path, mode.replace("b", ""))
+        raw.faulty = self
+        if what == AFTER:
+            raise failure()
+        return raw if buffering == 0 else io.BufferedWriter(raw, max(buffering, 1))
+
+
+class Output(io.FileIO):
+    """A file being written, below Python's buffer."""
+
+    faulty: Faulty
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it, or half."""
+        what = self.faulty.before("write")
+        view = memoryview(data)
+        done = super().write(view[: max(1, len(view) // 2)] if what == SHORT else view)
+        if what == AFTER:
+            raise failure()
+        return done
+
+    def close(self) -> None:
+        """Close it; where this fails it is closed all the same."""
+        was_open = not self.closed
+        try:
+            what = self.faulty.before("close") if was_open else None
+        finally:
+            super().close()
+        if what == AFTER:
+            raise failure()
+
+
+class AtOnce(concurrent.futures.Executor):
+    """A pool that does all work in the calling thread."""
+
+    def __init__(self, *_: object) -> None:
+        """Take and forget the number of threads."""
+
+    def submit(self, function: Any, /, *arguments: Any, **more: Any) -> Any:
+        """Do it now."""
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            done.set_result(function(*arguments, **more))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def writes(fd: int) -> bool:
+    """Whether it was opened for writing."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+
+def failure() -> OSError:
+    """What an operation raises that was done and fails."""
+    return OSError(5, "Input/output error")
+
+
+@contextmanager
+def operations(hook: Hook) -> Iterator[list[str]]:
+    """Have the hook called before every operation; gives the names of those seen so far."""
+    faulty = Faulty(hook)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "os", faulty)
+        patch.setattr(store, "open", faulty.open_output, raising=False)
+        patch.setattr(concurrent.futures, "ThreadPoolExecutor", AtOnce)
+        yield faulty.seen

@@ -1,0 +1,247 @@
+"""A volume and the workers on it: in this process, or as processes of their own.
+
+volume.write("log-count-data.txt", b"INFO")
+volume.log_count(NUM_PARTS=2)          # split, count every part, merge
+assert volume.totals() == {"INFO": 1, ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import contract
+import count
+import merge
+import process
+import pytest
+import split
+import store
+
+WORKERS = Path(split.__file__).parent
+INPUT = "log-count-data.txt"
+KEYWORDS = ("INFO", "WARN", "ERROR", "DEBUG")
+TIMEOUT = 60  # seconds; nothing here takes a tenth of it
+
+CLOCK = itertools.count(time.time_ns())
+
+Tree = dict[str, bytes | None]  # what lies at a name; None for what is no file, such as a folder
+Main = Callable[[list[str], Mapping[str, str]], int]
+
+MAINS: dict[str, Main] = {
+    "split": lambda _, environ: split.main(environ),
+    "count": lambda _, environ: count.main(environ),
+    "process": process.main,
+    "merge": merge.main,
+}
+
+
+def model(files: Iterable[bytes], keywords: Iterable[str] = KEYWORDS) -> dict[str, int]:
+    """What the pipeline has to find: the keywords in all files, file by file."""
+    contents = list(files)
+    return {word: sum(data.count(word.encode()) for data in contents) for word in keywords}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker ended, and what it said."""
+
+    code: int
+    output: str
+    words: str
+
+    @property
+    def part_ids(self) -> list[str]:
+        """What split.py printed, which has to be a JSON array of strings and nothing else."""
+        assert self.code == 0, self.words
+        ids = json.loads(self.output)
+        assert self.output == json.dumps(ids, separators=(",", ":")) + "\n"
+        assert all(isinstance(part_id, str) for part_id in ids)
+        return list(ids)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder that stands for the mounted volume, and the settings of a run on it."""
+
+    root: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    @contextlib.contextmanager
+    def temporary(cls, **settings: object) -> Iterator[Volume]:
+        """An empty volume, in memory where there is such a file system."""
+        shm = "/dev/shm"  # noqa: S108 - a name of our own is made below it
+        where = shm if os.access(shm, os.W_OK) else None
+        with tempfile.TemporaryDirectory(dir=where, prefix="volume") as root:
+            yield cls(Path(root)).having(**settings)
+
+    def having(self, **settings: object) -> Volume:
+        """The same volume with more settings."""
+        return Volume(self.root, {**self.settings, **{k: str(v) for k, v in settings.items()}})
+
+    # --- its files
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run writes."""
+        return self.root / self.settings.get("RUN_DIR", "")
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Put a file on the volume."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        now = next(CLOCK)  # its version, which two quick writes might share otherwise
+        os.utime(path, ns=(now, now))
+        return path
+
+    def sparse(self, name: str, size: int, pieces: Mapping[int, bytes] | None = None) -> Path:
+        """Put a file of holes on the volume, with these bytes at these offsets."""
+        path = self.root / name
+        with path.open("wb") as file:
+            file.truncate(size)
+            for offset, data in (pieces or {}).items():
+                file.seek(offset)
+                file.write(data)
+        return path
+
+    def tree(self) -> Tree:
+        """Everything on the volume, hidden files and folders included."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes() if path.is_file() else None
+            for path in sorted(self.root.rglob("*"))
+        }
+
+    def temporary_files(self) -> list[str]:
+        """The hidden files on the volume."""
+        return [str(path) for path in self.root.rglob(".*")]
+
+    def plan(self) -> dict[str, Any]:
+        """plan.json, which has to be JSON as a whole, too."""
+        return dict(json.loads((self.run_dir / "split-output/plan.json").read_bytes()))
+
+    def copies(self, count: int) -> list[bytes]:
+        """The parts that SPLIT_MODE=copy wrote."""
+        return [(self.run_dir / f"split-output/{n}.txt").read_bytes() for n in range(count)]
+
+    def result_path(self, part_id: str) -> Path:
+        """Where the result of a part lies."""
+        return self.run_dir / f"cout-output/{part_id}.json"
+
+    def totals(self) -> dict[str, int | float] | None:
+        """What result.json says; None if there is none."""
+        path = self.run_dir / "result.json"
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    # --- the workers on it
+
+    def environ(self, settings: Mapping[str, object]) -> dict[str, str]:
+        """The settings of a worker, as its environment has them."""
+        more = {key: str(value) for key, value in settings.items()}
+        return {"WORK_DIR": str(self.root), **self.settings, **more}
+
+    def run(self, worker: str, *arguments: object, **settings: object) -> Outcome:
+        """Run a worker in this process. A traceback is the caller's."""
+        environ = self.environ(settings)
+        output, words = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(words):
+            code = MAINS[worker](list(map(str, arguments)), environ)
+        return Outcome(code, output.getvalue(), words.getvalue())
+
+    def split(self, **settings: object) -> list[str]:
+        """Split, and give the part ids."""
+        return self.run("split", **settings).part_ids
+
+    def count(self, part_ids: Iterable[str], **settings: object) -> None:
+        """Count these parts, in this order."""
+        for part_id in part_ids:
+            outcome = self.run("count", PART_ID=part_id, **settings)
+            assert (outcome.code, outcome.output) == (0, ""), outcome.words
+
+    def merge(self, **settings: object) -> None:
+        """Merge the counts."""
+        outcome = self.run("merge", **settings)
+        assert (outcome.code, outcome.output) == (0, ""), outcome.words
+
+    def log_count(self, seed: int = 0, **settings: object) -> list[str]:
+        """The whole pipeline, every part counted twice and in any order; gives the part ids."""
+        part_ids = self.split(**settings)
+        again = part_ids * 2
+        random.Random(seed).shuffle(again)
+        self.count(again, **settings)
+        self.merge(**settings)
+        return part_ids
+
+    def start(
+        self, worker: str, *arguments: object, prologue: str = "", **settings: object
+    ) -> subprocess.Popen[str]:
+        """Start a worker as a process of its own, after a prologue in Python. The caller ends it,
+        or leaves it to `with`."""
+        script = str(WORKERS / f"{worker}.py")
+        if prologue:
+            path = f"import sys; sys.path.insert(0, {str(WORKERS)!r})"
+            start = f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+            command = ["-c", "\n".join((path, prologue, start))]
+        else:
+            command = [script]
+        return subprocess.Popen(
+            [sys.executable, *command, *map(str, arguments)],
+            env={**bare_environ(), **self.environ(settings)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(
+        self,
+        worker: str,
+        *arguments: object,
+        prologue: str = "",
+        timeout: float = TIMEOUT,
+        **settings: object,
+    ) -> Outcome:
+        """Run a worker as a process of its own."""
+        with self.start(worker, *arguments, prologue=prologue, **settings) as process:
+            return finish(process, timeout)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Outcome:
+    """Wait for a process; one that takes too long is killed and is an error."""
+    try:
+        output, words = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Outcome(process.returncode, output, words)
+
+
+def bare_environ() -> dict[str, str]:
+    """An environment without a setting of ours in it; bytecode is kept out of the checkout."""
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir(), "fanfold-bytecode"))}
+
+
+@contextlib.contextmanager
+def pieces_of(size: int, edge: int = contract.EDGE) -> Iterator[None]:
+    """Have the workers read, copy and group by `size`, so that small inputs have many pieces, and
+    know a copy by its `edge`; that one is part of the plan, so all of a run have to have it."""
+    names = {store: ("PIECE", "COPY"), split: ("PIECE", "BLOCK", "GROUP")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "EDGE", edge)
+        for module, sizes in names.items():
+            for name in sizes:
+                patch.setattr(module, name, size)
+        yield

@@ -1,0 +1,178 @@
+"""What real workers ask of the system, by Python's audit events: an allow list, because what a
+volume that is an object store can do is short (see store.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from pipeline import INPUT, Volume
+
+# Reports every event but those of the interpreter's own work, as a line of JSON on stderr. stat has
+# no event, so it is wrapped.
+PROLOGUE = """if True:
+    import json, os, stat, sys
+    root, plain_stat, seen = os.environ["WORK_DIR"], os.stat, []
+    def there(path):
+        try:
+            return stat.S_IFMT(plain_stat(path).st_mode)
+        except OSError:
+            return 0
+    def hook(event, arguments):
+        if event.startswith(("compile", "exec", "import", "marshal", "object.", "code.", "sys.")):
+            return
+        paths = [os.fspath(a) for a in arguments if isinstance(a, (str, os.PathLike))]
+        numbers = [a for a in arguments if isinstance(a, int)]
+        seen.append((event, paths, numbers, [*map(there, paths)]))
+    def audited_stat(path, *more, **most):
+        hook("stat", (path,))
+        return plain_stat(path, *more, **most)
+    os.stat = audited_stat
+    sys.addaudithook(hook)
+    import atexit
+    atexit.register(lambda: print("AUDIT", json.dumps(seen), file=sys.stderr))
+"""
+
+# Whatever the path: processes, locks, memory mapped files, libraries beyond Python's own.
+FORBIDDEN = re.compile(
+    "subprocess|os.fork|os.exec|os.spawn|os.posix_spawn|os.system|fcntl|mmap|ctypes|socket|shutil|"
+    "os.(link|symlink|chmod|chown|utime|truncate|rmdir|setxattr|lockf|mkfifo|mknod)|tempfile"
+)
+TEMPORARY = r"(split-output|cout-output|aggregation-demo(/l2)?)?/?\.[\w.]+\.[0-9a-f]{16}\.tmp"
+
+
+class Event(NamedTuple):
+    """One event on the volume."""
+
+    name: str
+    paths: list[str]
+    flags: int
+    kinds: list[int]  # of what lay at the path before; 0 for nothing
+
+
+def events(volume: Volume, worker: str, *arguments: object, **settings: Any) -> Iterator[Event]:
+    """Run a worker and give what it did on the volume; what is forbidden anywhere fails here."""
+    outcome = volume.call(worker, *arguments, prologue=PROLOGUE, **settings)
+    assert outcome.code == 0, outcome.words
+    [line] = [line for line in outcome.words.splitlines() if line.startswith("AUDIT")]
+    for name, paths, numbers, kinds in json.loads(line.removeprefix("AUDIT ")):
+        assert not FORBIDDEN.match(name), (name, paths)
+        ours = [path.removeprefix(f"{volume.root}/") for path in paths if str(volume.root) in path]
+        if ours:
+            yield Event(name, ours, numbers[0] if numbers else 0, kinds)
+
+
+def check(volume: Volume, worker: str, *arguments: object, **settings: object) -> set[str]:
+    """Every event on the volume is one of the few that are allowed; gives the files that were
+    read and, with a / at their end, the folders that were listed."""
+    read = set()
+    published = []
+    for event in events(volume, worker, *arguments, **settings):
+        path = event.paths[0].removeprefix(str(volume.root)) or "/"
+        if event.name == "open" and event.flags & os.O_ACCMODE == os.O_RDONLY:
+            assert not event.flags & (os.O_CREAT | os.O_TRUNC)
+            assert event.kinds[0] or worker == "merge", f"{path} was probed before it was there"
+            read.add(path)
+        elif event.name == "open":
+            assert event.flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
+            assert event.flags & os.O_ACCMODE == os.O_WRONLY
+            assert not event.flags & (os.O_APPEND | os.O_TRUNC)
+            assert re.fullmatch(TEMPORARY, path)
+        elif event.name == "os.rename":
+            target = event.paths[1]
+            assert re.fullmatch(TEMPORARY, path)
+            assert (os.path.dirname(path), target[0]) == (os.path.dirname(target), target[0])
+            published.append(target)
+        elif event.name == "os.remove":
+            assert path == "split-output/plan.json"
+            assert worker == "split"
+        elif event.name == "os.scandir":
+            read.add(path.rstrip("/") + "/")
+        elif event.name == "os.mkdir":
+            pass
+        else:
+            assert event.name == "stat", event
+            assert event.kinds[0] in (0, 0o040000), f"{path}: a file's size or time is of its path"
+    assert len(published) == len(set(published))
+    return read
+
+
+@pytest.fixture
+def run(volume: Volume) -> Volume:
+    """A volume with inputs."""
+    data = b"INFO 1\nWARN 2\nERROR 3\n" * 20
+    for name in (INPUT, "in/a", "in/b/c"):
+        volume.write(name, data)
+    for number in range(2):
+        volume.write(f"aggregation-demo/l1/{number}.txt", b"%d\n" % number)
+    return volume.having(NUM_PARTS=3)
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+@pytest.mark.parametrize("name", [INPUT, "in/"])
+def test_log_count(run: Volume, mode: str, name: str) -> None:
+    """split, a rerun of it, one over another plan, every map and the reduce: new hidden files that
+    are renamed, once each; and listed are only the input's folders and, by split, the two that
+    tell what is there already."""
+    run = run.having(SPLIT_MODE=mode, INPUT=name)
+    files = {"in/a", "in/b/c"} if name == "in/" else {INPUT}
+    folders = {"in/", "in/b/"} if name == "in/" else set()
+    plan, copies = "split-output/plan.json", {f"split-output/{n}.txt" for n in range(3)}
+
+    results = {f"cout-output/{number}.json" for number in range(3)}
+    known = {"split-output/", plan}  # what is there already; a first run has none of it
+    assert files | folders <= check(run, "split") <= files | folders | {"split-output/"}
+    for part_id in "01":
+        read = check(run, "count", PART_ID=part_id)
+        assert plan in read
+        assert read - {plan} <= (copies if mode == "copy" else files)
+    read = check(run, "split", ONLY_MISSING="true") - known - copies
+    assert read == files | folders | {"cout-output/", "cout-output/0.json", "cout-output/1.json"}
+    run.count("2")
+    assert check(run, "merge") == {plan} | results
+    assert check(run, "split", NUM_PARTS=4) - known == files | folders
+
+
+def test_process_data(run: Volume) -> None:
+    """Process and merge read the files of their group, and list nothing."""
+    files = {f"aggregation-demo/l1/{number}.txt" for number in range(2)}
+
+    assert check(run, "process", 0, 1) == files
+    assert check(run, "merge", 2, LEVEL=1) == files
+
+
+def test_the_audit_sees(run: Volume) -> None:
+    """Every rule above fails where a worker breaks it: else the audit would show nothing."""
+    crimes = (
+        "open(root + '/x', 'w')",
+        "open(root + '/x', 'ab')",
+        "open(root + '/log-count-data.txt', 'r+b')",
+        "open(root + '/split-output/1.txt', 'xb')",
+        "os.stat(root + '/log-count-data.txt')",
+        "os.path.getsize(root + '/log-count-data.txt')",
+        "os.path.exists(root + '/log-count-data.txt')",
+        "os.listdir(root)",
+        "os.rename(root + '/in', root + '/out')",
+        "os.symlink('x', root + '/x')",
+        "os.chmod(root + '/log-count-data.txt', 0o600)",
+        "os.truncate(root + '/log-count-data.txt', 1)",
+        "import fcntl; fcntl.flock(2, fcntl.LOCK_SH)",
+        "import mmap; mmap.mmap(-1, 10)",
+        "os.system('true')",
+    )
+    for crime in ("pass", *crimes):
+        with Volume.temporary() as volume, pytest.MonkeyPatch.context() as patch:
+            volume.write(INPUT, b"")
+            (volume.root / "in").mkdir()
+            (volume.root / "split-output").mkdir()
+            patch.setitem(globals(), "PROLOGUE", f"{PROLOGUE}    {crime}\n")
+            if crime == "pass":
+                check(volume, "split")
+                continue
+            with pytest.raises(AssertionError) as caught:
+                check(volume, "split")
+            assert "Traceback" not in str(caught.value), crime
