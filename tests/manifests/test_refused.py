@@ -1,0 +1,120 @@
+"""What Argo and a real API server say of the bundle, and of manifests that are broken."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import bundle
+import pytest
+import yaml
+
+pytestmark = pytest.mark.cluster
+
+INVALID = sorted((Path(__file__).parent / "invalid").iterdir())
+
+
+def say(
+    *command: str, given: str | None = None, environment: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a program; its exit code and everything that it said."""
+    done = subprocess.run(
+        [bundle.require(command[0]), *command[1:]],
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+def lint(*paths: Path) -> tuple[int, str]:
+    """What `argo lint` finds, without a cluster."""
+    return say("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
+
+
+def dry_run(found: list[bundle.Object]) -> tuple[int, str]:
+    """What the API server would say if these objects were applied."""
+    everything = {"apiVersion": "v1", "kind": "List", "items": found}
+    options = "--dry-run=server", "--validate=strict", "--namespace=argo"
+    return say(
+        *("kubectl", "apply", *options, "--filename=-"),
+        given=json.dumps(everything),
+        environment=bundle.cluster(),
+    )
+
+
+@pytest.mark.parametrize("components", list(bundle.combinations()), ids="+".join)
+def test_combination_lints(components: tuple[str, ...], tmp_path: Path) -> None:
+    """Argo finds nothing wrong in a combination, nor in the runs that go with it."""
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(yaml.safe_dump_all(bundle.combination(components)))
+
+    code, said = lint(rendered, bundle.MANIFESTS / "runs")
+
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
+def test_overlay_lints(overlay: str) -> None:
+    """Argo finds nothing wrong in an overlay, nor in the runs that go with it."""
+    code, said = lint(bundle.GOLDEN / f"{overlay}.yaml", bundle.MANIFESTS / "runs")
+
+    assert code == 0, said
+
+
+def test_api_server_accepts() -> None:
+    """The API server takes every object of every overlay and combination, field by field."""
+    rendered = [bundle.build(bundle.MANIFESTS / "overlays" / each) for each in bundle.OVERLAYS]
+    found = [each for text in rendered for each in bundle.objects(text)]
+    found += [each for some in bundle.combinations() for each in bundle.combination(some)]
+    different = {json.dumps(each, sort_keys=True): each for each in found}
+
+    code, said = dry_run(list(different.values()))
+
+    assert code == 0, said
+    assert said.count("(server dry run)") == len(different)
+
+
+def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
+    """The paths of kustomizeconfig.yaml are fields of Argo's kinds: a wrong one would change
+    nothing, and nobody would be told."""
+    from test_wiring import CASES, nest
+
+    unknown = re.compile(r'unknown field "([^"]+)"')
+    cases = [case for case in CASES if "Workflow" in case[2]]
+    for number, (_, _, kind, path) in enumerate([*cases, ("", "", "Workflow", "spec/no/such")]):
+        (tmp_path / f"{number}.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "argoproj.io/v1alpha1",
+                    "kind": kind,
+                    "metadata": {"name": f"case-{number}"},
+                    **nest(path, {"probe": "label"} if path.endswith("labels") else "probe"),
+                }
+            )
+        )
+
+    _, said = lint(tmp_path)
+
+    # The one that was added shows that the others were looked at.
+    assert unknown.findall(said) == ["spec.no"]
+
+
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
+def test_broken_is_refused(path: Path) -> None:
+    """A broken manifest is refused with the message that its first line expects."""
+    tool, expected = path.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
+
+    if tool == "argo":
+        code, said = lint(path)
+    else:
+        code, said = dry_run([yaml.safe_load(path.read_text())])
+
+    assert code != 0
+    assert re.search(expected, said), said
