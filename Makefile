@@ -18,6 +18,14 @@ MODE ?= copy
 FILES ?= 32
 FAN_IN ?= 2
 
+# Handed on in the environment and unexpanded, so that no quote or dollar in a name is the shell's.
+export _INPUT := $(value INPUT)
+export _PARTS := $(value PARTS)
+export _KEYWORDS := $(value KEYWORDS)
+export _MODE := $(value MODE)
+export _FILES := $(value FILES)
+export _FAN_IN := $(value FAN_IN)
+
 # Without make's echo, and with nothing of make's in the environment of what it runs.
 .SILENT:
 unexport MAKEFLAGS
@@ -31,11 +39,11 @@ help: ## Print this.
 .PHONY: run
 run: .venv/run ## Count keywords: INPUT= PARTS= KEYWORDS= MODE=copy|range
 	.venv/bin/python workers/run.py log-count \
-	  --input '$(INPUT)' --parts '$(PARTS)' --keywords '$(KEYWORDS)' --mode '$(MODE)'
+	  --input "$$_INPUT" --parts "$$_PARTS" --keywords "$$_KEYWORDS" --mode "$$_MODE"
 
 .PHONY: aggregate
 aggregate: .venv/run ## Join files level by level: FILES= FAN_IN=
-	.venv/bin/python workers/run.py aggregate --files '$(FILES)' --fan-in '$(FAN_IN)'
+	.venv/bin/python workers/run.py aggregate --files "$$_FILES" --fan-in "$$_FAN_IN"
 
 ##@ Images
 .PHONY: images

@@ -122,7 +122,7 @@ def map_settings(environ: Mapping[str, str]) -> dict[str, object]:
     """What a result must say of its making: the keywords, or, for a map of one's own, a digest
     of MAP_SETTINGS."""
     text = environ.get("MAP_SETTINGS")
-    if text is None:
+    if not text:
         return {"keywords": keywords(environ)}
     return {"settings": digest([text.encode("utf-8", "surrogateescape")])}
 

@@ -21,7 +21,9 @@ def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
     words = [word.encode() for word in keywords]
     counts = [0] * len(words)
     starts = [0] * len(words)  # where in `text` the search for a word goes on
-    overlap = max(map(len, words)) - 1  # bytes of a word that the next piece may complete
+    # Of a word that can overlap itself the last one found from the left may not be the last one.
+    overlaps = [any(word.endswith(word[:end]) for end in range(1, len(word))) for word in words]
+    margin = max(map(len, words)) - 1  # bytes of a word that the next piece may complete
     text = b""
     for piece in pieces:
         text += piece
@@ -31,11 +33,14 @@ def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
             start = starts[index]
             counts[index] += text.count(word, start, lines_end)
             start = max(start, lines_end)
-            while (found := text.find(word, start)) >= 0:
+            if not overlaps[index] and (rest := text.count(word, start)):
+                counts[index] += rest
+                start = text.rfind(word, start) + len(word)
+            while overlaps[index] and (found := text.find(word, start)) >= 0:
                 counts[index] += 1
                 start = found + len(word)
             starts[index] = start
-        kept = max(0, len(text) - overlap)
+        kept = max(0, len(text) - margin)
         starts = [max(0, start - kept) for start in starts]
         text = text[kept:]
     return dict(zip(keywords, counts, strict=True))

@@ -47,6 +47,8 @@ def merge_counts(environ: Mapping[str, str]) -> None:
             totals[name] = totals.get(name, 0) + number
     if wrong:
         raise incomplete(wrong, count)
+    if not contract.are_counts(totals):
+        raise WorkerError(f"{totals} are the totals, not all finite: let the map return less")
     names = contract.keywords(environ) if "keywords" in settings else sorted(totals)
     text = json.dumps({name: totals[name] for name in names}, ensure_ascii=False)
     run.put(contract.RESULT, [text.encode(), b"\n"])

@@ -6,18 +6,24 @@ workers see the whole file system as their WORK_DIR, so an input may lie anywher
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 WORKERS = Path(__file__).parent
+KEPT = ("PATH", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")  # of our environment
 SAMPLE_LINES = 20_000
 MESSAGES = (
     "request served in {n} ms",
@@ -40,22 +46,37 @@ def sample() -> Iterator[str]:
         yield f"2026-01-01T{clock}Z [{level}] {message}\n"
 
 
+def write_sample(folder: Path) -> Path:
+    """The sample log as a file."""
+    path = folder / "log-count-data.txt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_text("".join(sample()), encoding="utf-8")
+        path.with_suffix(".new").rename(path)
+    return path
+
+
 class Worker:
     """One worker as a process of its own; its stdout is data, its stderr is for the operator."""
 
+    running: list[Worker] = []  # noqa: RUF012 - of this process
+
     def __init__(self, settings: Mapping[str, str], script: str, *arguments: str) -> None:
-        """Start it with these settings over our own environment."""
+        """Start it with these settings and none that happen to be in our environment."""
+        inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
         self.process = subprocess.Popen(
             [sys.executable, WORKERS / script, *arguments],
-            env={**os.environ, **settings},
+            env={**inherited, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.running.append(self)
 
     def output(self) -> str:
         """Wait for its end and give its stdout; a failure ends the run with the worker's words."""
         output, words = self.process.communicate()
+        self.running.remove(self)
         if self.process.returncode:
             click.echo(words.rstrip(), err=True)
             raise SystemExit(self.process.returncode)
@@ -63,30 +84,46 @@ class Worker:
 
 
 def run_all(label: str, workers: Iterable[tuple[Mapping[str, str], str, *tuple[str, ...]]]) -> None:
-    """Run the workers, as many at once as there are cores; on any way out none is left running."""
+    """Run the workers, as many at once as there are cores."""
     todo = list(workers)
-    running: list[Worker] = []
     cores = len(os.sched_getaffinity(0))
-    try:
-        with click.progressbar(length=len(todo), label=label, file=sys.stderr) as bar:
-            while todo or running:
-                while todo and len(running) < cores:
-                    running.append(Worker(*todo.pop(0)))
-                time.sleep(0.002)
-                for worker in [one for one in running if one.process.poll() is not None]:
-                    running.remove(worker)
-                    worker.output()
-                    bar.update(1)
-    finally:
-        for worker in running:
-            worker.process.terminate()
-        for worker in running:
-            worker.process.wait()
+    with click.progressbar(length=len(todo), label=label, file=sys.stderr) as bar:
+        while todo or Worker.running:
+            while todo and len(Worker.running) < cores:
+                Worker(*todo.pop(0))
+            time.sleep(0.002)
+            for worker in [one for one in Worker.running if one.process.poll() is not None]:
+                worker.output()
+                bar.update(1)
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[Path]:
+    """A folder for one run at a time, at whose end no worker is left, whatever ends it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise click.ClickException(f"another run is at work in {folder}: wait for it") from None
+        try:
+            yield folder.resolve()
+        finally:
+            for worker in Worker.running:
+                worker.process.terminate()
+            for worker in Worker.running:
+                worker.process.wait()
+
+
+def interrupt(*_: object) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 @click.group()
 def main() -> None:
     """Run a pipeline on this machine, without a cluster."""
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @main.command()
@@ -97,31 +134,32 @@ def main() -> None:
 @click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
 def log_count(source: str, parts: str, keywords: str, mode: str, folder: Path) -> None:
     """Split, map and reduce a log. What an earlier run has counted is not counted again."""
-    if not source:
-        source = str(folder / "log-count-data.txt")
-        if not Path(source).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            Path(source).with_suffix(".new").write_text("".join(sample()), encoding="utf-8")
-            Path(source).with_suffix(".new").rename(source)
-    run_dir = (folder / Path(source).stem).resolve()
-    settings = {
-        "WORK_DIR": "/",
-        "INPUT": str(Path(source).resolve())[1:] + "/" * source.endswith("/"),
-        "RUN_DIR": str(run_dir)[1:],
-        "NUM_PARTS": parts,
-        "KEYWORDS": keywords,
-        "SPLIT_MODE": mode,
-        "ONLY_MISSING": "true",
-    }
-    start = time.monotonic()
-    missing = json.loads(Worker(settings, "split.py").output())
-    if int(parts) > len(missing):
-        click.echo(f"{int(parts) - len(missing)} of {parts} parts were counted before", err=True)
-    run_all("map", (({**settings, "PART_ID": part}, "count.py") for part in missing))
-    Worker(settings, "merge.py").output()
-    seconds = time.monotonic() - start
-    totals = json.loads((run_dir / "result.json").read_bytes())
-    size = json.loads((run_dir / "split-output/plan.json").read_bytes())["bytes"]
+    path = Path(source) if source else write_sample(folder)
+    name = f"{path.name}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
+    with run_folder(folder / "runs" / name) as run_dir:
+        plan_id = run_dir / ".plan-id"
+        settings = {
+            "WORK_DIR": "/",
+            "INPUT": str(path.resolve())[1:] + "/" * source.endswith("/"),
+            "RUN_DIR": str(run_dir)[1:],
+            "NUM_PARTS": parts,
+            "KEYWORDS": keywords,
+            "SPLIT_MODE": mode,
+            "ONLY_MISSING": "true",
+            "PLAN_ID_FILE": str(plan_id),
+        }
+        start = time.monotonic()
+        missing = json.loads(Worker(settings, "split.py").output())
+        settings["PLAN_ID"] = plan_id.read_text()
+        if int(parts) > len(missing):
+            click.echo(
+                f"{int(parts) - len(missing)} of {parts} parts were counted before", err=True
+            )
+        run_all("map", (({**settings, "PART_ID": part}, "count.py") for part in missing))
+        Worker(settings, "merge.py").output()
+        seconds = time.monotonic() - start
+        totals = json.loads((run_dir / "result.json").read_bytes())
+        size = json.loads((run_dir / "split-output/plan.json").read_bytes())["bytes"]
     width = max(map(len, totals))
     for word, total in totals.items():
         click.echo(f"{word:<{width}}  {total:>15,}")
@@ -135,24 +173,22 @@ def log_count(source: str, parts: str, keywords: str, mode: str, folder: Path) -
 @click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
 def aggregate(files: int, fan_in: int, folder: Path) -> None:
     """Join files level by level, a letter each, until one is left."""
-    run_dir = (folder / "aggregate").resolve()
-    demo = run_dir / "aggregation-demo"
-    (demo / "l1").mkdir(parents=True, exist_ok=True)
-    letters = random.Random(files).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=files)  # noqa: S311
-    for number, letter in enumerate(letters):
-        (demo / f"l1/{number}.txt").write_text(letter)
-    settings = {"WORK_DIR": "/", "RUN_DIR": str(run_dir)[1:], "FAN_IN": str(fan_in)}
-    level, workers, start = 1, 1, time.monotonic()
-    while files > fan_in:
-        here = {**settings, "FILES": str(files)}
-        files = -(-files // fan_in)
-        workers += files
-        run_all(
-            f"level {level + 1}",
-            ((here, "process.py", str(number), str(level)) for number in range(files)),
-        )
-        level += 1
-    Worker({**settings, "LEVEL": str(level)}, "merge.py", str(files)).output()
+    with run_folder(folder / f"aggregate-{files}") as run_dir:
+        demo = run_dir / "aggregation-demo"
+        (demo / "l1").mkdir(parents=True, exist_ok=True)
+        letters = random.Random(files).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=files)  # noqa: S311
+        for number, letter in enumerate(letters):
+            (demo / f"l1/{number}.txt").write_text(letter)
+        settings = {"WORK_DIR": "/", "RUN_DIR": str(run_dir)[1:], "FAN_IN": str(fan_in)}
+        level, workers, start = 1, 1, time.monotonic()
+        while files > fan_in:
+            here = {**settings, "FILES": str(files)}
+            files = -(-files // fan_in)
+            workers += files
+            groups = [(here, "process.py", str(number), str(level)) for number in range(files)]
+            level += 1
+            run_all(f"level {level}", groups)
+        Worker({**settings, "LEVEL": str(level)}, "merge.py", str(files)).output()
     result = (demo / "result.txt").read_text()
     click.echo(result if len(result) <= 80 else f"{result[:60]}... {len(result)} letters")
     click.echo(f"{workers} workers on {level} levels in {time.monotonic() - start:.2f} s")

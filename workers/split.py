@@ -137,6 +137,11 @@ def split(environ: Mapping[str, str]) -> None:
     mode = contract.choice(environ, "SPLIT_MODE", "copy", "range")
     only_missing = contract.choice(environ, "ONLY_MISSING", "false", "true") == "true"
     settings = contract.map_settings(environ)
+    id_file = environ.get("PLAN_ID_FILE")
+    if id_file and not os.access(os.path.dirname(id_file) or ".", os.W_OK):
+        raise WorkerError(
+            f"PLAN_ID_FILE is {id_file!r}: give a file in a folder that can be written"
+        )
     work, run = open_stores(environ)
 
     inputs = find_inputs(work, name)
@@ -156,8 +161,8 @@ def split(environ: Mapping[str, str]) -> None:
                 run.copy(copy, work, part[3])
     body = contract.plan_body(mode, inputs, cuts, edges)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))
-    if path := environ.get("PLAN_ID_FILE"):
-        with open(path, "w", encoding="ascii") as file:
+    if id_file:
+        with open(id_file, "w", encoding="ascii") as file:
             file.write(plan_id)
 
     done = set()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 
-from contract import Segment, WorkerError, changed, run_dir
+from contract import RetryError, Segment, WorkerError, changed, run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ class File:
                 f"{name} is not a regular file: name a file, or a folder with a / at the end"
             )
         self.size, self.version = found.st_size, str(found.st_mtime_ns)
+        if not self.size and os.pread(self.fd, 1, 0):
+            os.close(self.fd)
+            raise RetryError(
+                f"{name} has 0 bytes by its size and more when read: if this node's mount shows an "
+                "old size a retry can help; a file of /proc is to be copied first"
+            )
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on; none only at the end."""

@@ -565,7 +565,7 @@ def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
     assert (tmp_path / "id").read_text() == volume.plan()["id"]
 
     outcome = volume.run("split", PLAN_ID_FILE=tmp_path / "absent" / "id")
-    assert (outcome.code, outcome.output) == (75, "")
+    assert (outcome.code, outcome.output) == (2, "")
 
 
 def test_the_part_ids_that_nobody_reads(volume: Volume) -> None:
