@@ -59,6 +59,7 @@ if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
     mkdir -p .venv/local/bin && ln -sf "$FANFOLD_BIN/kustomize" .venv/local/bin/
     if [[ -n ${all:-} ]]; then
         say "tests of the cluster itself"
+        cluster down # one that somebody left up would be in the way
         .venv/bin/pytest tests/cluster
     fi
     build_images
