@@ -46,24 +46,28 @@ mkdir -p build
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     install_packages
 fi
-if ! (($#)); then
+all=$((!$#))
+if ((all)); then
     say "tests without a cluster"
     .venv/bin/pytest --ignore tests/cluster --ignore tests/manifests --ignore tests/e2e
-    set -- tests/manifests tests/e2e
-    all=yes
 fi
 if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
     say "building the cluster's programs"
     output=$(cluster build)
     export FANFOLD_BIN=${output##*BIN=}
     mkdir -p .venv/local/bin && ln -sf "$FANFOLD_BIN/kustomize" .venv/local/bin/
-    if [[ -n ${all:-} ]]; then
+    if ((all)); then
         say "tests of the cluster itself"
         cluster down # one that somebody left up would be in the way
         .venv/bin/pytest tests/cluster
     fi
     build_images
     start_cluster
+fi
+if ((all)); then
+    say "tests of the bundle"
+    .venv/bin/pytest tests/manifests --numprocesses 4
+    set -- tests/e2e
 fi
 say "tests on the cluster"
 .venv/bin/pytest "$@" --numprocesses 4 --dist worksteal
