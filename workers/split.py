@@ -25,17 +25,15 @@ BLOCK = 64 << 10  # bytes read at first to find a line end; each further read is
 GROUP = 16  # cuts looked for with one open file
 
 
-def look(store: Store, name: str) -> Input:
-    """A file's name, size and version."""
-    with store.open(name) as file:
-        return name, file.size, file.version
-
-
 def find_inputs(store: Store, name: str) -> list[Input]:
     """The files that INPUT names, in byte order of their names."""
+
+    def look(name: str) -> Input:
+        with store.open(name) as file:
+            return name, file.size, file.version
+
     try:
-        names = store.names(name) if name.endswith("/") else [name]
-        inputs = list(each(lambda name: look(store, name), names))
+        inputs = list(each(look, store.names(name) if name.endswith("/") else [name]))
     except FileNotFoundError:
         inputs = []
     if not inputs:
