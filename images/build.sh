@@ -15,13 +15,15 @@ Environment:
   IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
   VERSION, REVISION  labels (default: TAG, the commit)
   SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
+  PIP_CERT           file of the CA certificates that pip trusts in the build (default: Debian's)
+  PIP_INDEX_URL      where pip finds packages (default: pip's own)
 END
 }
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/builder.sh"
 
-wanted='' archive='' images=() options=()
+wanted='' archive='' no_cache='' images=()
 while (($#)); do
     case $1 in
         --builder | --archive)
@@ -29,7 +31,7 @@ while (($#)); do
             if [[ $1 == --builder ]]; then wanted=$2; else archive=$(mkdir -p "$2" && cd "$2" && pwd); fi
             shift
             ;;
-        --no-cache) options+=(--no-cache) ;;
+        --no-cache) no_cache=--no-cache ;;
         split | map | reduce) images+=("$1") ;;
         -h | --help) usage && exit ;;
         *) fail "'$1' is no option and no image: see images/build.sh --help" ;;
@@ -37,6 +39,15 @@ while (($#)); do
     shift
 done
 ((${#images[@]})) || images=(split map reduce)
+
+# As secrets: no layer and no history has them. Older buildah gives an empty one where an environment
+# variable has the same name as the id.
+secrets=()
+if [[ -n ${PIP_CERT:-} ]]; then
+    [[ -f $PIP_CERT ]] || fail "PIP_CERT is '$PIP_CERT', which is no file: name one, or unset it"
+    secrets+=(--secret "id=pip-cert,src=$(realpath "$PIP_CERT")")
+fi
+[[ -z ${PIP_INDEX_URL:-} ]] || secrets+=(--secret "id=pip-index-url,env=PIP_INDEX_URL")
 
 cd "$(dirname "$0")/.."
 choose_builder "$wanted"
@@ -55,8 +66,10 @@ done
 
 for image in "${images[@]}"; do
     name=${IMAGE_PREFIX:-localhost/fanfold-}$image:$tag
-    build --file "Dockerfile.$image" --tag "$name" --build-arg BASE="$base" \
-        "${labels[@]}" ${options[@]+"${options[@]}"} .
+    arguments=(--file "Dockerfile.$image" --build-arg BASE="$base" ${secrets[@]+"${secrets[@]}"})
+    # docker needs no help to find a stage in its cache.
+    [[ $builder == docker || -n $no_cache ]] || build "${arguments[@]}" --target oss2 .
+    build "${arguments[@]}" --tag "$name" "${labels[@]}" ${no_cache:+"$no_cache"} .
     [[ -z $archive ]] || save "$name" "$archive/$image.tar"
     echo "built $name with $builder${archive:+, archived as $archive/$image.tar}"
 done

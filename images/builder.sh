@@ -36,9 +36,11 @@ build() {
                 --output type=docker,rewrite-timestamp=true "$@"
             ;;
         *)
+            options=(--layers --timestamp 0 --identity-label=false)
             # The history and the base.* annotations name the images between the steps, and these
-            # carry the labels of whoever built them first.
-            options=(--layers --timestamp 0 --identity-label=false --omit-history
+            # carry the labels of whoever built them first. But the cache passes over images without
+            # a history, so a stage that is built for it keeps its own.
+            [[ " $* " == *" --target "* ]] || options+=(--omit-history
                 --annotation org.opencontainers.image.base.name
                 --annotation org.opencontainers.image.base.digest)
             # Isolation by chroot needs no container runtime, so it works inside a container too.

@@ -27,12 +27,13 @@ cp -a "$stdlib" "$root/usr/lib/"
 )
 "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" -p / "$root$stdlib"
 
-# The shared libraries under the names that they are asked for by. libgcc_s is in no list: the C
-# library opens it by name when a thread ends, and aborts the process where it is missing.
+# The shared libraries under the names that they are asked for by. Two are in no list: libgcc_s, which
+# the C library opens by name when a thread ends, and aborts the process where it is missing; and
+# libpthread, an empty shell by now, which extensions made for older systems ask for.
 {
     ldd "$python" "$root$stdlib"/lib-dynload/*.so |
         awk '/not found/ { exit 1 } $2 == "=>" { print $3 } /^\t\// { print $1 }'
-    ldconfig -p | sed -n 's/.*libgcc_s\.so\.1 .*=> //p'
+    ldconfig -p | sed -n 's/.*lib\(gcc_s\.so\.1\|pthread\.so\.0\) .*=> //p'
 } | sort -u >/tmp/libraries
 while read -r library; do
     install -D -m 755 "$library" "$root/usr${library#/usr}"

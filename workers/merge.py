@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import contract
 from contract import RetryError, WorkerError, whole_number
 from store import open_stores
-from worker import log, open_plan, results, run_worker
+from worker import check_level_1, log, open_plan, results, run_worker
 
 SHOWN = 20  # part ids in an error, of each kind
 
@@ -80,6 +80,8 @@ def merge_files(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     number = whole_number("NUMBER", arguments[0], 1, contract.MOST)
     level = whole_number("LEVEL", environ.get("LEVEL", "3"), 1, contract.MOST)
     _, run = open_stores(environ)
+    if level == 1:
+        check_level_1(run, range(number), "NUMBER")
     run.join(contract.LEVEL_RESULT, (contract.LEVEL.format(level, n) for n in range(number)))
     log("merge", "done", level=level, files=number, output=contract.LEVEL_RESULT)
 

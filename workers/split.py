@@ -13,7 +13,7 @@ import json
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain, groupby
 
 import contract
@@ -128,6 +128,22 @@ def is_whole(run: Store, part: Part) -> bool:
     return True
 
 
+def printed(ids: Iterable[int]) -> str:
+    """What split.py prints: the ids of parts."""
+    return json.dumps([str(number) for number in ids], separators=(",", ":"))
+
+
+def check_output(count: int, limit: str | None) -> None:
+    """That what is printed, for all parts, does not take more than `limit` bytes, if there is one:
+    who reads it may cut off the rest."""
+    most = contract.whole_number("OUTPUT_LIMIT", limit or str(contract.MOST), 1, contract.MOST)
+    if (size := len(printed(range(count))) + 1) > most:
+        raise WorkerError(
+            f"NUM_PARTS is {count}, whose ids take {size} bytes, and OUTPUT_LIMIT is {most}: give "
+            "fewer parts"
+        )
+
+
 def split(environ: Mapping[str, str]) -> None:
     """Cut, copy if asked to, commit the plan, and print the ids of the parts to map."""
     name = contract.input_name(environ)
@@ -135,6 +151,7 @@ def split(environ: Mapping[str, str]) -> None:
     mode = contract.choice(environ, "SPLIT_MODE", "copy", "range")
     only_missing = contract.choice(environ, "ONLY_MISSING", "false", "true") == "true"
     settings = contract.map_settings(environ)
+    check_output(count, environ.get("OUTPUT_LIMIT"))
     id_file = environ.get("PLAN_ID_FILE")
     if id_file and not os.access(os.path.dirname(id_file) or ".", os.W_OK):
         raise WorkerError(
@@ -170,8 +187,8 @@ def split(environ: Mapping[str, str]) -> None:
         listed = (part for part in parts if contract.COUNT.format(part[0]) in counted)
         found = results(run, plan_id, listed, settings)
         done = {part_id for part_id, _, problem in found if not problem}
-    missing = [str(number) for number in range(count) if str(number) not in done]
-    print(json.dumps(missing, separators=(",", ":")))
+    missing = [number for number in range(count) if str(number) not in done]
+    print(printed(missing))
     log(
         "split",
         "done",

@@ -1,11 +1,12 @@
 """Storage: the one place that opens, reads and publishes files.
 
-`open_stores` gives those that the settings name; another kind of storage is another module with
-the same two classes. What holds on a disk and on ossfs alike:
+`open_stores` gives those that the settings name; oss.py has the same two classes for a bucket.
+What holds on a disk and on ossfs alike:
 
 - an output is written once, in order, under a name of its own and then put in place: a reader
   sees a whole one or none, whoever else writes it. close() commits, so its error counts;
-- a size is that of an open file, never of a path: a mount may answer for a path from yesterday;
+- a size is that of an open file from which a byte was read, never of a path: a mount may answer
+  for a path from yesterday;
 - nothing is looked for before it is there, for a mount may then deny it for a long time: what
   may be missing is looked up in a listing first.
 """
@@ -38,27 +39,44 @@ LANES = 8  # reads in flight: a mounted bucket answers in milliseconds
 def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
     """WORK_DIR, where the inputs lie, and RUN_DIR in it, which the run reads and writes."""
     root = environ.get("WORK_DIR", "/mnt/vol")
-    if not os.path.isdir(root):
+    if root.startswith("oss://"):
+        import oss  # and with it oss2, which is large
+
+        return oss.open_stores(environ)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False  # any other error, such as of a mount that has died, is worth a retry
+    if not is_folder:
         raise WorkerError(f"WORK_DIR is {root!r}, which is no folder: mount the volume there")
     return Store(root), Store(os.path.join(root, run_dir(environ)))
 
 
 def each(
-    function: Callable[[Item], Answer], items: Iterable[Item], batch: int = 1
+    function: Callable[[Item], Answer],
+    items: Iterable[Item],
+    batch: int = 1,
+    lanes: int = LANES,
+    ahead: int = 2 * LANES,
 ) -> Iterator[Answer]:
-    """function(item) for every item, in order, LANES batches of items at once."""
-    from concurrent.futures import ThreadPoolExecutor  # a map needs no threads
+    """function(item) for every item, in order: `lanes` batches of items at once, and at most
+    `ahead` of them done or under way while the one before is used."""
+    from concurrent.futures import ThreadPoolExecutor  # a map of a folder needs no threads
 
     waiting = iter(items)
     running: deque[Future[list[Answer]]] = deque()
-    pool = ThreadPoolExecutor(LANES)
+    pool = ThreadPoolExecutor(lanes)
+
+    def fill() -> None:
+        while len(running) < ahead and (group := list(islice(waiting, batch))):
+            running.append(pool.submit(lambda group: [function(item) for item in group], group))
+
     try:
-        while True:
-            while len(running) < 2 * LANES and (group := list(islice(waiting, batch))):
-                running.append(pool.submit(lambda group: [function(item) for item in group], group))
-            if not running:
-                return
-            yield from running.popleft().result()
+        fill()
+        while running:
+            answers = running.popleft().result()
+            fill()
+            yield from answers
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -76,7 +94,12 @@ class File:
             raise WorkerError(
                 f"{name} is not a regular file: name a file, or a folder with a / at the end"
             )
-        self.size, self.version = found.st_size, str(found.st_mtime_ns)
+        if found.st_size:
+            # A mount answers from a cache until a byte was read. The last one, for some fetch as
+            # much as half a gigabyte from there on.
+            os.pread(self.fd, 1, found.st_size - 1)
+            found = os.fstat(self.fd)
+        self.size, self.version = found.st_size, f"{found.st_mtime_ns}-{found.st_size}"
         if not self.size and os.pread(self.fd, 1, 0):
             os.close(self.fd)
             raise RetryError(
@@ -141,9 +164,12 @@ class Store:
         finally:
             os.close(file.fd)
         if version:
-            with self.open(name) as again:
-                if again.version != version:
-                    raise changed(name, f"version {version}", again.version)
+            self._has_still(name, version)
+
+    def _has_still(self, name: str, version: str) -> None:
+        with self.open(name) as again:
+            if again.version != version:
+                raise changed(name, f"version {version}", again.version)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """All of a file in pieces; the first raises FileNotFoundError."""
@@ -206,3 +232,4 @@ class Store:
             for source in sources:
                 with self.open(source) as file:
                     file.append_to(out, 0, file.size)
+                self._has_still(source, file.version)

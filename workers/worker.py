@@ -180,6 +180,27 @@ def results(
     return each(look, parts, batch=8)
 
 
+def check_level_1(run: Store, wanted: range, total: str = "") -> None:
+    """That these files of level 1 are there, which somebody else has written, and no others where
+    the setting `total` says that these are all: what nobody reads would be lost in silence. A
+    listing tells, for a mount may hide for long what was looked for before it was there."""
+    folder = contract.folder(contract.LEVEL.format(1, 0))
+    there = set()
+    with suppress(FileNotFoundError):
+        there.update(run.names(folder))
+    for name in (contract.LEVEL.format(1, number) for number in wanted):
+        if name not in there:
+            other = f", or give as {total}, which is {wanted.stop}, how many there are"
+            raise WorkerError(f"{name} is not there: write it before{other if total else ''}")
+    for name in sorted(there) if total else ():
+        number = name.removeprefix(folder).removesuffix(".txt")
+        if number.isdecimal() and int(number) >= wanted.stop:
+            raise WorkerError(
+                f"{name} is there and {total} is {wanted.stop}: give as {total} how many files "
+                "there are, or move away those that are too many"
+            )
+
+
 def utc(seconds: float) -> str:
     """A moment as ISO 8601 has it, to the millisecond."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)

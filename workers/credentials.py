@@ -1,0 +1,136 @@
+"""Who a worker is to OSS: the keys of the environment, or those of a role, renewed in time.
+
+Imported by oss.py alone: what oss2 brings takes its time to load.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from calendar import timegm
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+import requests
+from contract import WorkerError
+from oss2.credentials import Credentials
+from requests.exceptions import RequestException
+
+METADATA = "http://100.100.100.200/latest"  # of every ECS instance
+TIMEOUT = 10  # seconds
+RRSA = (
+    "ALIBABA_CLOUD_ROLE_ARN",
+    "ALIBABA_CLOUD_OIDC_PROVIDER_ARN",
+    "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+)
+KEY = ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET")
+TOKEN = "OSS_SESSION_TOKEN"  # noqa: S105 - its name
+ECS_ROLE = "ALIBABA_CLOUD_ECS_METADATA"
+
+
+def find(environ: Mapping[str, str], region: str) -> Provider:
+    """The keys of the environment, else RRSA, else the role of the ECS instance: the first of
+    these that has a setting, and it needs all that it has."""
+    for names in (KEY, RRSA, (ECS_ROLE,)):
+        if any(environ.get(name) for name in names):
+            break
+    else:
+        raise WorkerError(
+            f"there are no credentials for OSS: set {' and '.join(KEY)}, or for RRSA "
+            f"{', '.join(RRSA)}, or the name of the ECS instance's role in {ECS_ROLE}"
+        )
+    if missing := [name for name in names if not environ.get(name)]:
+        raise WorkerError(
+            f"{missing[0]} is not set: set it, for it goes with {' and '.join(names)}"
+        )
+    if names == KEY:
+        for name in (*KEY, TOKEN):
+            if re.search("[^!-~]", environ.get(name, "")):
+                raise WorkerError(
+                    f"{name} has a space, a line end or what is not ASCII in it: give it as it was "
+                    "issued"
+                )
+        keys = Credentials(*(environ[name] for name in KEY), environ.get(TOKEN, ""))
+        return Provider(lambda: (keys, float("inf")))
+    if names == RRSA:
+        return Provider(lambda: assume_role(environ, region))
+    return Provider(lambda: instance_role(environ[ECS_ROLE]))
+
+
+class Provider:
+    """What oss2 asks for the keys to sign a request with. They are fetched anew when a fifth of
+    their life is left; while that fails, the old ones go on to serve to their end."""
+
+    def __init__(self, fetch: Callable[[], tuple[Credentials, float]]) -> None:
+        self._fetch, self._lock, self._renewal, self._end = fetch, Lock(), 0.0, 0.0
+
+    def get_credentials(self) -> Credentials:
+        """The keys. Raises requests' errors where another attempt can help, and WorkerError."""
+        with self._lock:
+            if (now := time.time()) >= self._renewal:
+                try:
+                    self._keys, self._end = self._fetch()
+                except RequestException:
+                    if now >= self._end:
+                        raise
+                self._renewal = now + 0.8 * (self._end - now)
+            return self._keys
+
+
+def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, float]:
+    """Keys for the role that the pod's service account may assume (STS, AssumeRoleWithOIDC)."""
+    role, provider, token_file = (environ[name] for name in RRSA)
+    try:
+        with open(token_file, encoding="ascii") as file:
+            token = file.read().strip()
+    except (OSError, UnicodeError) as error:
+        raise WorkerError(
+            f"{RRSA[2]} is {token_file!r}: {error}: mount the token of the service account there"
+        ) from None
+    fields = {
+        "Action": "AssumeRoleWithOIDC",
+        "Version": "2015-04-01",
+        "Format": "JSON",
+        "Timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "RoleArn": role,
+        "OIDCProviderArn": provider,
+        "OIDCToken": token,
+        "RoleSessionName": "fanfold",
+    }
+    url = environ.get("ALIBABA_CLOUD_STS_ENDPOINT") or f"https://sts-vpc.{region}.aliyuncs.com"
+    return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
+
+
+def instance_role(role: str) -> tuple[Credentials, float]:
+    """Keys for the role of the ECS instance."""
+    life = {"X-aliyun-ecs-metadata-token-ttl-seconds": "60"}
+    token = answer_of(requests.put(f"{METADATA}/api/token", headers=life, timeout=TIMEOUT)).text
+    url = f"{METADATA}/meta-data/ram/security-credentials/{role}"
+    headers = {"X-aliyun-ecs-metadata-token": token}
+    return keys_of(requests.get(url, headers=headers, timeout=TIMEOUT))
+
+
+def keys_of(response: requests.Response, field: str = "") -> tuple[Credentials, float]:
+    """The keys in an answer, or in a field of it, and when they end."""
+    names = ("AccessKeyId", "AccessKeySecret", "SecurityToken")
+    try:
+        record = answer_of(response).json()
+        record = record[field] if field else record
+        end = timegm(time.strptime(record["Expiration"], "%Y-%m-%dT%H:%M:%SZ"))
+        return Credentials(*(str.strip(record[name]) for name in names)), end
+    except (KeyError, TypeError, ValueError):
+        raise RequestException(f"{response.url} gives an answer without keys") from None
+
+
+def answer_of(response: requests.Response) -> requests.Response:
+    """The same response, if it is none of an error; a refusal is for the operator to mend."""
+    if response.status_code == 200:
+        return response
+    try:
+        reason = str(response.json()["Code"])  # the message beside it might hold the token
+    except (ValueError, KeyError, TypeError):
+        reason = str(response.reason)
+    said = f"{response.url} gives no keys: {response.status_code} {reason}"
+    if response.status_code >= 500 or response.status_code == 429 or "Throttling" in reason:
+        raise RequestException(said)
+    raise WorkerError(f"{said}: set the role, and whom it trusts, right")

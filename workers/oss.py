@@ -1,0 +1,410 @@
+"""Storage in a bucket of Alibaba Cloud OSS, without a mount: WORK_DIR=oss://BUCKET/PREFIX.
+
+The two classes of store.py over oss2, which takes 0.4 s to import and 40 MB: only `open_stores`
+imports this, and only for such a WORK_DIR. What holds here:
+
+- an object's version is its ETag, and every range is asked for with it: an input that is replaced
+  under a run is an error, whichever moment it happens at;
+- an output is one PUT or one completed multipart upload: whole, or absent;
+- a copy is made by OSS itself, out of ranges of the inputs; no byte of it comes through here,
+  except of segments too small for that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
+from typing import TypeGuard, TypeVar
+
+import credentials
+import oss2
+from contract import RetryError, Segment, WorkerError, changed, inside, run_dir, whole_number
+from oss2.exceptions import OssError
+from requests.exceptions import RequestException
+from store import LANES, PIECE, File, Store, each
+
+Answer = TypeVar("Answer")
+UploadPart = bytes | list[Segment]  # what goes through here, or what to take from the inputs
+
+SCHEME = "oss://"
+AHEAD = 96 << 20  # bytes of ranges in flight, over all connections: what hides the latency
+BLOCK = 4 << 20  # bytes of an upload's part that go through here
+LEAST = 100 << 10  # bytes: OSS takes no smaller part of an upload, but the last one
+MOST = 256 << 20  # bytes OSS is to copy in one request: it answers when it is done
+MOST_PARTS = 10_000  # of an upload, says OSS
+TIMEOUT = (10, 60)  # seconds: to connect, and between two bytes
+ATTEMPTS = 8  # of a request; with their pauses about half a minute
+PAUSES = 0.2, 10.0  # seconds: at most the first, and at most any
+
+REMEDIES = {
+    "AccessDenied": "give the key or the role the right to it",
+    "InvalidAccessKeyId": "give a key that exists and is enabled",
+    "SignatureDoesNotMatch": "give the secret of this key, and the OSS_REGION of the bucket",
+    "SecurityTokenExpired": "give a token that has not ended",
+    "RequestTimeTooSkewed": "set the clock of the node right",
+    "NoSuchBucket": "name a bucket that exists in WORK_DIR",
+    "InvalidObjectName": "choose another name",
+    "UserDisable": "settle the account that owns the bucket",
+}
+
+
+def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
+    """What WORK_DIR names, and RUN_DIR in it."""
+    work_dir = environ["WORK_DIR"]
+    name, _, prefix = work_dir.removeprefix(SCHEME).partition("/")
+    if not oss2.is_valid_bucket_name(name):
+        raise WorkerError(f"WORK_DIR is {work_dir!r}: give oss://BUCKET/PREFIX, of a bucket's name")
+    region = environ.get("OSS_REGION", "")
+    if not re.fullmatch("[a-z0-9-]+", region):
+        raise WorkerError(
+            f"OSS_REGION is {region!r}: give the region of the bucket, as in cn-hangzhou"
+        )
+    endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
+    connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, 64)
+    auth = oss2.ProviderAuthV4(credentials.find(environ, region))
+    session = oss2.Session(pool_size=max(LANES, connections))
+    oss2.logger.setLevel("CRITICAL")  # what matters is raised; what it would write may hold keys
+    try:
+        if not re.fullmatch(r"https?://[\w-]{1,63}(\.[\w-]{1,63})*(:\d+)?/?", endpoint):
+            raise ValueError
+        # A range has no CRC of its own to compare, and the client would compute one all the same.
+        bucket, ranges = (
+            oss2.Bucket(
+                auth, endpoint, name, session=session, region=region,
+                connect_timeout=TIMEOUT, enable_crc=crc,
+            )
+            for crc in (True, False)
+        )  # fmt: skip
+    except (OssError, ValueError):
+        raise WorkerError(
+            f"OSS_ENDPOINT is {endpoint!r}: give a URL, as in https://oss-{region}.aliyuncs.com"
+        ) from None
+    root = inside("The prefix in WORK_DIR", prefix.strip("/"))
+    root += "/" * bool(root)
+    run_root = root + run_dir(environ)
+    return Bucket(bucket, ranges, root, connections), Bucket(bucket, ranges, run_root, connections)
+
+
+class Object(File):
+    """An object; its size is asked for only where it is needed and nobody has told it."""
+
+    def __init__(self, bucket: Bucket, name: str, version: str, size: int | None) -> None:
+        self.bucket, self.name, self.version, self._size = bucket, name, version, size
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Its bytes."""
+        if self._size is None:
+            version, self._size = self.bucket.look(self.name)
+            if version != self.version:
+                raise changed(self.name, f"version {self.version}", version)
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on; none only at the end."""
+        length = min(length, self.size - offset)
+        return b"".join(self.bucket.fetch(self, offset, length)) if length > 0 else b""
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """Exactly these bytes, at most PIECE at a time, several ranges of them in flight."""
+        lanes = self.bucket.connections
+        step = min(AHEAD // lanes, max(PIECE, -(-length // lanes)))
+        end = offset + length
+        ranges = ((at, min(step, end - at)) for at in range(offset, end, step))
+        answers: Iterator[list[bytes]]
+        if length <= step:
+            answers = (self.bucket.fetch(self, *one) for one in ranges)
+        else:
+            answers = each(lambda one: self.bucket.fetch(self, *one), ranges, 1, lanes, lanes)
+        for pieces in answers:
+            while pieces:  # let go of each as it is used
+                yield pieces.pop(0)
+
+    def data(self, offset: int) -> int:
+        """Where the next stored byte lies: an object has no holes."""
+        return offset
+
+
+class Bucket(Store):
+    """What lies below a prefix of a bucket."""
+
+    def __init__(
+        self, bucket: oss2.Bucket, ranges: oss2.Bucket, root: str, connections: int
+    ) -> None:
+        self.bucket, self.ranges, self.root, self.connections = bucket, ranges, root, connections
+        self.known: dict[tuple[str, str], int] = {}  # sizes, by name and version
+        self.listed: dict[str, tuple[str, int]] = {}  # told by a listing and not yet used
+
+    def path(self, name: str) -> str:
+        """Where a name lies in OSS."""
+        return f"{SCHEME}{self.bucket.bucket_name}/{self.root}{name}"
+
+    def ask(self, name: str, request: Callable[[], Answer], version: str = "") -> Answer:
+        """The answer to a request about a name; asked again, ever more slowly, while that can help.
+        Raises FileNotFoundError, WorkerError for what is to be fixed, RetryError."""
+        first, longest = PAUSES
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return request()
+            except UnicodeError:
+                raise WorkerError(
+                    f"{self.path(name)!r} is not UTF-8, as all names in OSS are: choose another"
+                ) from None
+            except RequestException as error:
+                said: object = error
+            except OssError as error:
+                if not is_transient(error):
+                    raise self.refusal(name, error, version) from None
+                said = f"{error.status} {error.code}" if error.status > 0 else error.body
+            if attempt < ATTEMPTS:
+                time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
+        raise RetryError(
+            f"{self.path(name)}: {said}, {ATTEMPTS} times: a retry can help, if OSS_ENDPOINT is "
+            f"right, which is {self.bucket.endpoint}"
+        )
+
+    def refusal(self, name: str, error: OssError, version: str) -> Exception:
+        """What a refusal of OSS means."""
+        if error.status == 412:
+            return changed(self.path(name), f"version {version}", "another")
+        if error.code == "NoSuchUpload":
+            return RetryError(
+                f"{self.path(name)}: its upload was ended by another worker: a retry can help"
+            )
+        if error.status == 404 and error.code != "NoSuchBucket":
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path(name))
+        remedy = REMEDIES.get(error.code, "set bucket, OSS_ENDPOINT, OSS_REGION and rights right")
+        return WorkerError(
+            f"{self.path(name)}: OSS says {error.status} {error.code}: "
+            f"{error.message} (request {error.request_id}): {remedy}"
+        )
+
+    # --- reading
+
+    def look(self, name: str) -> tuple[str, int]:
+        """An object's version and size. Raises FileNotFoundError."""
+        found = self.ask(name, lambda: self.bucket.head_object(self.root + name))
+        self.known[name, found.etag] = found.content_length
+        return found.etag, found.content_length
+
+    @contextmanager
+    def open(self, name: str, version: str | None = None) -> Iterator[Object]:
+        """An object to read, of the version that it has now or of the one that is given; another
+        one shows itself at the first read."""
+        if version:
+            yield Object(self, name, version, self.known.get((name, version)))
+        else:
+            yield Object(self, name, *(self.listed.pop(name, None) or self.look(name)))
+
+    def fetch(self, file: File, offset: int, length: int) -> list[bytes]:
+        """Exactly these bytes of a version, in pieces."""
+        # Without the first header OSS answers a wrong range with the whole object.
+        headers = {"x-oss-range-behavior": "standard", "If-Match": f'"{file.version}"'}
+        last = offset + length - 1
+
+        def request() -> list[bytes]:
+            found = self.ranges.get_object(self.root + file.name, (offset, last), headers)
+            got = str(found.content_range)
+            if found.status != 206 or not got.startswith(f"bytes {offset}-{last}/"):
+                found.resp.response.close()
+                raise RequestException(f"bytes {offset}-{last} came as {found.status} {got}")
+            pieces = list(iter(lambda: found.read(PIECE), b""))
+            if sum(map(len, pieces)) != length:
+                raise RequestException(f"of {length} bytes {sum(map(len, pieces))} came")
+            return pieces
+
+        return self.ask(file.name, request, file.version)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """All of an object: in one request, unless it is large."""
+
+        def request() -> tuple[list[bytes], Object | None]:
+            found = self.bucket.get_object(self.root + name)
+            size = found.content_length
+            if size > BLOCK:
+                found.resp.response.close()
+                return [], Object(self, name, found.etag, size)
+            pieces = list(iter(lambda: found.read(PIECE), b""))
+            if sum(map(len, pieces)) != size:
+                raise RequestException(f"of {size} bytes {sum(map(len, pieces))} came")
+            oss2.utils.check_crc("get", found.client_crc, found.server_crc, found.request_id)
+            return pieces, None
+
+        pieces, large = self.ask(name, request)
+        yield from large.pieces(0, large.size) if large else pieces
+
+    def names(self, folder: str) -> list[str]:
+        """Every object below a folder, in byte order of their names."""
+        prefix = self.root + folder
+        pages = oss2.ObjectIteratorV2(self.bucket, prefix, max_keys=1000, max_retries=1)
+        names: list[str] = []
+        for found in self.listing(folder, pages):
+            if not found.key.endswith("/"):  # a mount keeps its folders so
+                name = found.key.removeprefix(self.root)
+                names.append(name)
+                self.listed[name] = found.etag, found.size
+                self.known[name, found.etag] = found.size
+        return names
+
+    def listing(self, name: str, pages: Iterator[Answer]) -> Iterator[Answer]:
+        """All that a listing by oss2 holds; a page that fails is asked for again, and no other."""
+        while (found := self.ask(name, lambda: next(pages, None))) is not None:
+            yield found
+
+    # --- writing
+
+    def make_folder(self, folder: str) -> None:
+        """There are no folders."""
+
+    def put(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Publish an object of these pieces."""
+        self._upload(name, self, in_blocks(pieces))
+
+    def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
+        """Publish an object of these segments of inputs."""
+        assert isinstance(inputs, Bucket)  # noqa: S101 - open_stores makes two of a kind
+        self._upload(name, inputs, upload_parts(segments))
+
+    def join(self, name: str, sources: Iterable[str]) -> None:
+        """Publish an object made of others, one after the other."""
+
+        def whole(source: str) -> Segment:
+            version, size = self.look(source)
+            return source, version, 0, size
+
+        self.copy(name, self, each(whole, sources))
+
+    def _upload(self, name: str, inputs: Bucket, parts: Iterable[UploadPart]) -> None:
+        """One PUT where there is one part that goes through here, else a multipart upload."""
+        waiting = iter(parts)
+        first = list(islice(waiting, 2))
+        key = self.root + name
+        if not first or (len(first) == 1 and not is_copied(first[0])):
+            body = inputs.content(first[0], LANES) if first else b""
+            # With it OSS stores nothing that was damaged on its way.
+            headers = {"Content-MD5": oss2.utils.content_md5(body)}
+            self.ask(name, lambda: self.bucket.put_object(key, body, headers))
+            return
+
+        def send(number: int, part: UploadPart) -> oss2.models.PartInfo:
+            if number > MOST_PARTS:
+                raise WorkerError(f"{self.path(name)} is too large for one object: give more parts")
+            if is_copied(part):
+                ((source, version, offset, length),) = part
+                sent = inputs.ask(
+                    source,
+                    lambda: self.bucket.upload_part_copy(
+                        self.bucket.bucket_name,
+                        inputs.root + source,
+                        (offset, offset + length - 1),
+                        key,
+                        upload,
+                        number,
+                        {"x-oss-copy-source-if-match": version},
+                    ),
+                    version,
+                )
+            else:
+                body = inputs.content(part)
+                sent = self.ask(name, lambda: self.bucket.upload_part(key, upload, number, body))
+            return oss2.models.PartInfo(number, sent.etag)
+
+        def begin() -> str:
+            self._abort_uploads(name)  # also one that was begun and whose answer was lost
+            return str(self.bucket.init_multipart_upload(key).upload_id)
+
+        upload = self.ask(name, begin)
+        try:
+            numbered = enumerate(chain(first, waiting), 1)
+            sent = list(each(lambda one: send(*one), numbered, ahead=LANES))
+            self.ask(name, lambda: self.bucket.complete_multipart_upload(key, upload, sent))
+        except BaseException:
+            self._abort(name, upload)
+            raise
+
+    def _abort_uploads(self, name: str) -> None:
+        """End what killed workers have left of uploads of this name: OSS bills them."""
+        key = self.root + name
+        uploads = oss2.MultipartUploadIterator(self.bucket, key, max_retries=1)
+        for left in self.listing(name, uploads):
+            if left.key == key:
+                self._abort(name, left.upload_id)
+
+    def _abort(self, name: str, upload: str) -> None:
+        """End an upload, as well as that can be done now."""
+        with suppress(WorkerError, OSError):
+            self.ask(name, lambda: self.bucket.abort_multipart_upload(self.root + name, upload))
+
+    def content(self, part: UploadPart, lanes: int = 1) -> bytes:
+        """The bytes of a part that goes through here."""
+        if isinstance(part, bytes):
+            return part
+
+        def fetch(segment: Segment) -> bytes:
+            name, version, at, size = segment
+            return b"".join(self.fetch(Object(self, name, version, None), at, size))
+
+        return b"".join(each(fetch, part, 1, lanes, 2 * lanes))
+
+
+def is_transient(error: OssError) -> bool:
+    """Whether to ask again: the request or its answer was lost or damaged, or OSS is busy."""
+    codes = oss2.exceptions
+    lost = (codes.OSS_REQUEST_ERROR_STATUS, codes.OSS_INCONSISTENT_ERROR_STATUS)
+    return (
+        error.status in (*lost, 408, 429)
+        or error.status >= 500
+        or error.code in ("RequestTimeout", "InvalidDigest")
+    )
+
+
+def in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks of at least BLOCK, but the last one."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= BLOCK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def upload_parts(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """The parts of an upload that holds these segments one after the other: one segment of LEAST
+    to MOST bytes, which OSS copies, or such as are too small for that, and then as much of
+    the next as makes them LEAST bytes together. Only the last part may have fewer."""
+    held: list[Segment] = []
+    size = 0
+    for name, version, start, rest in segments:
+        at, length = start, rest
+        while length:
+            if length >= LEAST and (not held or size >= LEAST):
+                if held:
+                    yield held
+                    held, size = [], 0
+                take = min(length, MOST)
+                yield [(name, version, at, take)]
+            else:
+                take = min(length, LEAST - size) if length >= LEAST else length
+                held.append((name, version, at, take))
+                size += take
+                if size >= BLOCK:
+                    yield held
+                    held, size = [], 0
+            at, length = at + take, length - take
+    if held:
+        yield held
+
+
+def is_copied(part: UploadPart) -> TypeGuard[list[Segment]]:
+    """Whether OSS is to copy this part of an upload."""
+    return not isinstance(part, bytes) and len(part) == 1 and part[0][3] >= LEAST
