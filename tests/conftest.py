@@ -1,4 +1,4 @@
-"""What all tests share: one Hypothesis profile, and a volume of one's own."""
+"""What all tests share: one Hypothesis profile, a volume of one's own, and where it lies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from fake import FakeOSS
 from hypothesis import HealthCheck, settings
-from pipeline import Volume
+from pipeline import BucketPath, Volume
 
 settings.register_profile(
-    "fanfold",
+    "folder",
     deadline=None,  # a machine that is busy is not a bug
     derandomize="CI" in os.environ,
     database=None,
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.load_profile("fanfold")
+settings.register_profile("bucket", settings.get_profile("folder"), max_examples=10)  # HTTP
+settings.load_profile("folder")
 
 
 @pytest.fixture
@@ -25,3 +27,28 @@ def volume() -> Iterator[Volume]:
     """An empty volume."""
     with Volume.temporary() as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For modules that hold for volumes in folders and in buckets alike: first all tests with the
+    one, then with the other, but for those that are marked `folder`."""
+    if request.param == "folder":
+        yield
+        return
+    with FakeOSS() as fake, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BucketPath, "fake", fake)
+        settings.load_profile("bucket")
+        yield
+        settings.load_profile("folder")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what holds for folders only, where it would run in a bucket."""
+
+    def fits(item: pytest.Item) -> bool:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        return params.get("storage") != "bucket" or item.get_closest_marker("folder") is None
+
+    config.hook.pytest_deselected(items=[item for item in items if not fits(item)])
+    items[:] = filter(fits, items)

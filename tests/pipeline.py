@@ -1,4 +1,5 @@
-"""A volume and the workers on it: in this process, or as processes of their own.
+"""A volume, a folder or a bucket, and the workers on it: in this process, or as processes of their
+own.
 
 volume.write("log-count-data.txt", b"INFO")
 volume.log_count(NUM_PARTS=2)          # split, count every part, merge
@@ -8,27 +9,31 @@ assert volume.totals() == {"INFO": 1, ...}
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import io
 import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, cast
 
 import contract
 import count
 import merge
+import oss
 import process
 import pytest
 import split
 import store
+from fake import FakeOSS
 
 WORKERS = Path(split.__file__).parent
 INPUT = "log-count-data.txt"
@@ -72,9 +77,61 @@ class Outcome:
         return list(ids)
 
 
+class BucketPath(PurePosixPath):
+    """A name in the bucket of a fake OSS, with as much of pathlib.Path as the tests use."""
+
+    fake: ClassVar[FakeOSS | None] = None  # the one that volumes are made in, if they are
+    numbers = itertools.count()
+
+    @classmethod
+    def objects(cls) -> dict[str, Any]:
+        """What lies in the bucket."""
+        assert cls.fake
+        return cls.fake.bucket().objects
+
+    def read_bytes(self) -> bytes:
+        """What the object holds."""
+        if not self.exists():
+            raise FileNotFoundError(self)
+        return cast(FakeOSS, self.fake).bucket().get(str(self))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Put an object in place."""
+        cast(FakeOSS, self.fake).bucket().put(str(self), data)
+
+    def exists(self) -> bool:
+        """Whether there is an object of this name."""
+        return str(self) in self.objects()
+
+    is_file = exists
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Take the object away."""
+        if not missing_ok and not self.exists():
+            raise FileNotFoundError(self)
+        cast(FakeOSS, self.fake).bucket().set(str(self), None)
+
+    def rglob(self, pattern: str) -> list[BucketPath]:
+        """The objects below this name whose last step fits the pattern."""
+        below = [key for key in list(self.objects()) if key.startswith(f"{self}/")]
+        return [
+            BucketPath(key) for key in below if fnmatch.fnmatchcase(key.rpartition("/")[2], pattern)
+        ]
+
+    def iterdir(self) -> list[BucketPath]:
+        """The objects right below this name."""
+        return [path for path in self.rglob("*") if path.parent == self]
+
+    def copy_tree(self, target: BucketPath) -> None:
+        """The same objects below another name."""
+        for path in self.rglob("*"):
+            made = self.objects()[str(path)]
+            cast(FakeOSS, self.fake).bucket().set(str(target / path.relative_to(self)), made)
+
+
 @dataclass(frozen=True)
 class Volume:
-    """A folder that stands for the mounted volume, and the settings of a run on it."""
+    """A folder that stands for the mounted volume, or a bucket, and the settings of a run on it."""
 
     root: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -82,17 +139,29 @@ class Volume:
     @classmethod
     @contextlib.contextmanager
     def temporary(cls, **settings: object) -> Iterator[Volume]:
-        """An empty volume, in memory where there is such a file system."""
+        """An empty volume: in the bucket if there is one, else a folder, in memory where there is
+        such a file system."""
+        if BucketPath.fake:
+            root = BucketPath(f"volume{next(BucketPath.numbers)}")
+            yield cls(cast(Path, root)).having(**settings)
+            for path in root.rglob("*"):
+                path.unlink()
+            return
         shm = "/dev/shm"  # noqa: S108 - a name of our own is made below it
         where = shm if os.access(shm, os.W_OK) else None
-        with tempfile.TemporaryDirectory(dir=where, prefix="volume") as root:
-            yield cls(Path(root)).having(**settings)
+        with tempfile.TemporaryDirectory(dir=where, prefix="volume") as folder:
+            yield cls(Path(folder)).having(**settings)
 
     def having(self, **settings: object) -> Volume:
         """The same volume with more settings."""
         return Volume(self.root, {**self.settings, **{k: str(v) for k, v in settings.items()}})
 
     # --- its files
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether it is one in a bucket."""
+        return isinstance(self.root, BucketPath)
 
     @property
     def run_dir(self) -> Path:
@@ -102,6 +171,9 @@ class Volume:
     def write(self, name: str, data: bytes) -> Path:
         """Put a file on the volume."""
         path = self.root / name
+        if self.in_bucket:
+            path.write_bytes(data)
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         now = next(CLOCK)  # its version, which two quick writes might share otherwise
@@ -126,8 +198,36 @@ class Volume:
         }
 
     def temporary_files(self) -> list[str]:
-        """The hidden files on the volume."""
+        """The hidden files on the volume, and the objects that somebody has begun and not ended."""
+        return self.hidden_files() + self.uploads()
+
+    def hidden_files(self) -> list[str]:
+        """Those of them that are files."""
         return [str(path) for path in self.root.rglob(".*")]
+
+    def uploads(self) -> list[str]:
+        """Those of them that are objects, which an answer that was lost may leave."""
+        if not BucketPath.fake or not self.in_bucket:
+            return []
+        uploads = BucketPath.fake.uploads().get("bucket", [])
+        return [key for key in uploads if key.startswith(f"{self.root}/")]
+
+    def copy_run(self, run_dir: str) -> Volume:
+        """The same run in another RUN_DIR."""
+        other = self.having(RUN_DIR=run_dir)
+        if isinstance(self.run_dir, BucketPath):
+            self.run_dir.copy_tree(cast(BucketPath, other.run_dir))
+        else:
+            shutil.copytree(self.run_dir, other.run_dir)
+        return other
+
+    def remove_run(self) -> None:
+        """Remove all that the run wrote."""
+        if self.in_bucket:
+            for path in self.run_dir.rglob("*"):
+                path.unlink()
+        else:
+            shutil.rmtree(self.run_dir)
 
     def plan(self) -> dict[str, Any]:
         """plan.json, which has to be JSON as a whole, too."""
@@ -151,7 +251,16 @@ class Volume:
     def environ(self, settings: Mapping[str, object]) -> dict[str, str]:
         """The settings of a worker, as its environment has them."""
         more = {key: str(value) for key, value in settings.items()}
-        return {"WORK_DIR": str(self.root), **self.settings, **more}
+        work_dir = {"WORK_DIR": str(self.root)}
+        if self.in_bucket and BucketPath.fake:
+            work_dir = {
+                "WORK_DIR": f"oss://bucket/{self.root}",
+                "OSS_ENDPOINT": BucketPath.fake.endpoint,
+                "OSS_REGION": BucketPath.fake.service.region,
+                "OSS_ACCESS_KEY_ID": "id",
+                "OSS_ACCESS_KEY_SECRET": "secret",
+            }
+        return {**work_dir, **self.settings, **more}
 
     def run(self, worker: str, *arguments: object, **settings: object) -> Outcome:
         """Run a worker in this process. A traceback is the caller's."""
@@ -238,9 +347,18 @@ def bare_environ() -> dict[str, str]:
 def pieces_of(size: int, edge: int = contract.EDGE) -> Iterator[None]:
     """Have the workers read, copy and group by `size`, so that small inputs have many pieces, and
     know a copy by its `edge`; that one is part of the plan, so all of a run have to have it."""
-    names = {store: ("PIECE", "COPY"), split: ("PIECE", "BLOCK", "GROUP")}
+    names = {
+        store: ("PIECE", "COPY"),
+        split: ("PIECE", "BLOCK", "GROUP"),
+        oss: ("PIECE", "BLOCK", "LEAST", "MOST"),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract, "EDGE", edge)
+        if BucketPath.fake:
+            size = max(size, 16)  # a piece is a request
+            limits = replace(BucketPath.fake.service.limits, part_least=size)
+            patch.setattr(BucketPath.fake.service, "limits", limits)
+        patch.setattr(oss, "AHEAD", 4 * size)
         for module, sizes in names.items():
             for name in sizes:
                 patch.setattr(module, name, size)

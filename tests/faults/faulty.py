@@ -3,7 +3,8 @@
     with faulty.operations(lambda number, name: ...) as seen:
         volume.run("split")
 
-calls the function before every operation of workers/store.py with the storage, counted from 0. It
+calls the function before every operation of workers/store.py with the storage, counted from 0, or
+before every request of workers/oss.py, of which a SHORT one has an answer that breaks off. It
 may raise (the operation fails), kill the process, return SHORT (the operation does half of its
 work, as the system may), return AFTER (it is done, and then fails), or run other workers, whose
 operations it is not called for. Everything runs in one thread, so that a number means the same
@@ -21,8 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import oss
+import oss2
 import pytest
+import requests
 import store
+from pipeline import BucketPath
 
 NAMES = [
     "open",
@@ -44,6 +49,7 @@ NAMES = [
     "mkdir",
 ]
 SHORT, AFTER = "short", "after"
+REQUEST = oss2.http.Session.do_request
 
 Hook = Callable[[int, str], str | None]
 
@@ -104,6 +110,24 @@ class Faulty:
             raise failure()
         return raw if buffering == 0 else io.BufferedWriter(raw, max(buffering, 1))
 
+    def as_method(self) -> Callable[..., Any]:
+        """What to put in the place of the method that does all requests."""
+
+        def do_request(session: Any, request: Any, timeout: Any) -> Any:
+            return self.request(session, request, timeout)
+
+        return do_request
+
+    def request(self, session: Any, request: Any, timeout: Any) -> Any:
+        """One request to a bucket."""
+        what = self.before(request.method)
+        answer = REQUEST(session, request, timeout)
+        if what == AFTER:
+            raise oss2.exceptions.RequestError(failure())
+        if what == SHORT:
+            breaks_off(answer.response)
+        return answer
+
 
 class Output(io.FileIO):
     """A file being written, below Python's buffer."""
@@ -128,6 +152,19 @@ class Output(io.FileIO):
             super().close()
         if what == AFTER:
             raise failure()
+
+
+def breaks_off(response: requests.Response) -> None:
+    """Have the connection end in the middle of the body."""
+    body = response.content
+
+    def halves() -> Iterator[bytes]:
+        yield body[: len(body) // 2]
+        raise requests.exceptions.ChunkedEncodingError("the connection broke")
+
+    if body:
+        rest = halves()
+        response.iter_content = lambda *_: rest  # type: ignore[assignment, method-assign]
 
 
 class AtOnce(concurrent.futures.Executor):
@@ -157,11 +194,16 @@ def failure() -> OSError:
 
 
 @contextmanager
-def operations(hook: Hook) -> Iterator[list[str]]:
-    """Have the hook called before every operation; gives the names of those seen so far."""
+def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
+    """Have the hook called before every operation; gives the names of those seen so far. A request
+    to a bucket has so many attempts."""
     faulty = Faulty(hook)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "os", faulty)
         patch.setattr(store, "open", faulty.open_output, raising=False)
         patch.setattr(concurrent.futures, "ThreadPoolExecutor", AtOnce)
+        if BucketPath.fake:
+            patch.setattr(oss2.http.Session, "do_request", faulty.as_method())
+            patch.setattr(oss, "ATTEMPTS", attempts)
+            patch.setattr(oss, "PAUSES", (0, 0))
         yield faulty.seen

@@ -16,11 +16,14 @@ import faulty
 import pytest
 from pipeline import INPUT, Volume, model
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 # Parts of two plans that have the same size and not the same bytes: 3 lines, 2 or 3 parts.
 DATA = b"abc\nbbc\nccc\n"
 WORDS = ["a", "b", "c"]
 RIGHT = model([DATA], WORDS)
-SWITCHES = ("open", "replace", "unlink", "scandir")  # what one process can notice of another
+# What one process can notice of another: in a folder, and in a bucket.
+SWITCHES = {"open", "replace", "unlink", "scandir"} | {"GET", "HEAD", "PUT", "POST", "DELETE"}
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +17,8 @@ from itertools import count as numbers
 import faulty
 import pytest
 from pipeline import INPUT, Tree, Volume, pieces_of
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 DATA = b"INFO 1\nWARN 2\nERROR 3\nDEBUG 4\nINFO 5\nINFO 6\n" * 3
 
@@ -90,11 +91,15 @@ class Scenario:
         assert self.after != self.before or self.output[0] == 0
         assert clean.temporary_files() == []
 
+    def moments(self) -> list[int]:
+        """Which N to try: every one, or of a bucket's requests, which take their time, a few.
+        tests/oss has every request of every worker."""
+        every = range(len(self.operations))
+        return list(every[:: max(1, len(every) // 6)] if self.given.in_bucket else every)
+
     def start(self) -> Volume:
         """A fresh copy of what was there before."""
-        volume = self.given.having(RUN_DIR=f"run{next(self.names)}")
-        shutil.copytree(self.given.run_dir, volume.run_dir)
-        return volume
+        return self.given.copy_run(f"run{next(self.names)}")
 
     def run(self, volume: Volume) -> tuple[int, str, str]:
         """Run the worker once."""
@@ -111,18 +116,18 @@ class Scenario:
         code, output, _ = self.run(volume)
         assert (code, output) == (0, self.output[1])
         assert visible(volume) == self.after
-        shutil.rmtree(volume.run_dir)
+        assert volume.uploads() == []
+        volume.remove_run()
 
     def check_older_run(self, volume: Volume) -> None:
         """The maps and the merge of the run before, if they go on now, make its total or none."""
-        old = self.given.having(RUN_DIR=f"{volume.settings['RUN_DIR']}-old", **self.older)
-        shutil.copytree(volume.run_dir, old.run_dir)
+        old = volume.copy_run(f"{volume.settings['RUN_DIR']}-old").having(**self.older)
         (old.run_dir / "result.json").unlink()
         for number in range(int(old.settings["NUM_PARTS"])):
             old.run("count", PART_ID=number)
         old.run("merge")
         assert visible(old).get("result.json") in (None, self.before["result.json"])
-        shutil.rmtree(old.run_dir)
+        old.remove_run()
 
 
 def visible(volume: Volume) -> Tree:
@@ -147,7 +152,7 @@ ERRORS = {
 def test_fails(scenario: Scenario, codes: set[int], errors: tuple[str, ...]) -> None:
     """The Nth operation fails: the exit code of that error, one sentence, no temporary file. Where
     there is another way to the same bytes the worker may take it."""
-    for nth in range(len(scenario.operations)):
+    for nth in scenario.moments():
         number = getattr(errno, errors[nth % len(errors)])
 
         def fail(at: int, name: str, nth: int = nth, number: int = number) -> None:
@@ -160,7 +165,7 @@ def test_fails(scenario: Scenario, codes: set[int], errors: tuple[str, ...]) -> 
 
         what = f"{errno.errorcode[number]} at {nth} of {seen}"
         assert code in {0} | codes, what
-        assert volume.temporary_files() == [], what
+        assert volume.hidden_files() == [], what
         assert words.count("\n") == 1, what
         if code:
             assert output == "", what
@@ -171,7 +176,7 @@ def test_fails(scenario: Scenario, codes: set[int], errors: tuple[str, ...]) -> 
 
 def test_is_done_and_fails(scenario: Scenario) -> None:
     """The Nth operation is done and still reports an error, as a close over a network may."""
-    for nth in range(len(scenario.operations)):
+    for nth in scenario.moments():
         volume = scenario.start()
 
         def afterwards(at: int, _: str, nth: int = nth) -> str | None:
@@ -182,31 +187,33 @@ def test_is_done_and_fails(scenario: Scenario) -> None:
 
         assert code in (0, 75)
         assert code == 0 or output == ""
-        assert volume.temporary_files() == []
+        assert volume.hidden_files() == []
         assert words.count("\n") == 1
         scenario.check(volume)
 
 
 def test_stops_short(scenario: Scenario) -> None:
     """Reads and writes that do half of what was asked, one or all of them, change nothing."""
-    for nth in [*range(len(scenario.operations)), None]:
+    for nth in [*scenario.moments(), None]:
 
         def half(at: int, _: str, nth: int | None = nth) -> str | None:
             return faulty.SHORT if nth in (at, None) else None
 
+        if nth is None and scenario.given.in_bucket:
+            continue  # a request whose answer always breaks off is one that fails
         volume = scenario.start()
-        with faulty.operations(half):
+        with faulty.operations(half, attempts=2):
             code, output, _ = scenario.run(volume)
 
         assert (code, output) == scenario.output[:2]
         assert visible(volume) == scenario.after
-        shutil.rmtree(volume.run_dir)
+        volume.remove_run()
 
 
 def test_is_killed(scenario: Scenario) -> None:
     """SIGKILL at the Nth operation: what lies there is whole, and the rerun, which finds the
     temporary file of the first run, ends with the same bytes."""
-    for nth in range(len(scenario.operations)):
+    for nth in scenario.moments():
         volume = scenario.start()
         child = os.fork()
         if child == 0:
@@ -218,7 +225,7 @@ def test_is_killed(scenario: Scenario) -> None:
         _, status = os.waitpid(child, 0)
 
         assert os.WIFSIGNALED(status), f"the run had no operation {nth}"
-        assert len(volume.temporary_files()) <= 1
+        assert len(volume.hidden_files()) <= 1
         scenario.check(volume)
 
 
@@ -228,6 +235,7 @@ def kill(nth: int, at: int, _: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.folder
 def test_the_storage_is_seen() -> None:
     """The faulty storage sees every kind of operation that the workers use: else the tests above
     would test nothing."""
@@ -241,3 +249,14 @@ def test_the_storage_is_seen() -> None:
             seen
         )
         assert {"copy_file_range", "makedirs"} <= set(seen)
+
+
+def test_the_requests_are_seen() -> None:
+    """The same for a bucket."""
+    with Volume.temporary(INPUT="in/", NUM_PARTS=2) as volume:
+        for name, data in FILES.items():
+            volume.write(name, data)
+        with pieces_of(16), faulty.operations(lambda *_: None) as seen:
+            volume.log_count()
+
+        assert {"GET", "HEAD", "PUT", "POST"} <= set(seen) or not volume.in_bucket

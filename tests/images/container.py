@@ -96,9 +96,14 @@ def unpack(archive: Path, root: Path) -> Image:
 
 
 def bundle(
-    image: Image, volume: Path, arguments: tuple[str, ...], environ: Mapping[str, str]
+    image: Image,
+    volume: Path,
+    arguments: tuple[str, ...],
+    environ: Mapping[str, str],
+    networks: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The runtime's config.json: what a pod of the manifests gets, and a network of nothing.
+    """The runtime's config.json: what a pod of the manifests gets, and a network of nothing, or
+    with `networks` empty this machine's.
 
     It sets no rlimits and no score for the out-of-memory killer: raising those takes a right that
     a machine for tests may lack.
@@ -129,7 +134,7 @@ def bundle(
             },
         ],
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", *networks)],
         },
     }
 
@@ -138,12 +143,17 @@ class Container:
     """A container from its start to its end; a context manager leaves nothing running."""
 
     def __init__(
-        self, image: Image, volume: Path, *arguments: str, environ: Mapping[str, str] | None = None
+        self,
+        image: Image,
+        volume: Path,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        networks: tuple[str, ...] = ("network",),
     ) -> None:
         """Describe a container of `image`, with `arguments` in place of its default command."""
         self.name = f"fanfold-{uuid.uuid4().hex}"
         self.folder = tempfile.TemporaryDirectory()
-        self.config = bundle(image, volume, arguments, environ or {})
+        self.config = bundle(image, volume, arguments, environ or {}, networks)
 
     def __enter__(self) -> "Container":
         """Start it."""

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,12 @@ def test_they_differ_only_in_files_labels_and_command() -> None:
 def test_the_base_comes_first(name: str) -> None:
     """The base is a parameter, and what is built on it is copied to an empty image."""
     assert lines(name)[0] == "ARG BASE=debian:trixie-slim"
-    assert instructions(name, "FROM") == ["${BASE} AS build", "scratch"]
+    assert instructions(name, "FROM") == [
+        "${BASE} AS build",
+        "${BASE} AS packages",
+        "scratch AS oss2",
+        "scratch",
+    ]
 
 
 @each
@@ -98,4 +104,22 @@ def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
         if line and not line.startswith("#")
     ]
 
-    assert patterns == ["*", "!images/rootfs.sh", "!workers/*.py", "workers/run.py"]
+    assert patterns == [
+        "*",
+        "!images/rootfs.sh",
+        "!images/oss2.sh",
+        "!images/oss2.lock.txt",
+        "!workers/*.py",
+        "workers/run.py",
+    ]
+
+
+def test_the_lock_file_has_a_hash_for_each_package() -> None:
+    """Those of the version asked for, which is the one that the tests have too."""
+    lock = (ROOT / "images/oss2.lock.txt").read_text()
+    packages = re.findall(r"(?m)^(\S+)==(\S+)(.*(?:\n    --hash=sha256:\w{64}.*)+)", lock)
+
+    assert len(packages) == len(re.findall("(?m)^[a-z]", lock)) > 10
+    (wanted,) = re.findall("(?m)^oss2==.*$", (ROOT / "images/oss2.in").read_text())
+    assert wanted in [f"{name}=={version}" for name, version, _ in packages]
+    assert f'"{wanted}"' in (ROOT / "pyproject.toml").read_text()

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import time
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from container import (
     NAMES,
     ROOT,
     TAG,
+    VOLUME,
     Container,
     Image,
     build,
@@ -22,14 +25,16 @@ from container import (
     run,
     unpack,
 )
+from fake import FakeOSS
 
 pytestmark = pytest.mark.images
 each = pytest.mark.parametrize("name", NAMES)
 
 USER = 65532
-LIMIT = 20 * MEBIBYTE
+LIMIT = 30 * MEBIBYTE
 WORKERS = {"split": {"split"}, "map": {"count", "process"}, "reduce": {"merge"}}
-SHARED = {"contract", "store", "worker"}
+SHARED = {"contract", "credentials", "oss", "store", "worker"}
+PACKAGES = "/usr/lib/python3/dist-packages"
 Images = dict[str, Image]
 
 
@@ -45,6 +50,14 @@ def python(image: Image, volume: Path, code: str) -> str:
     done = run(image, volume, "-c", code)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
+
+
+def run_on_our_network(
+    image: Image, volume: Path, *arguments: str, **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a container that reaches a server of this machine to its end."""
+    with Container(image, volume, *arguments, environ=environ, networks=()) as container:
+        return container.wait()
 
 
 def files(image: Image) -> list[Path]:
@@ -92,9 +105,10 @@ def test_size(images: Images, name: str) -> None:
     assert size <= LIMIT, f"{name} has {size / MEBIBYTE:.1f} MiB compressed"
 
 
-def test_they_share_the_layer_of_python(images: Images) -> None:
+def test_they_share_the_layers_of_python_and_oss2(images: Images) -> None:
     """A node that has one image has most of the other two."""
-    assert len({image.layers[0] for image in images.values()}) == 1
+    assert {len(image.layers) for image in images.values()} == {3}
+    assert len({image.layers[:2] for image in images.values()}) == 1
 
 
 def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Path) -> None:
@@ -155,7 +169,7 @@ def test_all_bytecode_is_there_and_never_checked(images: Images, volume: Path, n
     """It is of its very source, and no time of a file makes it void."""
     code = """
 import importlib.util as util, pathlib
-for folder in "/fanfold", "/usr/lib/python3.13":
+for folder in "/fanfold", "/usr/lib/python3.13", "/usr/lib/python3/dist-packages":
     for source in pathlib.Path(folder).rglob("*.py"):
         header = pathlib.Path(util.cache_from_source(source)).read_bytes()[:16]
         text = source.read_bytes()
@@ -163,7 +177,7 @@ for folder in "/fanfold", "/usr/lib/python3.13":
         print(source)
 """
 
-    assert len(python(images[name], volume, code).splitlines()) > 500
+    assert len(python(images[name], volume, code).splitlines()) > 1000
 
 
 def test_every_extension_of_the_standard_library_loads(images: Images, volume: Path) -> None:
@@ -207,6 +221,89 @@ def test_text_is_utf_8(images: Images, volume: Path) -> None:
     assert (volume / "größe").read_text() == "日志"
 
 
+# --- oss2 -------------------------------------------------------------------------------------
+
+
+def test_oss2_is_imported_without_a_word(images: Images, volume: Path) -> None:
+    """With crcmod's extension, without which a checksum takes twenty times as long."""
+    done = run(images["map"], volume, "-c", "import oss2, crcmod._crcfunext")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_every_extension_of_the_packages_loads(images: Images, volume: Path) -> None:
+    """Of those of pycryptodome, which are no modules, each is opened as it does."""
+    code = f"""
+import ctypes, pathlib
+for path in pathlib.Path("{PACKAGES}").rglob("*.so"):
+    ctypes.CDLL(str(path))
+    print(path)
+"""
+
+    assert len(python(images["map"], volume, code).splitlines()) > 40
+
+
+def test_a_worker_of_a_folder_does_not_pay_for_oss2(images: Images, volume: Path) -> None:
+    """It imports nothing of it, and there is no .pth file that Python would run at its start."""
+    code = f"import sys, store; store.open_stores({{'WORK_DIR': '{VOLUME}'}}); print(*sys.path)"
+    code += "; print(*{name.partition('.')[0] for name in sys.modules})"
+    path, modules = python(images["map"], volume, code).splitlines()
+    packages = images["map"].root / PACKAGES[1:]
+
+    assert path.split()[-1] == PACKAGES
+    assert not set(modules.split()) & {entry.stem for entry in packages.iterdir()} - {"__pycache__"}
+    assert not list(packages.rglob("*.pth"))
+
+
+def test_packages_have_their_name_and_licence_and_nothing_of_pip(images: Images) -> None:
+    """For scanners and lawyers, as of Debian's packages; and no tests and stubs."""
+    packages = images["map"].root / PACKAGES[1:]
+    lock = (ROOT / "images/oss2.lock.txt").read_text()
+    locked = {
+        tuple(line.split()[0].split("==")) for line in lock.splitlines() if line[:1].isalpha()
+    }
+    found = set()
+    for folder in packages.glob("*.dist-info"):
+        metadata = message_from_bytes((folder / "METADATA").read_bytes())
+        found.add((metadata["Name"].lower(), metadata["Version"]))
+        assert [path for path in folder.rglob("*") if path.name.upper().startswith("LICEN")]
+
+    assert locked - found == {entry for entry in locked if entry[0] == "pycparser"}
+    assert found <= locked
+    assert not [path for path in packages.rglob("*") if path.name in ("SelfTest", "tests", "pip")]
+    assert not [path for path in packages.rglob("*") if path.suffix == ".pyi"]
+
+
+def test_oss2_works(images: Images, volume: Path) -> None:
+    """As the image's user: an object put, read by range, copied in parts, listed and deleted."""
+    code = """
+import os, oss2
+auth = oss2.AuthV4("id", "secret")
+bucket = oss2.Bucket(auth, os.environ["ENDPOINT"], "bucket", region="cn-hangzhou", app_name="tests")
+data = os.urandom(300_000)
+etag = bucket.put_object("a", data).etag
+ranged = {"x-oss-range-behavior": "standard", "If-Match": etag}
+part = bucket.get_object("a", byte_range=(100, 199), headers=ranged)
+assert (part.status, part.read()) == (206, data[100:200])
+upload = bucket.init_multipart_upload("b").upload_id
+parts = [
+    oss2.models.PartInfo(1, bucket.upload_part("b", upload, 1, data).etag),
+    oss2.models.PartInfo(2, bucket.upload_part_copy("bucket", "a", (0, 9), "b", upload, 2).etag),
+]
+bucket.complete_multipart_upload("b", upload, parts)
+assert bucket.get_object("b").read() == data + data[:10]
+assert [entry.key for entry in oss2.ObjectIteratorV2(bucket)] == ["a", "b"]
+bucket.delete_object("a")
+try: bucket.get_object("a").read()
+except oss2.exceptions.NoSuchKey: print("good")
+"""
+    with FakeOSS() as fake:
+        environ = {"ENDPOINT": fake.endpoint}
+        done = run_on_our_network(images["map"], volume, "-c", code, **environ)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"good\n", b"")
+
+
 # --- how they run -----------------------------------------------------------------------------
 
 
@@ -241,6 +338,35 @@ print(json.dumps({
         "interfaces": ["lo"],
         "connect": "ENETUNREACH",
     }
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+def test_log_count_in_a_bucket(images: Images, volume: Path, mode: str) -> None:
+    """No volume at all: the pipeline over WORK_DIR=oss://..."""
+    log = b"".join(b"%d [%s]\n" % (i, (b"INFO", b"WARN")[i % 3 == 0]) for i in range(200_000))
+    settings = {
+        "WORK_DIR": "oss://bucket/in/here",
+        "OSS_REGION": "cn-hangzhou",
+        "OSS_ACCESS_KEY_ID": "id",
+        "OSS_ACCESS_KEY_SECRET": "secret",
+        "KEYWORDS": "INFO,WARN",
+        "NUM_PARTS": "3",
+        "SPLIT_MODE": mode,
+    }
+    with FakeOSS() as fake:
+        settings["OSS_ENDPOINT"] = fake.endpoint
+        fake.bucket().put("in/here/log-count-data.txt", log)
+        for name, more in (
+            ("split", {}),
+            *(("map", {"PART_ID": str(part)}) for part in range(3)),
+            ("reduce", {}),
+        ):
+            done = run_on_our_network(images[name], volume, **settings, **more)
+            assert done.returncode == 0, done.stderr.decode()
+        result = fake.bucket().get("in/here/result.json")
+
+    assert json.loads(result) == {"INFO": log.count(b"INFO"), "WARN": log.count(b"WARN")}
+    assert list(volume.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])

@@ -8,22 +8,35 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fake import FakeOSS
+from pipeline import KEYWORDS, model
+from run import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+RUNNER = str(ROOT / "workers/run.py")
+
+
+def start(
+    folder: Path,
+    *arguments: str,
+    program: Sequence[str] = (RUNNER,),
+    environ: Mapping[str, str] = os.environ,
+) -> subprocess.Popen[str]:
     """The runner, with its outputs in `folder`."""
+    strange = {"PLAN_ID": "of another run", "MAP_SETTINGS": "of another map"}
     return subprocess.Popen(
-        [sys.executable, ROOT / "workers/run.py", *arguments, "--folder", folder],
+        [sys.executable, *program, *arguments, "--folder", folder],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PLAN_ID": "of another run", "MAP_SETTINGS": "of another map"},
+        env={**environ, **strange},
     )
 
 
@@ -98,13 +111,41 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, number: signal.Signals)
     code, _, _ = finish(run)
 
     assert code != 0
-    workers = []
+    assert workers_in(tmp_path) == []
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_a_signal_while_a_worker_starts(tmp_path: Path) -> None:
+    """SIGTERM that comes when the worker is there and its Popen is not yet."""
+    log = tmp_path / "long.log"
+    with log.open("wb") as file:
+        file.truncate(16 << 30)
+    prologue = f"""
+import os, runpy, signal, subprocess
+class Popen(subprocess.Popen):
+    def __init__(self, command, **rest):
+        super().__init__(command, **rest)
+        if "count.py" in str(command):
+            os.kill(os.getpid(), signal.SIGTERM)
+subprocess.Popen = Popen
+runpy.run_path({RUNNER!r}, run_name="__main__")
+"""
+    arguments = ("log-count", "--input", str(log), "--parts", "1", "--mode", "range")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "workers")}
+    run = start(tmp_path, *arguments, program=("-c", prologue), environ=environ)
+
+    assert finish(run)[0] != 0
+    assert workers_in(tmp_path) == []
+
+
+def workers_in(folder: Path) -> list[str]:
+    """The processes with this folder among their settings."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            if str(tmp_path).encode()[1:] in path.read_bytes():
-                workers.append(path.parent.name)
-    assert workers == []
-    assert list(tmp_path.rglob("*.tmp")) == []
+            if str(folder).encode()[1:] in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 def test_a_failing_worker(tmp_path: Path) -> None:
@@ -126,6 +167,115 @@ def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> Non
     letters = "".join((demo / f"l1/{number}.txt").read_text() for number in range(files))
     assert (code, (demo / "result.txt").read_text()) == (0, letters)
     assert f"{workers} workers on" in output
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOSS]:
+    """An OSS."""
+    with FakeOSS() as served:
+        yield served
+
+
+def keys(fake: FakeOSS) -> dict[str, str]:
+    """The environment of one who works in its buckets."""
+    return {
+        **os.environ,
+        "OSS_ENDPOINT": fake.endpoint,
+        "OSS_REGION": fake.service.region,
+        "OSS_ACCESS_KEY_ID": "id",
+        "OSS_ACCESS_KEY_SECRET": "secret",
+    }
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None:
+    """The requests and the bytes of a run: of the log nothing is sent, and read is a little around
+    each cut, and each byte once where no copies are made. A second run counts nothing again."""
+    log = "".join(sample()).encode()
+    fake.bucket().put("logs/app.log", log)
+    arguments = ("log-count", "--work-dir", "oss://bucket/logs", "--input", "app.log")
+
+    code, output, words = finish(start(tmp_path, *arguments, "--mode", mode, environ=keys(fake)))
+
+    assert code == 0, words
+    counted = fake.counters.read()
+    run = output.rpartition("oss://bucket/")[2].strip().removesuffix("result.json")
+    written = {key: fake.bucket().get(key) for key in fake.bucket().objects if run in key}
+    copies = [key for key in written if "/split-output/" in key and key.endswith(".txt")]
+    assert json.loads(written[f"{run}result.json"]) == model([log], KEYWORDS)
+    assert len(copies) == (5 if mode == "copy" else 0)
+    # 4 cuts, 5 parts, the plan 7 times, 5 results, result.json
+    requests = {"HeadObject": 1, "GetObject": 22, "PutObject": 7, "ListObjectsV2": 1}
+    cuts, edges = 4 * (64 << 10), 5 * 2 * 4096
+    if mode == "copy":
+        # For each copy its size, two edges of what is copied, and two of what is read.
+        uploads = ("ListMultipartUploads", "InitiateMultipartUpload", "UploadPartCopy")
+        requests |= dict.fromkeys((*uploads, "CompleteMultipartUpload"), 5)
+        requests |= {"HeadObject": 6, "GetObject": 42, "ListObjectsV2": 2}
+        assert counted["down_by_key"]["logs/app.log"] == cuts + edges
+        read = sum(counted["down_by_key"][key] for key in copies)
+        assert 0 <= read - len(log) - edges < 5000  # and answers to what is no GET
+    else:
+        assert counted["down_by_key"]["logs/app.log"] == len(log) + cuts
+    assert counted["requests"] == requests
+    assert counted["up"]["PutObject"] == sum(
+        len(data) for key, data in written.items() if key not in copies
+    )
+    assert list(tmp_path.rglob("*.json")) == []
+
+    words = finish(start(tmp_path, *arguments, "--mode", mode, environ=keys(fake)))[2]
+    assert "5 of 5 parts were counted before" in words
+
+
+def test_make_in_a_bucket(fake: FakeOSS) -> None:
+    """What one types. The sample log gets a name of its own."""
+    work_dir = "WORK_DIR=oss://bucket/team a"
+    environ = keys(fake)
+    for command in (("run", "MODE=range"), ("aggregate", "FILES=5")):
+        done = subprocess.run(
+            ["make", *command, work_dir], cwd=ROOT, env=environ, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    log = fake.bucket().get("team a/log-count-sample.txt")
+    (totals,) = (key for key in fake.bucket().objects if key.endswith("/result.json"))
+    demo = "team a/aggregate-5/aggregation-demo"
+    letters = b"".join(fake.bucket().get(f"{demo}/l1/{number}.txt") for number in range(5))
+    assert json.loads(fake.bucket().get(totals)) == model([log], KEYWORDS)
+    assert fake.bucket().get(f"{demo}/result.txt") == letters
+
+
+def test_the_tests_of_a_real_bucket(fake: FakeOSS) -> None:
+    """They run in the bucket they are given, and leave nothing; without one they say so."""
+    fake.bucket().put("team/log", b"INFO")
+    place = "WORK_DIR=oss://bucket/team"
+    outputs = []
+    for work_dir in (place, "WORK_DIR="):
+        done = subprocess.run(
+            ["make", "test-oss", work_dir], cwd=ROOT, env=keys(fake), capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        outputs.append(done.stdout)
+
+    assert "passed" in outputs[0]
+    assert (outputs[1][:8], outputs[1].count("\n")) == ("skipped:", 1)
+    assert fake.counters.read()["requests"]["UploadPartCopy"] > 0
+    assert (list(fake.bucket().objects), fake.uploads()) == (["team/log"], {})
+
+
+def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
+    """One sentence and exit 2, whether it is the runner or a worker that finds out."""
+    arguments = ("log-count", "--work-dir", "oss://bucket", "--input", "app.log")
+    bare = {**keys(fake), "OSS_ACCESS_KEY_ID": "", "OSS_ACCESS_KEY_SECRET": ""}
+    wrong = {**keys(fake), "OSS_ACCESS_KEY_SECRET": "a-wrong-one"}
+
+    for environ, said in ((bare, "no credentials for OSS"), (wrong, "SignatureDoesNotMatch")):
+        code, output, words = finish(start(tmp_path, *arguments, environ=environ))
+        assert (code, output, words.count("\n")) == (2, "", 1)
+        assert said in words
+        assert "a-wrong-one" not in words
 
 
 def test_the_commands_of_the_readme() -> None:

@@ -138,11 +138,13 @@ def test_log_count(run: Volume, mode: str, name: str) -> None:
 
 
 def test_process_data(run: Volume) -> None:
-    """Process and merge read the files of their group, and list nothing."""
+    """Process and merge read the files of their group; whoever has the last group lists level 1."""
     files = {f"aggregation-demo/l1/{number}.txt" for number in range(2)}
 
     assert check(run, "process", 0, 1) == files
-    assert check(run, "merge", 2, LEVEL=1) == files
+    assert check(run, "process", 0, 1, FILES=2) == {"aggregation-demo/l1/", *files}
+    assert check(run, "merge", 2, LEVEL=1) == {"aggregation-demo/l1/", *files}
+    assert check(run, "merge", 1, LEVEL=2) == {"aggregation-demo/l2/0.txt"}
 
 
 def test_the_audit_sees(run: Volume) -> None:

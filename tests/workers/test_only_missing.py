@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from pipeline import INPUT, KEYWORDS, Volume, model
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 DATA = b"INFO 1\nWARN 2\nERROR 3\nDEBUG 4\nINFO 5\nINFO 6\n" * 7
 PARTS = 6
 ALL = [str(number) for number in range(PARTS)]

@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline import INPUT, WORKERS, Outcome, Volume, finish, pieces_of
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 SETTINGS = "status classes, 1"
 LOG = "".join(
     f'10.0.0.{n % 250} - - [01/Jan/2026:00:00:00 +0000] "GET /é/{n} HTTP/1.1" {status} {n}\n'
@@ -72,6 +74,7 @@ def test_the_example(volume: Volume, example: Path, mode: str) -> None:
     assert "3 stale (0, 1, 2)" in outcome.words
 
 
+@pytest.mark.folder
 @given(
     files=strategies.folders(),
     parts=strategies.parts(),

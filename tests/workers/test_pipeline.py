@@ -6,12 +6,15 @@ import os
 import random
 from collections.abc import Mapping
 from itertools import count as numbers
+from pathlib import Path
 
 import pytest
 import strategies
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from pipeline import INPUT, Volume, model, pieces_of
+from pipeline import INPUT, BucketPath, Volume, model, pieces_of
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 MODES = ("copy", "range")
 
@@ -19,6 +22,11 @@ MODES = ("copy", "range")
 def in_order(files: Mapping[str, bytes]) -> list[bytes]:
     """The files of a folder in byte order of their names."""
     return [files[name] for name in sorted(files, key=os.fsencode)]
+
+
+def has_surrogates(name: str) -> bool:
+    """Whether a name stands for bytes that are not UTF-8."""
+    return name != name.encode(errors="ignore").decode()
 
 
 def longest_line(files: list[bytes]) -> int:
@@ -50,6 +58,7 @@ def test_log_count_is_the_model(
     """Any bytes in any number of files, any NUM_PARTS, any keywords, either mode: split, every
     part counted twice in any order, and merged is the model. The key of the single file is "".
     """
+    assume(not (BucketPath.fake and any(map(has_surrogates, files))))  # OSS has UTF-8
     contents = in_order(files)
     total = sum(map(len, contents))
     with Volume.temporary(NUM_PARTS=parts, SPLIT_MODE=mode, KEYWORDS=",".join(words)) as made:
@@ -83,7 +92,8 @@ def test_log_count_is_the_model(
         if mode == "copy":
             assert b"".join(volume.copies(parts)) == joined
         else:
-            assert os.listdir(volume.run_dir / "split-output") == ["plan.json"]
+            names = [path.name for path in (volume.run_dir / "split-output").iterdir()]
+            assert names == ["plan.json"]
 
 
 @given(data=strategies.contents(), parts=strategies.parts(), mode=st.sampled_from(MODES))
@@ -151,12 +161,12 @@ def test_process_without_files_wants_whole_groups(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_as_processes(volume: Volume, mode: str) -> None:
+def test_as_processes(volume: Volume, mode: str, tmp_path: Path) -> None:
     """The defaults, with real processes: what they print, and where."""
     volume.write(INPUT, data := b"INFO a\nWARN b\nERROR c INFO\n" * 100)
-    split = volume.call("split", SPLIT_MODE=mode, PLAN_ID_FILE=volume.root / "id")
+    split = volume.call("split", SPLIT_MODE=mode, PLAN_ID_FILE=tmp_path / "id")
     assert split.part_ids == ["0", "1", "2", "3", "4"]
-    plan_id = (volume.root / "id").read_text()
+    plan_id = (tmp_path / "id").read_text()
     for part_id in reversed(split.part_ids):
         outcome = volume.call("count", PART_ID=part_id, PLAN_ID=plan_id)
         assert (outcome.code, outcome.output) == (0, ""), outcome.words

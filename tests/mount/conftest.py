@@ -1,0 +1,40 @@
+"""One bucket for all tests, each in a run directory of its own; mounts as each test asks."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mounts import CACHED, Bucket, Node, missing
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket on a server of this host."""
+    if reason := missing():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    with Bucket.served() as served:
+        yield served
+
+
+@pytest.fixture
+def nodes(bucket: Bucket, request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
+    """Two nodes with the bucket mounted, with all caches as they come unless the test says else."""
+    options = getattr(request, "param", CACHED)
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(bucket.node(name, options)) for name in "ab")
+        yield a, b
+
+
+@pytest.fixture
+def run_dir(request: pytest.FixtureRequest) -> str:
+    """A run directory of the test's own."""
+    return re.sub(r"\W+", "-", request.node.name)

@@ -1,0 +1,29 @@
+"""A bucket for what is particular to buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import oss
+import pytest
+from fake import FakeOSS
+from pipeline import BucketPath, Volume
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeOSS]:
+    """A fake OSS that volumes are made in; who asks it again does not wait."""
+    with FakeOSS() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BucketPath, "fake", made)
+        patch.setattr(oss, "PAUSES", (0.0, 0.0))
+        yield made
+
+
+@pytest.fixture
+def bucket(fake: FakeOSS) -> Iterator[Volume]:
+    """An empty volume in it, and peace."""
+    fake.counters.reset()
+    with Volume.temporary() as volume:
+        yield volume
+    fake.faults.clear()
+    fake.bucket().uploads.clear()

@@ -1,0 +1,267 @@
+"""What lies in the buckets: immutable pieces of files, so that a GET goes out by sendfile, a copy
+by ranges costs no bytes, and what is being read stays as it was when it is replaced."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import hashlib
+import secrets
+import threading
+import time
+import weakref
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+CHUNK = 1 << 18
+POLYNOMIAL = 0xC96C5795D7870F42  # ECMA-182, as XZ has it: bits the other way round
+
+
+def _crc64_function() -> Callable[[bytes, int], int]:
+    try:
+        library = ctypes.CDLL("liblzma.so.5")  # fast, and other threads run meanwhile
+    except OSError:
+        import crcmod  # type: ignore[import-untyped]
+
+        slow: Callable[[bytes, int], int] = crcmod.mkCrcFun(0x142F0E1EBA9EA3693, 0, True, 2**64 - 1)
+        return slow
+    library.lzma_crc64.restype = ctypes.c_uint64
+    library.lzma_crc64.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
+    return lambda data, crc: int(library.lzma_crc64(data, len(data), crc))
+
+
+crc64 = _crc64_function()
+
+
+@cache
+def _zeros(power: int) -> list[int]:
+    """What 2**power zero bytes make of every bit of a CRC."""
+    if power == 0:
+        step = [POLYNOMIAL] + [1 << bit for bit in range(63)]  # one zero bit
+        for _ in range(3):
+            step = [_times(step, column) for column in step]
+        return step
+    half = _zeros(power - 1)
+    return [_times(half, column) for column in half]
+
+
+def _times(matrix: list[int], vector: int) -> int:
+    result = 0
+    while vector:
+        low = vector & -vector
+        result ^= matrix[low.bit_length() - 1]
+        vector ^= low
+    return result
+
+
+def combined(first: int, second: int, length: int) -> int:
+    """The CRC of two runs of bytes, one after the other, the second of this length."""
+    for power in range(length.bit_length()):
+        if length >> power & 1:
+            first = _times(_zeros(power), first)
+    return first ^ second
+
+
+class Blob:
+    """A file with what one request brought; it goes with the last object that refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._end = weakref.finalize(self, _unlink, path)
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+class Piece(NamedTuple):
+    """Some bytes of a blob."""
+
+    blob: Blob
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes, with their sums."""
+
+    pieces: tuple[Piece, ...]
+    size: int
+    md5: bytes
+    crc: int
+
+    def cut(self, offset: int, length: int) -> tuple[Piece, ...]:
+        """These bytes of it."""
+        found, at = [], 0
+        for piece in self.pieces:
+            first, last = max(offset - at, 0), min(offset + length - at, piece.length)
+            if first < last:
+                found.append(Piece(piece.blob, piece.offset + first, last - first))
+            at += piece.length
+        return tuple(found)
+
+
+def read(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """The bytes of pieces."""
+    for blob, offset, length in pieces:
+        with blob.path.open("rb") as file:
+            file.seek(offset)
+            for start in range(0, length, CHUNK):
+                yield file.read(min(length - start, CHUNK))
+
+
+def measured(pieces: tuple[Piece, ...]) -> Content:
+    """A content of pieces of others."""
+    md5, crc = hashlib.md5(usedforsecurity=False), 0
+    for data in read(pieces):
+        md5.update(data)
+        crc = crc64(data, crc)
+    return Content(pieces, sum(piece.length for piece in pieces), md5.digest(), crc)
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object; its headers are those that its writer gave."""
+
+    content: Content
+    etag: str
+    kind: str = "Normal"
+    headers: dict[str, str] = field(default_factory=dict)
+    modified: float = field(default_factory=time.time)
+
+    @classmethod
+    def put(cls, content: Content, headers: dict[str, str]) -> Object:
+        """Of one request: its ETag is its MD5."""
+        return cls(content, content.md5.hex().upper(), headers=headers)
+
+    @classmethod
+    def joined(cls, parts: list[Part], headers: dict[str, str]) -> Object:
+        """Of parts: its ETag is no MD5 of the whole."""
+        crc = size = 0
+        pieces: list[Piece] = []
+        for part in parts:
+            crc = combined(crc, part.content.crc, part.content.size)
+            size += part.content.size
+            pieces.extend(part.content.pieces)
+        sums = b"".join(part.content.md5 for part in parts)
+        md5 = hashlib.md5(sums, usedforsecurity=False)
+        etag = f"{md5.hexdigest().upper()}-{len(parts)}"
+        return cls(Content(tuple(pieces), size, b"", crc), etag, "Multipart", headers)
+
+    def described(self) -> dict[str, str]:
+        """The headers of a GET or HEAD."""
+        headers = {
+            **self.headers,
+            "ETag": f'"{self.etag}"',
+            "Accept-Ranges": "bytes",
+            "x-oss-object-type": self.kind,
+            "x-oss-storage-class": "Standard",
+            "x-oss-hash-crc64ecma": str(self.content.crc),
+        }
+        if self.kind == "Normal":
+            headers["Content-MD5"] = base64.b64encode(self.content.md5).decode()
+        return headers
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an upload."""
+
+    content: Content
+    modified: float = field(default_factory=time.time)
+
+    @property
+    def etag(self) -> str:
+        """Its MD5."""
+        return self.content.md5.hex().upper()
+
+
+@dataclass
+class Upload:
+    """A multipart upload that is neither completed nor aborted: it is billed."""
+
+    key: str
+    headers: dict[str, str]
+    id: str = field(default_factory=lambda: secrets.token_hex(16).upper())
+    parts: dict[int, Part] = field(default_factory=dict)
+    begun: float = field(default_factory=time.time)
+
+
+class Bucket:
+    """Objects and uploads under names; whoever changes them holds the lock."""
+
+    def __init__(self, name: str, region: str, folder: Path) -> None:
+        self.name, self.region, self.folder = name, region, folder
+        self.objects: dict[str, Object] = {}
+        self.uploads: dict[str, Upload] = {}
+        self.lock = threading.RLock()
+        self._sorted: list[str] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def receive(self, data: Iterable[bytes]) -> Content:
+        """Store bytes; nothing of them stays if they end with an error."""
+        blob = Blob(self.folder / secrets.token_hex(8))
+        md5, crc, size = hashlib.md5(usedforsecurity=False), 0, 0
+        with blob.path.open("xb") as file:
+            for piece in data:
+                file.write(piece)
+                md5.update(piece)
+                crc = crc64(piece, crc)
+                size += len(piece)
+        return Content((Piece(blob, 0, size),), size, md5.digest(), crc)
+
+    def put(self, key: str, data: bytes) -> Object:
+        """An object out of nowhere, without a request."""
+        made = Object.put(self.receive([data]), {"Content-Type": "application/octet-stream"})
+        self.set(key, made)
+        return made
+
+    def get(self, key: str) -> bytes:
+        """What an object holds."""
+        return b"".join(read(self.objects[key].content.pieces))
+
+    def set(self, key: str, made: Object | None) -> None:
+        """Put an object in place, or take one away."""
+        with self.lock:
+            if (made is None) == (key in self.objects):
+                self._sorted = None
+            if made is None:
+                self.objects.pop(key, None)
+            else:
+                self.objects[key] = made
+
+    def names(self) -> list[str]:
+        """All keys in the order of their bytes, which is that of their code points."""
+        with self.lock:
+            if self._sorted is None:
+                self._sorted = sorted(self.objects)
+            return self._sorted
+
+    def listed(
+        self, prefix: str, delimiter: str, after: str, most: int
+    ) -> tuple[list[str], list[str], str]:
+        """Keys and common prefixes behind a name, at most so many, and the last of them if there
+        are more."""
+        names = self.names()
+        keys: list[str] = []
+        groups: list[str] = []
+        last = ""
+        for name in names[max(bisect_left(names, prefix), bisect_right(names, after)) :]:
+            if not name.startswith(prefix):
+                break
+            end = name.find(delimiter, len(prefix)) if delimiter else -1
+            group = name[: end + len(delimiter)] if end >= 0 else ""
+            if group and (group == after or groups[-1:] == [group]):
+                continue
+            if len(keys) + len(groups) == most:
+                return keys, groups, last
+            last = group or name
+            (groups if group else keys).append(last)
+        return keys, groups, ""

@@ -1,0 +1,411 @@
+"""What goes wrong between a worker and its bucket: every request, in every way; inputs that are
+replaced; what the operator has to mend; and that no key is ever in what a worker says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any
+
+import oss
+import pytest
+import store
+from fake import FakeOSS
+from messages import Answer, Request
+from pipeline import INPUT, Outcome, Tree, Volume, model, pieces_of
+from signature import Key
+
+KEYS = Key("AKIDofatest", "hidden+secret/of=a+test", "CAIStoken+of/a=test")
+LOG = b"INFO 1\nWARN 2\nERROR 3\nDEBUG 4\nINFO 5\n" * 3
+FILES = {"in/a": LOG, "in/b": LOG[:50] + b"\n", "in/c": b"INFO"}
+OTHER = LOG.replace(b"INFO", b"WARN")
+Settings = dict[str, object]
+
+# What has been run before, what is run on a bucket that fails, and with which settings.
+SCENARIOS: dict[str, tuple[list[str], str, Settings]] = {
+    "split copy": ([], "split", {}),
+    "split range": ([], "split", {"SPLIT_MODE": "range"}),
+    "split what is missing": (["split", "count 0"], "split", {"ONLY_MISSING": "true"}),
+    "count a copy": (["split"], "count 1", {}),
+    "count a range": (["split range"], "count 0", {}),
+    "merge": (["split", "count 0", "count 1"], "merge", {}),
+    "process": ([], "process 0 1", {}),
+    "merge files": ([], "merge 3", {"LEVEL": 1}),
+}
+# A bit that is wrong is one of a body with a sum; a range has none.
+FAULTS: dict[str, dict[str, Any]] = {
+    "reset": {"fault": "reset"},
+    "done and reset": {"fault": "reset", "after": True},
+    "503": {"fault": "error"},
+    "done and 500": {
+        "fault": "error",
+        "after": True,
+        "status": 500,
+        "code": "InternalError",
+    },
+    "429": {"fault": "error", "status": 429, "code": "QpsLimitExceeded"},
+    "truncated": {"fault": "truncate", "at": 3},
+    "stalls": {"fault": "stall", "at": 3, "seconds": 30},
+    "a late answer": {"fault": "latency", "after": True, "seconds": 0.4},
+    "a wrong sum": {"fault": "crc"},
+    "a bit of a PUT": {"fault": "flip", "operation": "PutObject", "at": 3},
+    "a bit of a part": {"fault": "flip", "operation": "UploadPart", "at": 3},
+    "a bit of a small object": {"fault": "flip", "operation": "GetObject", "key": "*.json"},
+}
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """OSS copies from 64 bytes on; plans and results are one request all the same."""
+    with pieces_of(64, edge=16), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oss, "BLOCK", 4 << 20)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is soon too long."""
+    monkeypatch.setattr(oss, "TIMEOUT", (10, 0.2))
+
+
+@pytest.fixture(params=list(SCENARIOS.values()), ids=list(SCENARIOS))
+def scenario(bucket: Volume, fake: FakeOSS, request: pytest.FixtureRequest) -> Iterator[Scenario]:
+    """A bucket as it is before the run, and the run."""
+    with small():
+        yield Scenario(bucket, fake, *request.param)
+
+
+class Scenario:
+    """One run, again and again from the same start, each in a RUN_DIR of its own."""
+
+    def __init__(
+        self, bucket: Volume, fake: FakeOSS, before: list[str], command: str, settings: Settings
+    ) -> None:
+        self.fake, self.runs = fake, numbers()
+        for name, data in FILES.items():
+            bucket.write(name, data)
+        for number, data in enumerate((LOG, b"a few bytes", LOG * 2)):
+            bucket.write(f"given/aggregation-demo/l1/{number}.txt", data)
+        self.given = bucket.having(RUN_DIR="given", INPUT="in/", NUM_PARTS=2)
+        for step in before:
+            mode: Settings = {"SPLIT_MODE": "range"} if step == "split range" else {}
+            assert self.run(self.given, step.removesuffix(" range"), mode).code == 0
+        self.before = visible(self.given)
+        self.command, self.settings = command, settings
+        self.volume = self.start()
+        fake.counters.reset()
+        self.clean = self.worker()
+        assert self.clean.code == 0, self.clean.words
+        self.requests: dict[str, int] = fake.counters.read()["requests"]
+        self.after = visible(self.volume)
+
+    @staticmethod
+    def run(volume: Volume, command: str, settings: Settings) -> Outcome:
+        """A worker."""
+        worker, *rest = command.split()
+        part = {"PART_ID": rest.pop(0)} if worker == "count" else {}
+        return volume.run(worker, *rest, **settings, **part)
+
+    def start(self) -> Volume:
+        """A fresh copy of what was there before."""
+        self.volume = self.given.copy_run(f"run{next(self.runs)}")
+        return self.volume
+
+    def worker(self) -> Outcome:
+        """The run."""
+        return self.run(self.volume, self.command, self.settings)
+
+    def check(self, outcome: Outcome, *codes: int) -> None:
+        """It has succeeded, or has said in one sentence that it has not; nothing is half; and
+        without faults the same run ends well."""
+        assert outcome.code in codes, outcome.words
+        assert outcome.words.count("\n") == 1
+        if outcome.code == 0:
+            assert (visible(self.volume), outcome.output) == (self.after, self.clean.output)
+        else:
+            assert outcome.output == ""
+            for name, data in visible(self.volume).items():
+                assert data in (self.before.get(name, b"?"), self.after.get(name, b"?")), name
+            self.fake.faults.clear()
+            again = self.worker()
+            assert (again.code, again.output) == (0, self.clean.output), again.words
+            assert visible(self.volume) == self.after
+        self.fake.faults.clear()
+        assert self.volume.temporary_files() == []
+        self.volume.remove_run()
+
+
+def visible(volume: Volume) -> Tree:
+    """What a run has written, without the times in the results."""
+    return {
+        str(path.relative_to(volume.run_dir)): re.sub(
+            rb'"(start|end)":"[^"]*"', b"", path.read_bytes()
+        )
+        for path in volume.run_dir.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("fault", ["reset", "done and reset"])
+def test_every_request(scenario: Scenario, fault: str) -> None:
+    """The Nth request fails once, for every N: the worker asks again and ends with the same bytes.
+    Only a completion whose answer was lost is for another attempt."""
+    for nth in numbers(1):
+        scenario.start()
+        rule = scenario.fake.faults.add(**FAULTS[fault], nth=nth)
+        outcome = scenario.worker()
+        lost = "after" in FAULTS[fault] and "its upload was ended" in outcome.words
+        scenario.check(outcome, 75 if lost else 0)
+        if not rule.used:
+            break
+    assert nth > sum(scenario.requests.values())
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_many_requests(scenario: Scenario, fault: dict[str, Any]) -> None:
+    """One request in six fails, by two dice."""
+    for seed in (1, 2):
+        scenario.start()
+        scenario.fake.faults.add(**fault, share=1 / 6, seed=seed)
+        outcome = scenario.worker()
+        lost = fault.get("after") and "its upload was ended" in outcome.words
+        scenario.check(outcome, 75 if lost else 0)
+
+
+@pytest.mark.parametrize("fault", ["503", "a wrong sum"])
+def test_for_good(scenario: Scenario, fault: str) -> None:
+    """A kind of request that always fails: 75, after so many attempts."""
+    for operation in scenario.requests:
+        scenario.start()
+        scenario.fake.counters.reset()
+        scenario.fake.faults.add(**FAULTS[fault], operation=operation)
+        outcome = scenario.worker()
+        asked = scenario.fake.counters.read()["requests"][operation]
+        scenario.check(outcome, *([75] if fault == "503" else [0, 75]))
+        assert asked <= 2 * store.LANES * oss.ATTEMPTS
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "UploadPart"])
+def test_damaged_for_good(scenario: Scenario, operation: str) -> None:
+    """An upload that is damaged every time is never in place."""
+    rule = scenario.fake.faults.add("flip", operation=operation, at=3)
+    scenario.start()
+    outcome = scenario.worker()
+    scenario.check(outcome, 75 if rule.used else 0)
+
+
+# --- inputs that change under a run
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_inputs(
+    bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, mode: str, change: str
+) -> None:
+    """An input is replaced by one of the same size, or removed, before the Nth request of a run:
+    the total is that of the one or of the other, or there is none."""
+    answer, old, new = fake.service.answer, model([LOG]), model([OTHER])
+    assert old != new
+    ended = set()
+    with small():
+        for nth in numbers():
+            volume = bucket.having(RUN_DIR=f"run{nth}", NUM_PARTS=2, SPLIT_MODE=mode)
+            path = volume.write(INPUT, LOG)
+            asked = numbers()
+
+            def at_nth(
+                operation: Any,
+                request: Request,
+                nth: int = nth,
+                asked: Iterator[int] = asked,
+                path: Path = path,
+            ) -> Answer:
+                if next(asked) == nth:
+                    path.unlink() if change == "removed" else path.write_bytes(OTHER)
+                return answer(operation, request)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(fake.service, "answer", at_nth)
+                codes = [volume.run("split").code]
+                for step in ("count", "count", "merge"):
+                    if not any(codes):
+                        codes.append(volume.run(step, PART_ID=len(codes) - 1).code)
+            assert codes[-1] in (0, 75, 2), codes
+            assert volume.totals() in ((old, None) if change == "removed" else (old, new, None))
+            assert (volume.totals() is None) == (codes[-1] != 0)
+            assert volume.temporary_files() == []
+            ended.add(codes[-1])
+            volume.remove_run()
+            if next(asked) <= nth:
+                break
+    assert ended >= {0, 75}
+
+
+def test_etags(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every range of an input is asked for with the version that the plan has."""
+    asked = set()
+    answer = fake.service.answer
+
+    def seen(operation: Any, request: Request) -> Answer:
+        if request.key.endswith(INPUT) or "x-oss-copy-source" in request.headers:
+            name = {"GetObject": "if-match", "UploadPartCopy": "x-oss-copy-source-if-match"}
+            if operation.name in name:
+                asked.add(
+                    (operation.name, request.headers.get(name[operation.name], "").strip('"'))
+                )
+        return answer(operation, request)
+
+    monkeypatch.setattr(fake.service, "answer", seen)
+    bucket.write(INPUT, LOG * 10_000)
+    for mode in ("copy", "range"):
+        bucket.log_count(SPLIT_MODE=mode)
+    etag = fake.bucket().objects[f"{bucket.root}/{INPUT}"].etag
+    assert asked == {("GetObject", etag), ("UploadPartCopy", etag)}
+
+
+# --- what the operator has to mend
+
+
+@pytest.fixture
+def keyed(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
+    """A bucket, with keys that can be looked for in what workers say."""
+    fake.add_key(KEYS)
+    bucket.write(INPUT, LOG)
+    yield bucket.having(
+        OSS_ACCESS_KEY_ID=KEYS.id,
+        OSS_ACCESS_KEY_SECRET=KEYS.secret,
+        OSS_SESSION_TOKEN=KEYS.token,
+        ERROR_FILE=tmp_path / "error",
+    )
+    KEYS.allows = lambda operation, bucket, key: True
+
+
+def said(volume: Volume, **settings: object) -> tuple[int, str]:
+    """How a split ended and its sentence, in which there is no key."""
+    volume = volume.having(**settings)
+    outcome = volume.run("split")
+    file = Path(volume.settings["ERROR_FILE"])
+    sentence = file.read_text() if file.exists() else ""
+    for text in (outcome.output, outcome.words, sentence):
+        for key in (KEYS.id, KEYS.secret, KEYS.token, "Signature=", "Credential="):
+            assert key not in text
+    assert outcome.words.count("\n") == 1
+    return outcome.code, sentence
+
+
+URL = "give a URL"
+NAME = "give oss://BUCKET/PREFIX"
+REGION = "give the region of the bucket"
+ISSUED = "give it as it was issued"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        *(("WORK_DIR", value, NAME) for value in (
+            "oss://", "oss:///", "oss:///x", "oss://B", "oss://Bucket/x", "oss://bu", "oss://-bucket",
+            "oss://bucket?x=y", "oss:// bucket/x", "oss://bucket /x", "oss://a.b/c", "oss://b\n/x")),
+        ("WORK_DIR", "oss://bucket/a/../b", "WORK_DIR is 'a/../b'"),
+        ("WORK_DIR", "oss://bucket/..", "WORK_DIR is '..'"),
+        ("WORK_DIR", "oss://bucket/\udcff", "is not UTF-8"),
+        ("WORK_DIR", "oss://bucket/\\x", "InvalidObjectName"),
+        ("WORK_DIR", "oss://bucket/" + 1024 * "x", "InvalidObjectName"),
+        ("WORK_DIR", "oss://other-bucket/x", "NoSuchBucket.*name a bucket that exists in WORK_DIR"),
+        ("INPUT", "in\udcff", "is not UTF-8"),
+        *(("OSS_REGION", value, REGION) for value in ("", "cn hangzhou", "cn-hangzhou\n", "é")),
+        ("OSS_REGION", "cn-beijing", "signing region.*OSS_REGION"),
+        *(("OSS_ENDPOINT", value, URL) for value in (
+            "oss", "not a url", "ftp://oss", "http://", "http:///x", "http://a b", "http://host:port",
+            "http://host:99999", "http://.oss", "http://id:secret@host", "http://host/path", "http://host\n")),
+        ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS is '0': give a whole number"),
+        ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID is not set"),
+        ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*give a key that exists"),
+        ("OSS_ACCESS_KEY_ID", KEYS.id + "\n", ISSUED),
+        ("OSS_ACCESS_KEY_SECRET", "", "OSS_ACCESS_KEY_SECRET is not set"),
+        ("OSS_ACCESS_KEY_SECRET", "other", "SignatureDoesNotMatch.*give the secret of this key"),
+        ("OSS_ACCESS_KEY_SECRET", KEYS.secret + "\n", ISSUED),
+        ("OSS_ACCESS_KEY_SECRET", " " + KEYS.secret, ISSUED),
+        ("OSS_SESSION_TOKEN", KEYS.token + "\n", ISSUED),
+        ("OSS_SESSION_TOKEN", KEYS.token + "é", ISSUED),
+        ("OSS_SESSION_TOKEN", "other", "InvalidSecurityToken"),
+    ],
+)  # fmt: skip
+def test_settings(keyed: Volume, setting: str, value: str, words: str) -> None:
+    """Each ends with 2 and a sentence that names it and says what to do, without a second try."""
+    code, sentence = said(keyed, **{setting: value})
+    assert code == 2, sentence
+    assert re.search(words, sentence), sentence
+    if words in (URL, NAME, REGION, ISSUED):
+        assert sentence.startswith(f"{setting} ")
+        assert setting in ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN") or (
+            repr(value) in sentence
+        )
+
+
+def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
+    """A bucket of another region: OSS says which endpoint it has."""
+    fake.add_bucket("far-away", region="cn-beijing")
+    code, sentence = said(keyed, WORK_DIR="oss://far-away/x")
+    assert code == 2
+    assert "specified endpoint" in sentence
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["HeadObject", "GetObject", "PutObject", "InitiateMultipartUpload", "ListMultipartUploads"],
+)
+def test_rights(keyed: Volume, fake: FakeOSS, operation: str) -> None:
+    """A right that is missing: 2 at once, and the sentence names the object."""
+    KEYS.allows = lambda asked, bucket, key: asked != operation
+    with small():
+        code, sentence = said(keyed, NUM_PARTS=1)
+    assert code == 2
+    assert re.search(r"oss://bucket/volume\d+/.* AccessDenied: .*the right to it", sentence)
+    assert fake.counters.read()["requests"][operation] <= store.LANES
+
+
+def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that has ended, and a clock that is wrong."""
+    monkeypatch.setattr(KEYS, "expires", 1.0)
+    assert said(keyed)[0] == 2
+    monkeypatch.setattr(fake.service, "clock", lambda: 1e9)
+    code, sentence = said(keyed)
+    assert (code, "set the clock of the node right" in sentence) == (2, True)
+
+
+def test_no_such_host(keyed: Volume) -> None:
+    """A name that nobody knows may be one that the cluster's DNS does not know yet: 75."""
+    for endpoint in ("http://oss.invalid", "http://127.0.0.1:1"):
+        code, sentence = said(keyed, OSS_ENDPOINT=endpoint)
+        assert code == 75
+        assert f"OSS_ENDPOINT is right, which is {endpoint}" in sentence
+
+
+CODES = ["SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "NoSuchUpload", "Unknown"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 412, 503])
+@pytest.mark.parametrize("code", CODES)
+def test_no_key_is_said(
+    keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """Whatever OSS answers with, as a whole or cut off, and its answers do hold keys: a worker
+    says none of them."""
+    answer = fake.service.answer
+    secrets = f"<OSSAccessKeyId>{KEYS.id}</OSSAccessKeyId><Signature>Signature=x</Signature>"
+    whole = f"<Error><Code>{code}</Code>{secrets}<Token>{KEYS.token}</Token></Error>"
+    for body in (whole, whole[:-9], secrets, ""):
+        for operation in ("HeadObject", "GetObject", "PutObject"):
+
+            def refuse(
+                asked: Any, request: Request, operation: str = operation, body: str = body
+            ) -> Answer:
+                if asked.name == operation:
+                    return Answer(status, {"Content-Type": "application/xml"}, body.encode())
+                return answer(asked, request)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(fake.service, "answer", refuse)
+                assert said(keyed)[0] in (2, 75)
