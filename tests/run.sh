@@ -24,6 +24,14 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+build_programs() {
+    local output
+    say "building ${*:-all programs of the cluster}"
+    output=$(cluster build "$@")
+    export FANFOLD_BIN=${output##*BIN=}
+    mkdir -p .venv/local/bin && ln -sf "$FANFOLD_BIN/kustomize" .venv/local/bin/
+}
+
 build_images() {
     say "building the images"
     BASE=${BASE:-$(images/base.sh)} images/build.sh --archive build/images >build/images.log 2>&1 ||
@@ -49,13 +57,12 @@ fi
 all=$((!$#))
 if ((all)); then
     say "tests without a cluster"
-    .venv/bin/pytest --ignore tests/cluster --ignore tests/manifests --ignore tests/e2e
+    .venv/bin/pytest --numprocesses 2 --dist loadfile --ignore tests/cluster \
+        --ignore tests/manifests --ignore tests/e2e --ignore tests/gitops \
+        --ignore-glob 'tests/*/test_workflows.py'
 fi
 if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
-    say "building the cluster's programs"
-    output=$(cluster build)
-    export FANFOLD_BIN=${output##*BIN=}
-    mkdir -p .venv/local/bin && ln -sf "$FANFOLD_BIN/kustomize" .venv/local/bin/
+    build_programs
     if ((all)); then
         say "tests of the cluster itself"
         cluster down # one that somebody left up would be in the way
@@ -63,11 +70,18 @@ if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
     fi
     build_images
     start_cluster
+elif [[ -z ${FANFOLD_BIN:-} ]] && command -v go >/dev/null; then
+    build_programs kustomize argo-workflows # the bundle's tests use them without a cluster, too
 fi
 if ((all)); then
     say "tests of the bundle"
     .venv/bin/pytest tests/manifests --numprocesses 4
-    set -- tests/e2e
+    set -- tests/e2e tests/*/test_workflows.py
 fi
 say "tests on the cluster"
-.venv/bin/pytest "$@" --numprocesses 4 --dist worksteal
+# One test after the other to whoever is free: tests/e2e says in which order.
+.venv/bin/pytest "$@" --numprocesses 4 --dist load --maxschedchunk 1
+if ((all)); then
+    say "tests of GitOps"
+    .venv/bin/pytest tests/gitops --exitfirst # one story in order
+fi

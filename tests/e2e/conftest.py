@@ -1,12 +1,14 @@
-"""The bundle on a cluster: applied once, with a sample log on its volume."""
+"""The bundle on a cluster: applied once, with a sample log on its volume; and what is kept of the
+runs of a test that fails."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
+import shutil
 import sys
-import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,42 +16,75 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from run import sample
-from scenario import ROOT, Volume, kubectl
+from scenario import ROOT, Run, Volume, at_volume, kubectl, tool
 
 HERE = Path(__file__).parent
+KEPT = ROOT / "build/e2e"
 NO_CLUSTER = (
     "no cluster: `make test` builds one as root on Debian with Go; or set E2E_KUBECONFIG to yours "
     "(see tests/cluster/README.md)"
 )
+# The longest first, so that none is left for the end, and behind each of them one that may wait.
+# Of what stands here each process takes two.
+FIRST = (
+    *("test_300_parts", "test_every_command_is_run_or_marked"),
+    *("test_every_command", "test_reclaim"),
+    *("test_reclaimed_pods", "test_out_of_memory"),
+    *("test_redrive", "test_two_runs_at_once"),
+)
 
 
-def apply_bundle() -> None:
-    """The overlay `local`, its volume in the folder E2E_VOLUME of the node."""
-    folder = os.environ.get("E2E_VOLUME", "/var/local/fanfold")
-    move = json.dumps([{"op": "replace", "path": "/spec/hostPath/path", "value": folder}])
-    with tempfile.TemporaryDirectory() as overlay:
-        Path(overlay, "kustomization.yaml").write_text(
-            json.dumps(
-                {
-                    "resources": [os.path.relpath(ROOT / "manifests/overlays/local", overlay)],
-                    "patches": [{"target": {"kind": "PersistentVolume"}, "patch": move}],
-                }
-            )
-        )
-        kubectl("apply", "-k", overlay)
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with nothing kept; xdist's processes are not the ones that begin."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(KEPT, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests in the order in which they are to start."""
+    items.sort(key=lambda item: FIRST.index(item.name) if item.name in FIRST else len(FIRST))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what one needs to understand a failure, and say where it is."""
+    if call.excinfo and Run.made and not call.excinfo.errisinstance(pytest.skip.Exception):
+        folder = KEPT / re.sub(r"[^\w.=-]+", "-", item.name).strip("-")
+        for run in Run.made:
+            run.keep(folder / run.name)
+        call.excinfo.value.add_note(f"what is left of its runs: {folder.relative_to(ROOT)}")
+    if call.when == "teardown":
+        Run.made.clear()
+    return (yield)
 
 
 @pytest.fixture(scope="session")
-def volume() -> Volume:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle in which the folder of the volume is E2E_VOLUME: what the README says
+    is run here, word for word."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "manifests", folder / "manifests")
+    path = folder / "manifests/components/local-volume/pv-local-persistentvolume.yaml"
+    path.write_text(at_volume(path.read_text()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def volume(checkout: Path) -> Volume:
     """The volume of the bundle, with a pod to reach it by, which ends by itself, and with the
     sample log as log-count-data.txt. Processes that run these tests side by side share it."""
     if "E2E_KUBECONFIG" not in os.environ:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(NO_CLUSTER)
     volume = Volume()
     content = "".join(sample()).encode()
+    phase = "jsonpath={.status.phase}"
     with open(HERE / "conftest.py", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        apply_bundle()
+        tool("kubectl", "apply", "-k", "manifests/overlays/local", cwd=checkout)
+        if kubectl(*("get", "pod", "toolbox", "--ignore-not-found", "-o", phase)) != "Running":
+            kubectl("delete", "pod", "toolbox", "--ignore-not-found")  # one that has ended stays so
         kubectl("apply", "-f", str(HERE / "toolbox-pod.yaml"))
         kubectl("wait", "pod/toolbox", "--for=condition=Ready", "--timeout=120s", timeout=130)
         if (

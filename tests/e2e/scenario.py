@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = ROOT / "manifests/runs"
 NAMESPACE = "argo"
+WORDS = ("INFO", "WARN", "ERROR", "DEBUG")  # what log-count counts unless it is told
 
 
-def tool(
-    *command: str, stdin: bytes | None = None, timeout: float = 60, check: bool = True
-) -> bytes:
-    """Run kubectl or argo; the stdout, or an error with what it said."""
+def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Path = ROOT) -> bytes:
+    """Run a command that finds kubectl, argo and the cluster; the stdout, or an error with what it
+    said."""
     found = subprocess.run(
         command,
         input=stdin,
         capture_output=True,
         timeout=timeout,
         check=False,
+        cwd=cwd,
         env={
             **os.environ,
             "KUBECONFIG": os.environ["E2E_KUBECONFIG"],
             "PATH": f"{os.environ.get('FANFOLD_BIN', '')}:{os.environ['PATH']}",
         },
     )
-    if check and found.returncode:
-        raise AssertionError(f"{' '.join(command)}: {found.stderr.decode()}")
+    if found.returncode:
+        said = (found.stdout + found.stderr).decode()
+        raise AssertionError(f"{' '.join(command)}:\n{said}")
     return found.stdout
 
 
@@ -59,8 +61,11 @@ def argo(*arguments: str, timeout: float = 60) -> str:
 class Run:
     """A workflow that was submitted."""
 
+    made: ClassVar[list[Run]] = []  # by the test that is going on
+
     def __init__(self, name: str) -> None:
         self.name = name
+        self.made.append(self)
 
     def get(self) -> dict[str, Any]:
         """The workflow as it is now."""
@@ -69,26 +74,26 @@ class Run:
 
     def wait(self, timeout: int = 900) -> dict[str, Any]:
         """The workflow once it has ended."""
-        try:
-            kubectl(
-                "wait", f"workflow/{self.name}", "--for=condition=Completed",
-                f"--timeout={timeout}s", timeout=timeout + 10,
-            )  # fmt: skip
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.describe()}") from None
+        kubectl(
+            "wait", f"workflow/{self.name}", "--for=condition=Completed",
+            f"--timeout={timeout}s", timeout=timeout + 10,
+        )  # fmt: skip
         return self.get()
+
+    def end(self, phase: str, timeout: int = 900) -> dict[str, Any]:
+        """The workflow, which must end in this phase."""
+        found = self.wait(timeout)
+        status = found["status"]
+        assert status["phase"] == phase, f"{self.name}: {status['phase']}: {status.get('message')}"
+        return found
 
     def succeed(self, timeout: int = 900) -> dict[str, Any]:
         """The workflow, which must succeed."""
-        found = self.wait(timeout)
-        assert found["status"]["phase"] == "Succeeded", self.describe()
-        return found
+        return self.end("Succeeded", timeout)
 
-    def fail(self, timeout: int = 900) -> dict[str, Any]:
+    def fail(self) -> dict[str, Any]:
         """The workflow, which must fail."""
-        found = self.wait(timeout)
-        assert found["status"]["phase"] == "Failed", self.describe()
-        return found
+        return self.end("Failed")
 
     def pods(self, template: str = "") -> list[dict[str, Any]]:
         """The pods that now exist, of one template or all."""
@@ -100,17 +105,31 @@ class Run:
             if template in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
         ]
 
-    def describe(self) -> str:
-        """What one needs to understand a failure."""
+    def keep(self, folder: Path) -> None:
+        """Write down what one needs to understand a failure, a file each. What cannot be had says
+        why in its place."""
         label = f"-lworkflows.argoproj.io/workflow={self.name}"
-        logs, events = (
-            tool("kubectl", "-n", NAMESPACE, *words, check=False).decode()
-            for words in (
-                ("logs", label, "--container=main", "--prefix", "--tail=5"),
-                ("get", "events", "--sort-by=.lastTimestamp"),
-            )
-        )
-        return "\n".join([argo("get", self.name), logs, *events.splitlines()[-20:]])
+        words = {
+            "argo-get.txt": ("argo", "get", self.name, "--no-color"),
+            "workflow.json": ("argo", "get", self.name, "-o", "json"),
+            "events.txt": ("kubectl", "get", "events", "--sort-by=.lastTimestamp"),
+            "pods.txt": ("kubectl", "describe", "pods", label),
+            "logs.txt": (
+                *("kubectl", "logs", label, "--all-containers", "--tail=-1"),
+                *("--prefix", "--timestamps", "--ignore-errors"),
+            ),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, command in words.items():
+            try:
+                found = tool(*command, f"--namespace={NAMESPACE}")
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                found = str(error).encode()
+            if name == "events.txt":
+                found = b"".join(
+                    line for line in found.splitlines(True) if self.name.encode() in line
+                )
+            (folder / name).write_bytes(found)
 
 
 def pods_of(workflow: dict[str, Any]) -> Counter[str]:
@@ -123,11 +142,11 @@ def pods_of(workflow: dict[str, Any]) -> Counter[str]:
     )
 
 
-def submit(what: str | Path, **parameters: object) -> Run:
-    """Submit a template by name, or a file."""
-    source = [str(what)] if isinstance(what, Path) else ["--from", f"workflowtemplate/{what}"]
+def submit(template: str, **parameters: object) -> Run:
+    """Submit a template by name."""
     chosen = [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
-    return Run(argo("submit", *source, *chosen, "-o", "name").strip())
+    source = f"workflowtemplate/{template}"
+    return Run(argo("submit", "--from", source, *chosen, "-o", "name").strip())
 
 
 def submit_variant(template: str, edit: Callable[[dict[str, Any]], None], **parameters: str) -> Run:
@@ -150,6 +169,11 @@ def template_of(spec: dict[str, Any], name: str) -> dict[str, Any]:
     """One template of a workflow's spec."""
     found: dict[str, Any] = next(one for one in spec["templates"] if one["name"] == name)
     return found
+
+
+def at_volume(text: str) -> str:
+    """The same with the folder of this cluster's volume."""
+    return text.replace("/var/local/fanfold", os.environ.get("E2E_VOLUME", "/var/local/fanfold"))
 
 
 class Volume:
@@ -182,10 +206,31 @@ class Volume:
         """The names in a folder, hidden ones included."""
         return self.run("print(*sorted(os.listdir(sys.argv[1])))", folder).decode().split()
 
+    def join(self, folder: str, files: int) -> str:
+        """What the files 0.txt, 1.txt, ... hold, in the order of their numbers."""
+        names = (f"{folder}/{number}.txt" for number in range(files))
+        script = "print(end=''.join(open(name).read() for name in sys.argv[1:]))"
+        return self.run(script, *names).decode()
+
     def result(self, run_dir: str = "") -> dict[str, int]:
         """The result.json of a run directory."""
         found: dict[str, int] = json.loads(self.get(os.path.join(run_dir, "result.json")))
         return found
+
+
+def check_three_levels(volume: Volume, run: Run, levels: list[int], run_dir: str = ".") -> None:
+    """process-data as the tutorial has it: a pod for each pair, the tree with its three levels,
+    and the letters of prepare-data in order, each once."""
+    folder = f"{run_dir}/aggregation-demo"
+    found = run.get()
+    tree = argo("get", run.name, "--no-color")
+    steps = ("process-data-l1", "process-data-l2", "merge-data")
+
+    assert re.fullmatch(r"[A-Z]+", expected := volume.join(f"{folder}/l1", 2 * levels[0]))
+    assert volume.get(f"{folder}/result.txt").decode() == expected
+    assert found["status"]["progress"] == f"{sum(levels)}/{sum(levels)}"
+    assert pods_of(found) == {"process-data": sum(levels[:2]), "merge-data": 1}
+    assert [len(re.findall(rf"✔ {step}\(", tree)) for step in steps] == levels
 
 
 def until(what: str, timeout: float, attempt: Any) -> Any:
@@ -193,7 +238,7 @@ def until(what: str, timeout: float, attempt: Any) -> Any:
     deadline = time.monotonic() + timeout
     while not (found := attempt()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(0.3)
+        time.sleep(1)  # each look costs a tenth of a second of a core that the pods need
     return found
 
 

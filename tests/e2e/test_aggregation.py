@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import chain
+from typing import Any
 
 import pytest
-from scenario import Volume, argo, pods_of, submit
+from scenario import Volume, argo, check_three_levels, pods_of, submit, submit_variant, template_of
 
 pytestmark = pytest.mark.e2e
 
@@ -13,34 +16,22 @@ pytestmark = pytest.mark.e2e
 def letters(volume: Volume, run_dir: str, files: int) -> str:
     """Let prepare-data write files; what they hold, in order."""
     submit("prepare-data", files=files, runDir=run_dir).succeed()
-    names = (f"{run_dir}/aggregation-demo/l1/{number}.txt" for number in range(files))
-    return (
-        volume.run("print(*(open(n).read() for n in sys.argv[1:]), sep='')", *names)
-        .decode()
-        .strip()
-    )
+    return volume.join(f"{run_dir}/aggregation-demo/l1", files)
 
 
-@pytest.mark.parametrize(("numbers", "levels"), [(16, [16, 8, 1]), (7, [7, 4, 1])])
-def test_process_data(volume: Volume, numbers: int, levels: list[int]) -> None:
-    """Three levels: the letters of prepare-data in order, each once, and the tutorial's tree."""
-    run_dir = f"e2e/process-{numbers}"
-    expected = letters(volume, run_dir, 2 * numbers)
+def test_process_data_with_an_odd_number(volume: Volume) -> None:
+    """Three levels where the second has no pair for its last file."""
+    run_dir = "e2e/process-7"
+    letters(volume, run_dir, 14)
 
-    run = submit("process-data", numbers=numbers, runDir=run_dir)
-    found = run.succeed()
+    run = submit("process-data", numbers=7, runDir=run_dir)
+    run.succeed()
 
-    assert re.fullmatch(r"[A-Z]+", expected)
-    assert volume.get(f"{run_dir}/aggregation-demo/result.txt").decode() == expected
-    assert found["status"]["progress"] == f"{sum(levels)}/{sum(levels)}"
-    assert pods_of(found) == {"process-data": sum(levels[:2]), "merge-data": 1}
-    tree = argo("get", run.name, "--no-color")
-    steps = ("process-data-l1", "process-data-l2", "merge-data")
-    assert [len(re.findall(rf"✔ {step}\(", tree)) for step in steps] == levels
+    check_three_levels(volume, run, [7, 4, 1], run_dir)
 
 
 @pytest.mark.parametrize(
-    ("files", "fan_in", "levels"), [(1, 8, [1]), (20, 3, [7, 3, 1]), (500, 16, [32, 2, 1])]
+    ("files", "fan_in", "levels"), [(1, 8, [1]), (20, 3, [7, 3, 1]), (500, 64, [8, 1])]
 )
 def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -> None:
     """Any number of files and any fan-in: as many pods as the tree has nodes, all in order."""
@@ -53,11 +44,64 @@ def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -
     assert sum(pods_of(found).values()) == sum(levels)
 
 
-def test_a_fan_in_of_one_is_refused(volume: Volume) -> None:
-    """A fan-in that would never end fails in one attempt, with the worker's sentence."""
-    run = submit("aggregate", files=4, fanIn=1, runDir="e2e/endless")
+def test_512_files_are_73_pods(volume: Volume) -> None:
+    """Where pairs would take 511. Argo computes every level; what stands in the place of each pod
+    only takes its arguments, since the cases above show what pods do with theirs."""
+
+    def without_pods(spec: dict[str, Any]) -> None:
+        for step in chain.from_iterable(template_of(spec, "level")["steps"]):
+            if step.pop("templateRef", None):
+                step["template"] = "no-pod"
+        inputs = {"parameters": [{"name": "level"}]}
+        spec["templates"].append({"name": "no-pod", "inputs": inputs, "suspend": {"duration": "0"}})
+
+    found = submit_variant(
+        "aggregate", without_pods, files="512", fanIn="8", runDir="e2e/aggregate-512"
+    ).succeed()
+
+    nodes = found["status"]["nodes"].values()
+    levels = Counter(
+        node["inputs"]["parameters"][0]["value"] for node in nodes if node["type"] == "Suspend"
+    )
+    assert levels == {"1": 64, "2": 8, "3": 1}
+    assert levels.total() == 73
+
+
+@pytest.mark.parametrize(
+    ("template", "parameters", "sentence"),
+    [
+        ("aggregate", {"files": 4, "fanIn": 1}, "FAN_IN is '1': give a whole number from 2"),
+        ("aggregate", {"files": "abc"}, "FILES is 'abc by 8 a pod"),
+        ("aggregate", {"files": 300_000_000}, "FILES is '300000000 by 8 a pod, of at most 100000"),
+        ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt is not there: write it before"),
+        ("process-data", {"numbers": 1}, "l1/0.txt is not there: write it before"),
+        ("process-data", {"numbers": -1}, "FILES is '2 * -1 (numbers, 1 to 99999)': give"),
+        ("process-data", {"numbers": 300_000_000}, "FILES is '2 * 300000000 (numbers, 1 to"),
+        ("prepare-data", {"files": -3}, "FILES is '-3': give a whole number from 1"),
+        ("prepare-data", {"runDir": "/etc"}, "RUN_DIR is '/etc': give a name in WORK_DIR"),
+        ("prepare-data", {"runDir": ".."}, "RUN_DIR is '..': give a name in WORK_DIR"),
+    ],
+)
+def test_bad_parameters(
+    volume: Volume, template: str, parameters: dict[str, object], sentence: str
+) -> None:
+    """What cannot be, or would never end, or would take the controller's memory, fails in one
+    attempt of one pod, with the worker's sentence."""
+    run = submit(template, **{"runDir": "e2e/no-files", **parameters})
 
     found = run.fail()
 
     assert sum(pods_of(found).values()) == 1
-    assert "FAN_IN is '1': give a whole number from 2" in " ".join(argo("get", run.name).split())
+    assert sentence in " ".join(argo("get", run.name, "--no-color").split())
+
+
+def test_no_file_is_left_out(volume: Volume) -> None:
+    """More files than the run is told of: refused, rather than dropped."""
+    letters(volume, "e2e/left-out", 5)
+
+    for template, parameters in (("aggregate", {"files": 4}), ("process-data", {"numbers": 2})):
+        run = submit(template, runDir="e2e/left-out", **parameters)
+        run.fail()
+
+        said = " ".join(argo("get", run.name, "--no-color").split())
+        assert re.search("l1/4.txt is there and (FILES|NUMBER) is 4: give as", said)

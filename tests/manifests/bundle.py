@@ -1,6 +1,6 @@
 """The bundle as the tests see it: how it is built, and what it is built of.
 
-`python tests/manifests/bundle.py --update` renews the golden files.
+`python tests/manifests/bundle.py --update` renews the golden files and kustomizeconfig.argo.yaml.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import references
 import yaml
 from kustomize.helpers.binaries import binarypath  # type: ignore[import-untyped]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = REPOSITORY / "manifests"
+REFERENCES = MANIFESTS / "base/kustomizeconfig.argo.yaml"
 GOLDEN = Path(__file__).resolve().parent / "golden"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
 VOLUMES = ("local-volume", "oss-volume", "oss-volume-rrsa")
+DIRECT = ("oss-direct", "oss-direct-rrsa")
 PLACES = ((), ("eci-spot",), ("acs-best-effort",))
 EXTRAS = ("artifacts", "parallelism", "schedule")
 
@@ -40,22 +44,32 @@ def program(name: str) -> str | None:
     if found := shutil.which(name, path=folder) if folder else None:
         return found
     if name == "kustomize":
-        return str(binarypath(name))
+        with suppress(FileNotFoundError):
+            return str(binarypath(name))
     return shutil.which(name)
 
 
 def lacking(what: str) -> NoReturn:
-    """End a test that needs more than there is: skipped on a machine, failed in CI."""
+    """End a test, or a module of tests, that needs more than there is: skipped on a machine,
+    failed in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
-    pytest.skip(what)
+    pytest.skip(what, allow_module_level=True)
 
 
 def require(name: str) -> str:
     """A program that comes with the test cluster."""
     return program(name) or lacking(
-        f"{name} is neither in FANFOLD_BIN nor on the PATH: build the test cluster first"
+        f"{name} is neither in FANFOLD_BIN nor on the PATH: build it, tests/cluster/cluster.py does"
     )
+
+
+def argo_manifests() -> Path:
+    """The manifests of Argo itself, which are built with the test cluster."""
+    folder = Path(os.environ.get("FANFOLD_BIN", "")) / "manifests"
+    if not folder.is_dir():
+        lacking("FANFOLD_BIN has no manifests of Argo: tests/cluster/cluster.py builds them")
+    return folder
 
 
 def cluster() -> dict[str, str]:
@@ -68,7 +82,7 @@ def cluster() -> dict[str, str]:
 def build(folder: Path) -> str:
     """What kustomize makes of a folder; its own words in the error if it cannot."""
     done = subprocess.run(
-        [program("kustomize") or "kustomize", "build", str(folder)],
+        [require("kustomize"), "build", str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -119,11 +133,14 @@ def combination(components: tuple[str, ...]) -> list[Object]:
 
 
 def combinations() -> Iterator[tuple[str, ...]]:
-    """Every combination of components that the README's matrix allows."""
-    for volume, place in itertools.product(VOLUMES, PLACES):
-        for size in range(len(EXTRAS) + 1):
-            for extras in itertools.combinations(EXTRAS, size):
-                yield (volume, *place, *extras)
+    """Every combination of components that the README's matrix allows; those with smoke-run, which
+    touches nothing of the others, only where all are."""
+    for storage, place in itertools.product((*VOLUMES, *DIRECT), PLACES):
+        extras = tuple(each for each in EXTRAS if storage in VOLUMES or each != "artifacts")
+        for size in range(len(extras) + 1):
+            for some in itertools.combinations(extras, size):
+                yield (storage, *place, *some)
+        yield (storage, *place, *extras, "smoke-run")
 
 
 def named(found: list[Object], kind: str, name: str) -> Object:
@@ -169,10 +186,11 @@ def workers(template: Object) -> dict[str, Object]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Renew the golden files."""
+    """Renew the golden files and the list of references."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--update", action="store_true", required=True)
     parser.parse_args(argv)
+    REFERENCES.write_text(references.configuration(argo_manifests()))
     GOLDEN.mkdir(exist_ok=True)
     for old in GOLDEN.glob("*.yaml"):
         old.unlink()

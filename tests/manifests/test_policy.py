@@ -12,7 +12,8 @@ import yaml
 RENDERED = {
     overlay: bundle.objects(bundle.build(bundle.MANIFESTS / "overlays" / overlay))
     for overlay in bundle.OVERLAYS
-}
+} | {direct: bundle.combination((direct,)) for direct in bundle.DIRECT}
+RENDERED["smoke-run"] = bundle.combination(("oss-volume", "smoke-run"))
 TEMPLATES = [
     pytest.param(template, id=f"{overlay}/{template['metadata']['name']}")
     for overlay, found in RENDERED.items()
@@ -76,6 +77,28 @@ def test_workers(template: bundle.Object) -> None:
         assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
+COMPUTED = {"partId", "planId", "level"}  # by the workflow itself
+AS_GIVEN = r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\w+\)\}\}'
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_parameters_arrive_as_given(template: bundle.Object) -> None:
+    """The kubelet would make $$ a $ and $(NAME) a variable in what a worker is given."""
+    for container in bundle.workers(template).values():
+        for each in container["env"]:
+            value = each.get("value", "")
+            if set(re.findall(r"parameters\.(\w+)", value)) - COMPUTED:
+                assert re.fullmatch(AS_GIVEN, value), each["name"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_parts_do_not_wait_for_each_other_to_fail(template: bundle.Object) -> None:
+    """A part that fails for good does not keep the others from being counted."""
+    for each in template["spec"]["templates"]:
+        if len(each.get("dag", {}).get("tasks", [])) > 1:
+            assert each["dag"]["failFast"] is False
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_retries(template: bundle.Object) -> None:
     """Every worker is tried again, but not after the exit code that is final."""
@@ -134,7 +157,50 @@ def test_metadata(template: bundle.Object) -> None:
         assert parameter["value"] in parameter.get("enum", [parameter["value"]])
 
 
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
+@pytest.mark.parametrize("direct", bundle.DIRECT)
+def test_direct_differs_in_its_storage_alone(direct: str) -> None:
+    """Without a volume a run is what it is with one: mutex, retries, deadlines, all but a few
+    lines."""
+    mounted = {each["metadata"]["name"]: each for each in bundle.combination(("local-volume",))}
+    for template in bundle.of_kind(RENDERED[direct], "WorkflowTemplate"):
+        other = mounted[template["metadata"]["name"]]
+
+        def shared(found: bundle.Object) -> bundle.Object:
+            spec = {**found["spec"], "volumes": None, "templateDefaults": None}
+            return {**found, "spec": spec}
+
+        assert shared(template) == shared(other)
+        assert "persistentVolumeClaim" not in str(template)
+        assert "/mnt/vol" not in str(template)
+        for name, container in bundle.workers(template).items():
+            before = bundle.workers(other)[name]
+            changed = {key for key in container if container[key] != before.get(key)}
+            assert changed == {"env", "envFrom", "volumeMounts", "resources"}
+            names = [{each["name"] for each in one["env"]} for one in (before, container)]
+            assert names[0] - names[1] == {"WORK_DIR"}
+
+
+def test_rrsa_has_a_token_and_no_key() -> None:
+    """With RRSA no Secret is named, and the token lies where the workers are told, for them
+    alone."""
+    (settings,) = bundle.of_kind(RENDERED["oss-direct-rrsa"], "ConfigMap")
+    for template in bundle.of_kind(RENDERED["oss-direct-rrsa"], "WorkflowTemplate"):
+        assert not re.search("secret(KeyRef|Ref|Name)|ACCESS_KEY", str(template))
+        (volume,) = (each for each in template["spec"]["volumes"] if "projected" in each)
+        (source,) = volume["projected"]["sources"]
+        token = source["serviceAccountToken"]
+        assert token["audience"] == "sts.aliyuncs.com"
+        for container in bundle.workers(template).values():
+            (mount,) = (
+                each for each in container["volumeMounts"] if each["name"] == volume["name"]
+            )
+            assert mount["readOnly"] is True
+            path = f"{mount['mountPath']}/{token['path']}"
+            assert settings["data"]["ALIBABA_CLOUD_OIDC_TOKEN_FILE"] == path
+        assert volume["name"] not in template["spec"]["podSpecPatch"]
+
+
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_rights(overlay: str) -> None:
     """The account may report outputs and nothing else."""
     (role,) = bundle.of_kind(RENDERED[overlay], "Role")
@@ -151,7 +217,7 @@ def test_rights(overlay: str) -> None:
     assert [each["name"] for each in binding["subjects"]] == ["fanfold"]
 
 
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_objects(overlay: str) -> None:
     """Everything is labelled, and no key is in the tree."""
     for each in RENDERED[overlay]:

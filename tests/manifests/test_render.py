@@ -37,6 +37,16 @@ EFFECTS = {
     "local-volume": ("PersistentVolume pv-local", "spec/hostPath/type", "Directory"),
     "oss-volume": ("PersistentVolume pv-oss", "spec/csi/nodePublishSecretRef/name", "oss-secret"),
     "oss-volume-rrsa": ("PersistentVolume pv-oss", "spec/csi/volumeAttributes/authType", "rrsa"),
+    "oss-direct": (
+        "WorkflowTemplate log-count",
+        "spec/templateDefaults/container/env/2/valueFrom/secretKeyRef/name",
+        "oss-secret",
+    ),
+    "oss-direct-rrsa": (
+        "WorkflowTemplate log-count",
+        "spec/volumes/1/projected/sources/0/serviceAccountToken/audience",
+        "sts.aliyuncs.com",
+    ),
     "eci-spot": (
         "WorkflowTemplate log-count",
         "spec/podMetadata/annotations/k8s.aliyun.com~1eci-spot-strategy",
@@ -53,6 +63,7 @@ EFFECTS = {
         "result",
     ),
     "parallelism": ("WorkflowTemplate aggregate", "spec/parallelism", 100),
+    "smoke-run": ("Workflow smoke-run", "spec/entrypoint", "smoke-run"),
     "schedule": (
         "CronWorkflow log-count",
         "spec/workflowSpec/workflowTemplateRef/name",
@@ -84,12 +95,14 @@ def test_combination(components: tuple[str, ...]) -> None:
         name for name, effect in EFFECTS.items() if look_up(found, *effect[:2]) == effect[2]
     }
     assert effective == set(components)
-    assert len(bundle.of_kind(found, "PersistentVolumeClaim")) == 1
+    claims = bundle.of_kind(found, "PersistentVolumeClaim")
+    assert len(claims) == (components[0] in bundle.VOLUMES)
 
 
-def test_order_does_not_matter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", bundle.VOLUMES + bundle.DIRECT)
+def test_order_does_not_matter(storage: str, tmp_path: Path) -> None:
     """Components can be listed in any order, as the README says."""
-    longest = max(bundle.combinations(), key=len)
+    longest = max((each for each in bundle.combinations() if each[0] == storage), key=len)
     there, back = tmp_path / "there", tmp_path / "back"
     for folder in (there, back):
         folder.mkdir()
@@ -98,6 +111,14 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
         return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
 
     assert sort(bundle.compose(there, longest)) == sort(bundle.compose(back, longest[::-1]))
+
+
+@pytest.mark.parametrize("direct", bundle.DIRECT)
+def test_no_artifact_without_a_volume(direct: str, tmp_path: Path) -> None:
+    """What would fail at the end of a run is refused by the build, in any order."""
+    for components in ((direct, "artifacts"), ("artifacts", direct)):
+        with pytest.raises(ValueError, match=r"testing value /spec/\S+ failed"):
+            bundle.compose(tmp_path, components)
 
 
 def test_local_volume_can_be_changed(tmp_path: Path) -> None:
@@ -139,6 +160,31 @@ def test_readme_names_everything() -> None:
         assert f"| `{name}` |" in readme
     for run in (bundle.MANIFESTS / "runs").iterdir():
         assert run.name in readme
+
+
+def test_readme_overlays(tmp_path: Path) -> None:
+    """The overlays that the README shows build, and what they patch is as they say."""
+    readme = (bundle.MANIFESTS / "README.md").read_text()
+    shown = [
+        yaml.safe_load(text.replace("../../", bundle.relative(bundle.MANIFESTS, tmp_path) + "/"))
+        for text in re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    ]
+    assert shown
+    for each in shown:
+        found = bundle.kustomize(tmp_path, each)
+        for template in bundle.of_kind(found, "WorkflowTemplate") if "images" in each else ():
+            for worker in bundle.workers(template).values():
+                assert "/" in worker["image"], "a name of the base, which no registry has"
+        for one in each.get("patches", []):
+            patch = yaml.safe_load(one["patch"])
+            if "target" in one:
+                worker = bundle.workers(bundle.named(found, **one["target"]))["map"]
+                names = [variable["name"] for variable in worker["env"]]
+                assert worker["args"] == ["status_classes.py"]
+                assert {"WORK_DIR", "RUN_DIR", "ERROR_FILE", "MAP_SETTINGS"} <= set(names)
+            else:
+                patched = bundle.named(found, patch["kind"], patch["metadata"]["name"])
+                assert patched["data"] == patch["data"]
 
 
 def test_readme_matrix() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,34 +13,28 @@ import bundle
 import pytest
 import yaml
 
-CONFIGURATION = bundle.MANIFESTS / "base" / "kustomizeconfig.yaml"
+CONFIGURATIONS = sorted((bundle.MANIFESTS / "base").glob("kustomizeconfig*.yaml"))
 KINDS = ("Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate")
 # Fields that are lists in Argo's kinds; a step is a list in a list.
 LISTS = {
-    "env",
-    "envFrom",
-    "imagePullSecrets",
-    "parameters",
-    "semaphores",
-    "sidecars",
-    "tasks",
-    "templates",
-    "volumes",
+    *("containers", "env", "envFrom", "headers", "imagePullSecrets", "initContainers"),
+    *("parameters", "semaphores", "sidecars", "sources", "tasks", "templates", "volumes"),
 }
 
 Case = tuple[str, str, str, str]  # section, what a name refers to, the referrer's kind, path
 
 
 def cases() -> Iterator[Case]:
-    """Every line of kustomizeconfig.yaml, once for each kind that it is meant for."""
-    for section, entries in yaml.safe_load(CONFIGURATION.read_text()).items():
-        for entry in entries:
-            target = entry["kind"] if "fieldSpecs" in entry else ""
-            for line in entry.get("fieldSpecs", [entry]):
-                path = line["path"].replace("[]", "")
-                kinds = ("CronWorkflow",) if path.startswith("spec/workflowSpec/") else KINDS
-                for kind in (line["kind"],) if "kind" in line else kinds:
-                    yield section, target, kind, path
+    """Every line of the configurations, once for each kind that it is meant for."""
+    loaded = [yaml.safe_load(path.read_text()) for path in CONFIGURATIONS]
+    entries = [(name, entry) for each in loaded for name in each for entry in each[name]]
+    for section, entry in entries:
+        target = entry["kind"] if "fieldSpecs" in entry else ""
+        for line in entry.get("fieldSpecs", [entry]):
+            path = line["path"]
+            kinds = ("CronWorkflow",) if path.startswith("spec/workflowSpec/") else KINDS
+            for kind in (line["kind"],) if "kind" in line else kinds:
+                yield section, target, kind, path
 
 
 CASES = list(cases())
@@ -109,10 +105,11 @@ def probe(folder: Path, configurations: list[str]) -> dict[Case, Any]:
 
 @pytest.fixture(scope="module")
 def with_configuration(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
-    """Every path of kustomizeconfig.yaml after a build with it."""
+    """Every path of the configurations after a build with them."""
     folder = tmp_path_factory.mktemp("with")
-    (folder / "config.yaml").write_text(CONFIGURATION.read_text())
-    return probe(folder, ["config.yaml"])
+    for path in CONFIGURATIONS:
+        (folder / path.name).write_text(path.read_text())
+    return probe(folder, [path.name for path in CONFIGURATIONS])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def without_configuration(tmp_path_factory: pytest.TempPathFactory) -> dict[Case
 def test_configuration(
     case: Case, with_configuration: dict[Case, Any], without_configuration: dict[Case, Any]
 ) -> None:
-    """A line of kustomizeconfig.yaml makes its field change, which nothing else does."""
+    """A line of the configurations makes its field change, which nothing else does."""
     section, target, _, _ = case
 
     assert without_configuration[case] == BEFORE.get(section)
@@ -165,6 +162,27 @@ def test_components_are_reached(tmp_path: Path) -> None:
             assert bundle.named(found, "WorkflowTemplate", reference)
 
 
+def test_direct_is_reached(tmp_path: Path) -> None:
+    """The same for a Secret and a ConfigMap that containers and scripts name."""
+    found = bundle.compose(
+        tmp_path,
+        ("oss-direct",),
+        namePrefix="a-",
+        secretGenerator=[{"name": "oss-secret", "literals": ["akId=x", "akSecret=y"]}],
+    )
+
+    secret = bundle.of_kind(found, "Secret")[0]["metadata"]["name"]
+    assert secret.startswith("a-oss-secret-")
+    for template in bundle.of_kind(found, "WorkflowTemplate"):
+        for container in bundle.workers(template).values():
+            assert container["envFrom"] == [{"configMapRef": {"name": "a-oss-direct"}}]
+            assert {
+                each["valueFrom"]["secretKeyRef"]["name"]
+                for each in container["env"]
+                if "valueFrom" in each
+            } == {secret}
+
+
 @pytest.mark.parametrize("overlay", bundle.OVERLAYS)
 def test_namespaces_agree(overlay: str) -> None:
     """Everything of an overlay is in one namespace, the volume's Secret and the binding's account
@@ -184,14 +202,19 @@ def test_namespaces_agree(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", bundle.OVERLAYS)
 def test_images_of_an_overlay(overlay: str) -> None:
-    """Each images entry of an overlay changes a template, and none is left with a base's name."""
+    """Each images entry of an overlay changes a template, and none is left with a base's name; a
+    tag that an overlay does not set is the release's."""
     folder = bundle.MANIFESTS / "overlays" / overlay
     entries = yaml.safe_load((folder / "kustomization.yaml").read_text())["images"]
+    base = yaml.safe_load((bundle.MANIFESTS / "base/kustomization.yaml").read_text())["images"]
+    release = {each["name"]: each["newTag"] for each in base}
     templates = bundle.of_kind(bundle.objects(bundle.build(folder)), "WorkflowTemplate")
 
     used = {each["image"] for template in templates for each in bundle.workers(template).values()}
 
-    assert used == {f"{each['newName']}:{each['newTag']}" for each in entries}
+    assert {image.partition("@")[0] for image in used} == {
+        f"{each['newName']}:{each.get('newTag', release[each['name']])}" for each in entries
+    }
 
 
 def base_workers() -> dict[str, bundle.Object]:
@@ -209,7 +232,7 @@ WORKERS = base_workers()
 
 def image_of(container: bundle.Object) -> str:
     """Which of the three images a container of the base runs."""
-    (image,) = re.findall(r"^fanfold-(\w+):[\d.]+$", container["image"])
+    (image,) = re.findall(r"^fanfold-(\w+):", container["image"])
     return str(image)
 
 
@@ -270,6 +293,18 @@ def test_settings_are_those_of_the_contract() -> None:
     assert set_anywhere == (shared | settings_read(*scripts)) - LEFT_OUT
 
 
+def test_settings_of_oss_are_those_of_the_workers() -> None:
+    """What oss-direct and its variant set is what the workers look for."""
+    source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").glob("*.py"))
+    for direct in bundle.DIRECT:
+        found = bundle.combination((direct,))
+        (settings,) = bundle.of_kind(found, "ConfigMap")
+        template = bundle.named(found, "WorkflowTemplate", "log-count")
+        names = {each["name"] for each in bundle.workers(template)["map"]["env"]}
+        for name in names | set(settings["data"]):
+            assert f'"{name}"' in source
+
+
 def workflow_parameters(tree: object) -> set[str]:
     """The workflow parameters that are mentioned somewhere in here."""
     return set(re.findall(r"workflow\.parameters\.(\w+)", str(tree)))
@@ -295,12 +330,32 @@ def test_parameters_are_declared_and_used() -> None:
         assert used == declared, template["metadata"]["name"]
 
 
-def test_script_reads_what_it_is_given() -> None:
-    """The script template uses each of its settings but the file for errors."""
+def test_script_does_what_it_is_for(tmp_path: Path) -> None:
+    """The script template, which Argo starts far from the workers' modules, finds them and writes
+    files of one capital letter each; it uses each of its settings."""
     (script,) = (each for each in WORKERS.values() if "source" in each)
-    keys = {each["name"] for each in script["env"]} - {"ERROR_FILE"}
+    settings = {each["name"]: each["value"] for each in script["env"]}
+    dockerfile = (bundle.REPOSITORY / f"Dockerfile.{image_of(script)}").read_text()
+    assert f" {settings['PYTHONPATH']}/\n" in dockerfile
+    assert set(settings) == {"FILES", "PYTHONPATH", "WORK_DIR", "RUN_DIR", "ERROR_FILE"}
 
-    assert keys == set(re.findall(r'os\.environ\["([A-Z_]+)"\]', script["source"]))
+    def run(files: str) -> int:
+        given = {
+            "FILES": files,
+            "PYTHONPATH": str(bundle.REPOSITORY / "workers"),
+            "WORK_DIR": str(tmp_path),
+            "RUN_DIR": "run",
+            "ERROR_FILE": str(tmp_path / "error"),
+        }
+        command = [sys.executable, "-c", script["source"]]
+        return subprocess.run(command, cwd=tmp_path, env=given, check=False, timeout=60).returncode
+
+    assert run("3") == 0
+    written = {path.name: path.read_text() for path in (tmp_path / "run").rglob("*.txt")}
+    assert set(written) == {"0.txt", "1.txt", "2.txt"}
+    assert all(re.fullmatch("[A-Z]", text) for text in written.values())
+    assert run("none") == 2
+    assert "FILES is 'none'" in (tmp_path / "error").read_text()
 
 
 def test_defaults_are_those_of_the_workers() -> None:

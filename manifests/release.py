@@ -1,0 +1,74 @@
+"""Write a release into the bundle, and render it: what `make release` does.
+
+The tags of the three images, with digests where they are given, go into base/kustomization.yaml,
+and every overlay into one plain file of build/release, for those without kustomize.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kustomize.helpers.binaries import binarypath  # type: ignore[import-untyped]
+
+MANIFESTS = Path(__file__).resolve().parent
+BASE = MANIFESTS / "base/kustomization.yaml"
+RENDERED = MANIFESTS.parent / "build/release"
+IMAGES = ("split", "map", "reduce")
+
+
+def version(text: str) -> str:
+    """A tag of an image."""
+    if not re.fullmatch(r"\w[\w.-]{0,127}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"VERSION is {text!r}: give one such as 1.2.3")
+    return text
+
+
+def digest(text: str) -> tuple[str, str]:
+    """An image and its digest."""
+    image, _, value = text.partition("=")
+    if image not in IMAGES or not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no digest: give split=sha256:... map=sha256:... reduce=sha256:..."
+        )
+    return image, value
+
+
+def pinned(text: str, tag: str, digests: dict[str, str]) -> str:
+    """The base's kustomization with the release in it."""
+    block = "images:\n"
+    for image in IMAGES:
+        block += f'- name: fanfold-{image}\n  newTag: "{tag}"\n'
+        if digests:
+            block += f"  digest: {digests[image]}\n"
+    text, found = re.subn(r"^images:\n(?:[- ] .+\n)+", block, text, flags=re.MULTILINE)
+    if found != 1:
+        raise ValueError(f"{BASE} has {found} lists of images: keep one")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Set the release and render the overlays."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("version", type=version, metavar="VERSION")
+    parser.add_argument("digests", nargs="*", type=digest, metavar="IMAGE=DIGEST")
+    arguments = parser.parse_args(argv)
+    digests = dict(arguments.digests)
+    if digests and set(digests) != set(IMAGES):
+        parser.error(f"digests of {', '.join(sorted(digests))} alone: give all three or none")
+    BASE.write_text(pinned(BASE.read_text(), arguments.version, digests))
+    RENDERED.mkdir(parents=True, exist_ok=True)
+    for overlay in sorted((MANIFESTS / "overlays").iterdir()):
+        path = RENDERED / f"fanfold-{overlay.name}-{arguments.version}.yaml"
+        with path.open("w") as file:
+            subprocess.run(
+                [binarypath("kustomize"), "build", overlay], stdout=file, check=True, timeout=60
+            )
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
