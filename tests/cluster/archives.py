@@ -12,6 +12,7 @@ from typing import Any
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 BUSYBOX = Path("/bin/busybox")
+ZONES = Path("/usr/share/zoneinfo")
 OCI = "application/vnd.oci.image"
 
 
@@ -25,6 +26,8 @@ class Image:
     user: str = ""
     # Other names of the program.
     links: tuple[str, ...] = ()
+    # Folders of this machine that it has as well.
+    folders: tuple[Path, ...] = ()
 
 
 def needed(programs: Path) -> list[Image]:
@@ -44,6 +47,7 @@ def needed(programs: Path) -> list[Image]:
             programs / "workflow-controller",
             ("workflow-controller",),
             user="8737",
+            folders=(ZONES,),
         ),
     ]
 
@@ -88,6 +92,8 @@ def _layer(image: Image) -> bytes:
             entry = tarfile.TarInfo(f"bin/{name}")
             entry.type, entry.linkname = tarfile.SYMTYPE, image.program.name
             tar.addfile(entry)
+        for path in image.folders:
+            tar.add(path, path.relative_to("/"))
     return buffer.getvalue()
 
 

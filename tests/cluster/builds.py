@@ -59,12 +59,15 @@ class Component:
 
     @property
     def programs(self) -> list[str]:
-        """What `go build` names the packages' programs."""
-        return [self.name if package == "." else Path(package).name for package in self.packages]
+        """The names of the programs: a single one has the component's."""
+        if len(self.packages) == 1:
+            return [self.name]
+        return [Path(package).name for package in self.packages]
 
 
 KUBERNETES = "1.34.4"
 ARGO = "v3.7.4"
+ARGO_CD = "v3.1.9"
 
 # In the order in which others wait for them.
 COMPONENTS = (
@@ -111,6 +114,16 @@ COMPONENTS = (
             "k8s.io/client-go/pkg/version.gitVersion",
         ),
         staging_version="v0." + KUBERNETES.removeprefix("1."),
+    ),
+    # One program that is a server of Argo CD's by the name that it is called.
+    Component(
+        name="argocd",
+        module="github.com/argoproj/argo-cd/v3",
+        version=ARGO_CD,
+        packages=("./cmd",),
+        timeout=2400,
+        files=(("ui/dist/app/index.html", "<!doctype html>\n"),),
+        keep=("manifests/crds",),
     ),
 )
 
@@ -241,8 +254,9 @@ class _Go:
 
 def _link(component: Component, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for name in (*component.programs, *component.keep):
-        link, destination = target / name, component_directory(component) / name
+    for path in (*component.programs, *component.keep):
+        name = Path(path).name
+        link, destination = target / name, component_directory(component) / path
         if link.is_symlink() and link.readlink() == destination:
             continue
         fresh = target / f".{name}.new"

@@ -1,0 +1,97 @@
+"""Measure both pipelines beside what one would use instead, and write BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+import cases
+import on_cluster
+import on_oss
+import report
+import scale
+from measure import HERE, ROOT
+from programs import PEERS
+
+SIZES = {"full": cases.FULL, "quick": cases.QUICK, "tiny": cases.TINY}
+LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
+    "log-count": cases.log_count,
+    "split": cases.split,
+    "count": cases.count,
+    "merge": cases.merge,
+    "start": cases.start,
+    "oss": on_oss.oss,
+}
+CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large}
+CASES = [*LOCAL, *CLUSTER, "scale"]
+TOOLS = {"rg": "ripgrep", "parallel": "parallel", "java": "default-jre-headless"}
+
+
+def install() -> None:
+    """The peers that are Debian packages, where that can be; what is missing then is left out of
+    the tables, which say so."""
+    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
+    if packages and os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {' '.join(packages)}", file=sys.stderr)
+        for command in (["update"], ["install", "--no-install-recommends", *packages]):
+            subprocess.run(
+                ["apt-get", "-qq", "-o", "Acquire::Retries=3", *command],
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                stdout=subprocess.DEVNULL,
+                timeout=900,
+                check=True,
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cases that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="for the inputs")  # noqa: S108
+    parser.add_argument("--output", type=Path, help="for BENCHMARKS.md; default: beside this file")
+    parser.add_argument("--without", action="append", default=[], choices=PEERS, help="a peer")
+    parser.add_argument("--install", action="store_true", help="install the Debian packages")
+    chosen = parser.parse_args(argv)
+    if unknown := [case for case in chosen.cases if case not in CASES]:
+        parser.error(f"{unknown[0]!r} is no case: choose from {', '.join(CASES)}")
+    sizes = replace(SIZES[chosen.size], without=tuple(chosen.without))
+    need = 4 * sizes.log
+    if not chosen.folder.is_dir() or shutil.disk_usage(chosen.folder).free < need:
+        parser.error(
+            f"{chosen.folder} is no folder with {report.size(need)} free: name another with "
+            "--folder (make bench FOLDER=...)"
+        )
+    output = chosen.output or (HERE if chosen.size == "full" else ROOT / "build/bench")
+    if chosen.install:
+        install()
+    everything = CASES if chosen.size == "full" else [*LOCAL, "scale"]
+    for case in chosen.cases or everything:
+        print(f"== {case}", file=sys.stderr)
+        if case in CLUSTER and "E2E_KUBECONFIG" not in os.environ:
+            print(on_cluster.NO_CLUSTER, file=sys.stderr)
+            continue
+        if case == "scale":
+            section = scale.scale(report.kept(output, CASES))
+        elif case in CLUSTER:
+            section = CLUSTER[case](sizes)
+        else:
+            with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="fanfold-bench-") as made:
+                section = LOCAL[case](sizes, Path(made))
+        report.keep(section, output)
+        report.write(output, CASES)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

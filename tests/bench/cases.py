@@ -1,0 +1,472 @@
+"""The cases that need no cluster: the workers as processes, beside what one would use instead."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import contract
+from measure import (
+    CORES,
+    GIB,
+    HERE,
+    KEYWORDS,
+    MIB,
+    ROOT,
+    Command,
+    Job,
+    Runs,
+    Totals,
+    environ,
+    in_turn,
+    measure,
+    middle,
+    records,
+    worker,
+    workers,
+    write_log,
+)
+from report import Section, size, spread
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the inputs are."""
+
+    repeats: int
+    starts: int  # repeats of what takes milliseconds
+    log: int  # bytes, of log-count and split
+    part: int  # bytes, of count
+    sparse: int  # bytes, of its sparse one
+    parts: tuple[int, ...]  # of split and merge
+    files: tuple[int, ...]  # of the aggregation
+    without: tuple[str, ...] = ()  # peers to leave out
+
+
+FULL = Sizes(5, 21, GIB, 256 * MIB, 1 << 40, (10, 1000, 10_000, 100_000), (32, 512, 100_000))
+QUICK = Sizes(2, 5, 64 * MIB, 32 * MIB, 1 << 36, (10, 1000, 10_000), (32, 512))
+TINY = Sizes(1, 1, MIB, MIB, 1 << 24, (10, 100), (32,))
+
+
+def walls(runs: Runs) -> list[tuple[str, list[float]]]:
+    """The seconds of every job that was run."""
+    return [(label, [run["wall"] for run in found]) for label, found in runs.items() if found]
+
+
+def each(runs: Runs, number_of: Mapping[str, int]) -> dict[str, str]:
+    """Microseconds for each of so many things."""
+    return {
+        label: f"{middle(found, 'wall') / number_of[label] * 1e6:.0f}"
+        for label, found in runs.items()
+    }
+
+
+# --- log-count, whole
+
+
+def log_count_job(folder: Path, log: str, mode: str, parts: int) -> Job:
+    """Split, as many counts at once as there are cores, merge."""
+    run_dir = f"run-{mode}-{parts}"
+    settings = {"INPUT": log, "RUN_DIR": run_dir, "NUM_PARTS": parts, "SPLIT_MODE": mode}
+    result = folder / run_dir / "result.json"
+    return Job(
+        f"fanfold {mode}, {parts} part{'s' * (parts > 1)}",
+        [
+            [worker(folder, "split", **settings)],
+            [worker(folder, "count", **settings, PART_ID=number) for number in range(parts)],
+            [worker(folder, "merge", **settings)],
+        ],
+        lambda _: dict(json.loads(result.read_bytes())),
+        [folder / run_dir],
+    )
+
+
+def tallied(output: str) -> Totals:
+    """The sums of lines of `uniq -c`, some of which may be of the same word."""
+    totals = dict.fromkeys(KEYWORDS, 0)
+    for count, word in re.findall(r"(\d+)[ :]+(\w+)", output):
+        totals[word] += int(count)
+    return totals
+
+
+def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
+    """What one would use instead, each at its best that we know."""
+    path, pieces, copy = str(folder / log), folder / "pieces", folder / "copy"
+    env = environ(folder, SPARK_LOCAL_IP="127.0.0.1", POLARS_MAX_THREADS=CORES)
+    words = " ".join(f"-e {word}" for word in KEYWORDS)
+    grep, tally = f"grep -aoF {words}", "sort | uniq -c"
+
+    def shell(
+        label: str, script: str, tool: str, totals: Callable[[str], Totals] | None, *clean: Path
+    ) -> Job:
+        missing = "" if shutil.which(tool) else f"{tool} is not installed"
+        return Job(label, [[(("sh", "-c", script), env)]], totals, clean, missing)
+
+    def library(name: str) -> Job:
+        missing = "" if importlib.util.find_spec(name) else f"{name} is not installed"
+        if name == "pyspark" and not shutil.which("java"):
+            missing = "java is not installed"
+        if name in without:
+            missing = f"--without {name}"
+        program = (sys.executable, str(HERE / "programs.py"), name, path, ",".join(KEYWORDS))
+        label = {"duckdb": "DuckDB", "polars": "Polars", "pyspark": "PySpark"}[name]
+        return Job(label, [[(program, env)]], lambda output: dict(json.loads(output)), (), missing)
+
+    by_word = f"printf '%s\\n' {' '.join(KEYWORDS)} | xargs -P {CORES} -I WORD sh -c"
+    count = f'n=$(rg -acF --count-matches --include-zero WORD "{path}"); echo "$n WORD"'
+    by_piece = f"parallel --no-notice -j {CORES} '{grep} {{}} | {tally}' ::: {pieces}/*"
+    return [
+        shell("cp (a copy)", f"cp {path} {copy}", "cp", None, copy),
+        shell("cat (a read)", f"cat {path} >/dev/null", "cat", None),
+        shell("grep -o, sort, uniq -c", f"{grep} {path} | {tally}", "grep", tallied),
+        shell("ripgrep -o, sort, uniq -c", f"rg -aoNIF {words} {path} | {tally}", "rg", tallied),
+        shell("ripgrep, a count a word", f"{by_word} '{count}'", "rg", tallied),
+        shell(
+            f"split -n l/{CORES}, parallel, grep",
+            f"mkdir {pieces} && split -n l/{CORES} {path} {pieces}/ && {by_piece}",
+            "parallel",
+            tallied,
+            pieces,
+        ),
+        shell(
+            "parallel --pipepart, grep",
+            f"parallel --no-notice -j {CORES} --pipepart -a {path} --block -1 '{grep} | {tally}'",
+            "parallel",
+            tallied,
+        ),
+        library("duckdb"),
+        library("polars"),
+        library("pyspark"),
+    ]
+
+
+def versions() -> str:
+    """Of the peers that are here."""
+    found = [
+        f"{name} {metadata.version(name)}"
+        for name in ("duckdb", "polars", "pyspark")
+        if importlib.util.find_spec(name)
+    ]
+    for tool in ("java", "parallel", "rg", "cp", "grep"):
+        if shutil.which(tool):
+            asked = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=60)
+            found.insert(0, asked.stdout.partition("\n")[0])
+    return ", ".join(found)
+
+
+def log_count(sizes: Sizes, folder: Path) -> Section:
+    """Case 1."""
+    section = Section(
+        "log-count",
+        "The whole log-count",
+        f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords; split, as many "
+        "maps at once as there are cores, and merge, every worker a process of its own. All but "
+        f"`cp` and `cat` gave the same totals, or this page would not be. {versions()}.",
+    )
+    # Chosen by its name and not by its time, which would be a pick of the luckiest.
+    ours, copy = "fanfold range, 2 parts", "fanfold copy, 2 parts"
+    for log, every, what in (
+        ("dense", 1, "a keyword a line"),
+        ("rare", 1000, "one in 1,000 lines"),
+    ):
+        expected = write_log(folder / log, sizes.log, records(KEYWORDS, every), KEYWORDS)
+        jobs = [
+            log_count_job(folder, log, mode, n) for mode in ("range", "copy") for n in (1, 2, 8)
+        ]
+        theirs = peers(folder, log, sizes.without)
+        runs = in_turn([*jobs, *theirs], sizes.repeats, folder, expected)
+        (folder / log).unlink()
+        wall = {label: median(values) for label, values in walls(runs)}
+        ratio = {label: seconds / wall[ours] for label, seconds in wall.items()}
+        ratios = {label: f"{share:.2f}" for label, share in ratio.items()}
+        section.compare(runs, f"time / {ours}", ratios, f"### A log with {what}")
+        section.bars += [(f"{log}: {label}", values) for label, values in walls(runs)]
+        fastest = min(ratio[job.label] for job in theirs if job.totals and job.label in ratio)
+        section.target(f"{what}: the fastest peer's time / `range`", ">", 3, fastest)
+        both = wall["cp (a copy)"] + wall[ours]
+        section.target(f"{what}: `copy` / `cp` and `range`", "<", 1.3, wall[copy] / both)
+        peak = max(run["peak"] for job in jobs for run in runs[job.label])
+        section.target(f"{what}: peak of a worker", "<", 32, peak / MIB, " MiB")
+    return section
+
+
+# --- split
+
+
+def write_sparse(path: Path, total: int, parts: int) -> None:
+    """A log that is a hole but for a few lines around every place where one of `parts` ends."""
+    line = next(records(KEYWORDS))
+    with path.open("wb") as file:
+        file.truncate(total)
+        for number in range(1, parts):
+            file.seek(total * number // parts - len(line))
+            file.write(line * 2)
+
+
+def split(sizes: Sizes, folder: Path) -> Section:
+    """Case 2."""
+    write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
+    write_log(folder / "large", sizes.log, records(KEYWORDS), KEYWORDS)
+    write_sparse(folder / "sparse", sizes.sparse, max(sizes.parts))
+    section = Section(
+        "split",
+        "split alone",
+        "One small read a part in the mode `range`, and a copy of every byte besides in `copy`. "
+        "The sparse file has lines around every cut and holes between them.",
+    )
+    jobs, parts_of = [], {}
+    for name, mode, parts in product(("small", "large", "sparse"), ("range", "copy"), sizes.parts):
+        if mode == "copy" and (name == "sparse" or parts > 10_000):
+            continue  # a file a part: what that costs shows at 10,000
+        total = size((folder / name).stat().st_size)
+        label = f"{total}{' sparse' * (name == 'sparse')}, {mode}, {parts:,} parts"
+        parts_of[label] = parts
+        settings = {"INPUT": name, "RUN_DIR": "run", "SPLIT_MODE": mode, "NUM_PARTS": parts}
+        command = worker(folder, "split", **settings)
+        jobs.append(Job(label, [[command]], clean=[folder / "run"]))
+    runs = in_turn(jobs, sizes.repeats, folder)
+    section.compare(runs, "µs a part", each(runs, parts_of))
+    section.bars = [(label, values) for label, values in walls(runs) if "range" in label]
+    for label, values in section.bars:
+        if "sparse" in label:
+            section.figures[str(parts_of[label])] = median(values)
+            if parts_of[label] == 1000:
+                section.target(f"split of {label}", "<", 0.5, median(values), " s")
+    return section
+
+
+# --- count
+
+
+def count(sizes: Sizes, folder: Path) -> Section:
+    """Case 3: one thing at a time is other than in the first row."""
+    many = [*KEYWORDS, "TRACE", "FATAL", "NOTICE", "ALERT", "PANIC", "AUDIT", "CRIT", "EMERG"]
+    many += ["DENIED", "TIMEOUT", "REFUSED", "ABORT"]
+    base = {"words": 4, "every": 1, "length": 100, "lines": 1, "chunk": MIB}
+    variants: list[tuple[str, dict[str, int]]] = [
+        ("4 keywords, one in 100 bytes, lines of 100 bytes, 1 MiB at once", {}),
+        ("1 keyword", {"words": 1}),
+        ("16 keywords", {"words": 16}),
+        ("a keyword in 10 bytes", {"length": 10, "lines": 10}),
+        ("a keyword in 100,000 bytes", {"every": 1000}),
+        ("no keyword", {"every": 0}),
+        ("lines of 20 bytes, as many keywords", {"length": 20, "every": 5}),
+        ("lines of 10,000 bytes", {"lines": 100}),
+        ("no line end", {"lines": 0}),
+        *((f"{size(n)} at once", {"chunk": n}) for n in (65536, 262144, 4 * MIB, 16 * MIB)),
+    ]
+    jobs, expected = [], {}
+    for label, other in variants:
+        have = {**base, **other}
+        name = "-".join(str(have[key]) for key in ("words", "every", "length", "lines"))
+        words = many[: have["words"]]
+        settings = {"INPUT": name, "RUN_DIR": f"run-{name}", "NUM_PARTS": 1, "SPLIT_MODE": "range"}
+        settings["KEYWORDS"] = ",".join(words)
+        if name not in expected:
+            source = records(words, have["every"], have["length"], have["lines"])
+            expected[name] = write_log(folder / name, sizes.part, source, words)
+            measure(Job("split", [[worker(folder, "split", **settings)]]), folder)
+        script, env = worker(folder, "count", **settings, PART_ID=0)
+        program = (
+            f"import sys; sys.path.insert(0, {str(workers(folder))!r}); import store, count;"
+            f"store.PIECE = {have['chunk']}; sys.exit(count.main())"
+        )
+        if have["chunk"] != MIB:
+            script = (sys.executable, "-c", program)
+        result = folder / f"run-{name}/cout-output/0.json"
+
+        def unlike(_: str, result: Path = result, name: str = name) -> Totals:
+            found = dict(json.loads(result.read_bytes())["counts"])
+            return {} if found == expected[name] else found
+
+        jobs.append(Job(label, [[(script, env)]], unlike))
+    runs = in_turn(jobs, sizes.repeats, folder, {})
+    section = Section(
+        "count",
+        "count alone",
+        f"One part of {size(sizes.part)} in the mode `range`, from the start of the process to its "
+        "end; every row differs from the first in one thing. GiB a CPU second is the rate of one "
+        "core that need not wait for its storage.",
+        "GiB a CPU second",
+    )
+    section.bars = [
+        (label, [sizes.part / GIB / run["cpu"] for run in found]) for label, found in runs.items()
+    ]
+    rates = {label: spread(values) for label, values in section.bars}
+    section.compare(runs, section.unit, rates)
+    section.figures = {"rate": median(section.bars[0][1]) * GIB}
+    return section
+
+
+# --- merge and the aggregation
+
+
+def write_results(folder: Path, parts: int) -> str:
+    """A plan of so many parts with all its results, as the maps would have left them."""
+    run_dir = f"merge-{parts}"
+    settings = {"INPUT": "small", "RUN_DIR": run_dir, "NUM_PARTS": parts, "SPLIT_MODE": "range"}
+    measure(Job("split", [[worker(folder, "split", **settings)]]), folder)
+    plan = contract.Plan(contract.PLAN, [(folder / run_dir / contract.PLAN).read_bytes()])
+    settings = {"keywords": KEYWORDS}
+    made = {"counts": dict.fromkeys(KEYWORDS, 1), "start": "2026-01-01T00:00:00.120Z"}
+    for part in plan.parts():
+        text = contract.result(plan.id, part, settings, **made, end="2026-01-01T00:00:00.125Z")
+        (folder / run_dir / contract.COUNT.format(part[0])).write_bytes(text)
+    return run_dir
+
+
+def merge(sizes: Sizes, folder: Path) -> Section:
+    """Case 4."""
+    section = Section(
+        "merge",
+        "merge, and the aggregation",
+        "The merge of log-count is one process. The levels of process-data are here the workers' "
+        "own code, all in one process: on a cluster every one of the pods costs a start besides.",
+    )
+    write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
+    jobs, number_of = [], {}
+    for parts in sizes.parts:
+        label = f"merge of {parts:,} results"
+        number_of[label] = parts
+        run_dir = write_results(folder, parts)
+        command = worker(folder, "merge", RUN_DIR=run_dir, NUM_PARTS=parts)
+
+        def unlike(_: str, parts: int = parts, run_dir: str = run_dir) -> Totals:
+            found = dict(json.loads((folder / run_dir / contract.RESULT).read_bytes()))
+            return {} if found == dict.fromkeys(KEYWORDS, parts) else found
+
+        jobs.append(Job(label, [[command]], unlike))
+    for files, fan_in in product(sizes.files, (2, 8, 64)):
+        levels, pods = 1, 1
+        left = files
+        while left > fan_in:
+            left = -(-left // fan_in)
+            levels, pods = levels + 1, pods + left
+        label = f"{files:,} files, fan-in {fan_in} (levels: {levels}, pods: {pods:,})"
+        number_of[label] = files
+        volume = folder / f"files-{files}"
+        if not volume.exists():
+            (volume / contract.LEVEL.format(1, 0)).parent.mkdir(parents=True)
+            for n in range(files):
+                (volume / contract.LEVEL.format(1, n)).write_bytes(b"%d\n" % n)
+        program = (sys.executable, str(HERE / "programs.py"), "aggregate", str(files), str(fan_in))
+
+        def lost(_: str, files: int = files, volume: Path = volume) -> Totals:
+            joined = (volume / contract.LEVEL_RESULT).read_bytes().split()
+            return {} if joined == [b"%d" % n for n in range(files)] else {"files": len(joined)}
+
+        jobs.append(Job(label, [[(program, environ(folder, WORK_DIR=volume))]], lost))
+    runs = in_turn(jobs, sizes.repeats, folder, {})
+    section.compare(runs, "µs a result or file", each(runs, number_of))
+    section.bars = walls(runs)
+    for label, values in section.bars:
+        if label.startswith("merge"):
+            section.figures[str(number_of[label])] = median(values)
+            if number_of[label] == 10_000:
+                section.target(label, "<", 1, median(values), " s")
+    return section
+
+
+# --- a worker's start
+
+
+def start(sizes: Sizes, folder: Path) -> Section:
+    """Case 5."""
+    line = next(records(KEYWORDS))
+    (folder / "line").write_bytes(line)
+    settings = {"INPUT": "line", "RUN_DIR": "start", "NUM_PARTS": 1, "SPLIT_MODE": "range"}
+    group = contract.LEVEL.format(1, 0)
+    (folder / "start" / group).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "start" / group).write_bytes(line)
+
+    def python(*arguments: str) -> Command:
+        return (sys.executable, *arguments), environ(folder)
+
+    floor = "python3 -c pass"
+    commands = {
+        floor: python("-c", "pass"),
+        "python3 -I -S -c pass": python("-I", "-S", "-c", "pass"),
+        "split.py": worker(folder, "split", **settings),
+        "count.py": worker(folder, "count", **settings, PART_ID=0),
+        "merge.py": worker(folder, "merge", **settings),
+        "process.py": worker(folder, "process", 0, 1, **settings, FILES=1),
+    }
+    jobs = [Job(label, [[command]]) for label, command in commands.items()]
+    runs = in_turn(jobs, sizes.starts, folder)
+    wall = {label: median(values) for label, values in walls(runs)}
+    section = Section(
+        "start",
+        "A worker's start",
+        "The whole life of a worker that has one line to do: more than its start, and never less. "
+        f"Medians of {sizes.starts} runs. Imports are those of `-X importtime`, each module "
+        "without what it imports itself, the longest first.",
+        bars=walls(runs),
+    )
+    ratios = {label: f"{seconds / wall[floor]:.2f}" for label, seconds in wall.items()}
+    section.compare(runs, f"time / {floor}", ratios)
+    heads = ("imports", "modules", "milliseconds", "the longest, each in milliseconds")
+    repeats = max(3, sizes.starts // 3)
+    rows = [(label, *imports(commands[label], repeats)) for label in commands if "-I" not in label]
+    section.tables += [
+        ("", heads, rows),
+        ("", ("image", "compressed", "unpacked"), list(image_sizes())),
+    ]
+    for label in commands:
+        if ".py" in label:
+            section.target(f"start of {label} / `{floor}`", "<", 1.5, wall[label] / wall[floor])
+    return section
+
+
+def imports(command: Command, repeats: int) -> tuple[str, str, str]:
+    """How many modules a command imports, how long that takes, and which take longest."""
+    (python, *arguments), env = command
+    took: dict[str, list[int]] = {}
+    for _ in range(repeats):
+        found = subprocess.run(
+            [python, "-X", "importtime", *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stderr
+        for own, name in re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", found):
+            took.setdefault(name, []).append(int(own))
+    times = {name: median(all_) / 1000 for name, all_ in took.items()}
+    longest = sorted(times, key=lambda name: -times[name])[:6]
+    words = ", ".join(f"{name} {times[name]:.1f}" for name in longest)
+    return str(len(times)), f"{sum(times.values()):.1f}", words
+
+
+def image_sizes() -> Iterator[tuple[str, str, str]]:
+    """The images' layers in the archives that images/build.sh --archive wrote."""
+    for image in ("split", "map", "reduce"):
+        path = ROOT / "build/images" / f"{image}.tar"
+        if not path.exists():
+            yield image, "left out: run images/build.sh --archive build/images", ""
+            continue
+        with tarfile.open(path) as archive:
+
+            def blob(digest: str, archive: tarfile.TarFile = archive) -> bytes:
+                file = archive.extractfile(f"blobs/{digest.replace(':', '/')}")
+                assert file, digest
+                return file.read()
+
+            index = archive.extractfile("index.json")
+            assert index, path
+            manifest = json.loads(blob(json.load(index)["manifests"][0]["digest"]))
+            layers = [blob(layer["digest"]) for layer in manifest["layers"]]
+        unpacked = sum(len(gzip.decompress(layer)) for layer in layers)
+        yield image, size(sum(map(len, layers))), size(unpacked)

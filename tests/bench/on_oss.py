@@ -1,0 +1,117 @@
+"""The map against a fake OSS with the latency and the bandwidth of a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cases import Sizes
+from measure import (
+    HERE,
+    KEYWORDS,
+    MIB,
+    ROOT,
+    Job,
+    Totals,
+    environ,
+    in_turn,
+    measure,
+    records,
+    worker,
+    write_log,
+)
+from report import Section, size
+
+LATENCY, BANDWIDTH = 0.02, 100e6  # seconds, bytes a second of one connection
+KEY = "count-run/cout-output/0.json"
+
+
+@contextmanager
+def fake(folder: Path) -> Iterator[str]:
+    """A fake OSS in a process of its own; its address."""
+    command = [sys.executable, str(ROOT / "tests/oss/fake.py"), "--port", "0", "--bucket", "bench"]
+    with subprocess.Popen(
+        [*command, "--root", str(folder)], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            line = server.stdout.readline() if server.stdout else ""
+            if not line:
+                raise SystemExit("the fake OSS did not start")
+            yield line.split()[-1]
+        finally:
+            server.kill()
+
+
+def post_faults(endpoint: str) -> None:
+    """From now on every answer takes its time."""
+    faults = [
+        {"fault": "latency", "seconds": LATENCY},
+        {"fault": "bandwidth", "rate": BANDWIDTH},
+    ]
+    request = urllib.request.Request(  # noqa: S310 - our own
+        f"{endpoint}/-/faults", json.dumps(faults).encode(), method="POST"
+    )
+    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+
+
+def oss(sizes: Sizes, folder: Path) -> Section:
+    """Case 8."""
+    expected = write_log(folder / "log", sizes.log, records(KEYWORDS), KEYWORDS)
+    (folder / "fake").mkdir()
+    with fake(folder / "fake") as endpoint:
+        client: Any = import_module("oss2")
+        auth = client.AuthV4("id", "secret")
+        bucket = client.Bucket(auth, endpoint, "bench", region="cn-hangzhou")
+        bucket.put_object_from_file("log", str(folder / "log"))
+        settings = {
+            "OSS_ENDPOINT": endpoint, "OSS_REGION": "cn-hangzhou", "OSS_ACCESS_KEY_ID": "id",
+            "OSS_ACCESS_KEY_SECRET": "secret", "INPUT": "log", "RUN_DIR": "count-run",
+            "NUM_PARTS": 1, "SPLIT_MODE": "range", "PART_ID": 0,
+        }  # fmt: skip
+
+        def found(_: str) -> Totals:
+            return dict(json.loads(bucket.get_object(KEY).read())["counts"])
+
+        script, env = worker(folder, "split", **settings)
+        there = {**env, "WORK_DIR": "oss://bench"}
+        measure(Job("split", [[(script, env)]]), folder)
+        measure(Job("split", [[(script, there)]]), folder)
+        post_faults(endpoint)
+        script, _ = worker(folder, "count", **settings)
+        jobs = [Job("count, no network", [[(script, env)]])]
+        for lanes in (1, 4, 16):
+            program = (sys.executable, str(HERE / "programs.py"), "oss2", endpoint, str(lanes))
+            jobs += [
+                Job(f"count, {lanes} at once",
+                    [[(script, {**there, "OSS_CONNECTIONS": str(lanes)})]], found),
+                Job(f"oss2 download, {lanes} at once", [[(program, environ(folder))]]),
+            ]  # fmt: skip
+        runs = in_turn(jobs, sizes.repeats, folder, expected)
+
+    section = Section(
+        "oss",
+        "The map without a mount",
+        f"A part of {size(sizes.log)} in a fake OSS on this machine, whose answers take "
+        f"{1000 * LATENCY:.0f} ms and {BANDWIDTH / 1e6:.0f} MB/s a connection; the fake has a "
+        "share of the same cores. Beside `OSS_CONNECTIONS` of 1, 4 and 16 a plain download of the "
+        "same bytes by oss2 in as many threads, and the count of a local file.",
+        "MiB/s",
+    )
+    section.bars = [
+        (label, [sizes.log / MIB / run["wall"] for run in found]) for label, found in runs.items()
+    ]
+    rate = {label: median(values) for label, values in section.bars}
+    section.compare(runs, section.unit, {label: f"{value:.0f}" for label, value in rate.items()})
+    for lanes in (1, 4, 16):
+        lesser = min(rate["count, no network"], rate[f"oss2 download, {lanes} at once"])
+        ratio = rate[f"count, {lanes} at once"] / lesser
+        section.target(f"map from OSS, {lanes} at once / CPU or network", ">", 0.9, ratio)
+    return section

@@ -1,0 +1,166 @@
+"""Terabytes on thousands of pods: a table from the measured figures, checked by simulation."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+from collections.abc import Mapping
+from math import ceil
+
+from report import Section, size
+
+MIB, GB, TB = 1 << 20, 1e9, 1e12
+
+# Argo's and OSS's limits.
+STDOUT = 256 << 10  # bytes of split, of which Argo keeps the end
+OBJECT = MIB  # of a workflow, its nodes packed
+QPS = 10_000  # requests a second of an account; 2,000 where names are sequential
+BANDWIDTH = 12.5 * GB  # bytes a second of an account: 100 Gbit/s where it is most
+
+
+# What the table rests on: its name, the value where no case has measured it, and what it is.
+ASSUMED = (
+    ("rate", 1.5 * GB, "GB/s that a core counts", GB),
+    ("network", 0.3 * GB, "GB/s that a pod gets from OSS", GB),
+    ("start", 10, "s from a pod's creation to its first byte", 1),
+    ("creations", 20, "pods a second that the controller creates (`--qps`)", 1),
+    ("reclaimed", 0.01, "of the pods die half-way and are tried again", 1),
+    ("request", 0.02, "s a request to OSS", 1),
+    ("lanes", 8, "requests of split and merge in flight", 1),
+    ("read", 8 * MIB, "MiB a request of a map", MIB),
+    ("requests", 12, "requests of a map besides, for the plan and its result", 1),
+    ("split", 30e-6, "µs of CPU a part in split", 1e-6),
+    ("merge", 60e-6, "µs of CPU a part in merge", 1e-6),
+    ("packed", 200, "bytes a part in the packed workflow object", 1),
+    ("line", 140, "bytes a part in the plan, which every map reads whole", 1),
+)
+Known = dict[str, float]
+
+
+def simulate(total: float, parts: int, pods: int, known: Known) -> tuple[float, float]:
+    """Seconds of the map step, and the most requests a second: pods are created one by one, start,
+    share the bandwidth alike, and some die and are tried again."""
+    dice = random.Random(parts)
+    part = total / parts + known["line"] * parts
+    todo, running, now, created, most = parts, 0, 0.0, 0.0, 0.0
+    starting: list[float] = []  # when each will begin to read
+    reading: list[tuple[float, bool]] = []  # at how many bytes served each ends, and whether well
+    served = 0.0  # bytes that a pod has got which reads since the beginning: all get the same
+    while todo or running:
+        rate = min(known["rate"], known["network"], BANDWIDTH / max(1, len(reading)))
+        most = max(
+            most, len(reading) * rate / known["read"] + known["requests"] * known["creations"]
+        )
+        creation = max(now, created + 1 / known["creations"]) if todo and running < pods else None
+        beginning = starting[0] if starting else None
+        ending = now + (reading[0][0] - served) / rate if reading else None
+        then = min(moment for moment in (creation, beginning, ending) if moment is not None)
+        served += rate * (then - now)
+        now = then
+        if now == ending:
+            served, well = heapq.heappop(reading)
+            running -= 1
+            todo += not well
+        elif now == beginning:
+            heapq.heappop(starting)
+            well = dice.random() >= known["reclaimed"]
+            heapq.heappush(reading, (served + part * (1 if well else dice.random()), well))
+        else:
+            todo, running, created = todo - 1, running + 1, now
+            heapq.heappush(starting, now + known["start"] * dice.uniform(0.5, 1.5))
+    return now, most
+
+
+def bound(total: float, parts: int, pods: int, known: Known) -> tuple[float, str]:
+    """The seconds that the map step cannot be faster than, and what makes it so."""
+    part = total / parts + known["line"] * parts
+    alone = known["start"] + part / min(known["rate"], known["network"])
+    return max(
+        (parts / known["creations"], "creation of pods"),
+        (ceil(parts / pods) * alone, "the pods"),
+        (part * parts / BANDWIDTH, "bandwidth of OSS"),
+    )
+
+
+def measured(sections: Mapping[str, Section]) -> Known:
+    """Those of the figures that cases have measured."""
+    known = {}
+    if "count" in sections:
+        known["rate"] = sections["count"].figures["rate"]
+    for case in {"split", "merge"} & set(sections):
+        seconds = {int(parts): value for parts, value in sections[case].figures.items()}
+        few, many = min(seconds), max(seconds)
+        known[case] = max(0.0, seconds[many] - seconds[few]) / (many - few)
+    for case in ("cluster", "cluster-large"):
+        if case in sections:
+            known["packed"] = sections[case].figures["packed"]
+    return known
+
+
+def stops(parts: int, requests: float, known: Known) -> str:
+    """The limits that a row is over."""
+    printed = len(json.dumps([str(n) for n in range(parts)], separators=(",", ":")))
+    over = [
+        ("ids over 256 KiB", printed > STDOUT),
+        ("workflow over 1 MiB", known["packed"] * parts > OBJECT),
+        ("requests over 10,000/s", requests > QPS),
+    ]
+    return ", ".join(name for name, is_over in over if is_over) or "-"
+
+
+KNOBS = (
+    ("creation of pods", "fewer parts; then the controller's `--qps` and `--burst`"),
+    ("the pods", "more pods: `spec.parallelism` (the component `parallelism`), quota, more parts"),
+    ("bandwidth of OSS", "no more pods: ask the vendor for a higher limit"),
+    ("ids over 256 KiB", "fewer, larger parts: about 30,000 ids fit"),
+    ("workflow over 1 MiB", "fewer parts, or the controller's offloading of node status"),
+    ("requests over 10,000/s", "larger reads: fewer, larger parts, the mount's part size"),
+)
+
+
+def scale(sections: Mapping[str, Section]) -> Section:
+    """Case 7."""
+    found = measured(sections)
+    known = {name: found.get(name, value) for name, value, *_ in ASSUMED}
+    sources = [
+        (f"{known[name] / unit:.3g} {what}", "measured" if name in found else "assumed")
+        for name, _, what, unit in ASSUMED
+    ]
+    rows, bars = [], []
+    for total in (TB, 100 * TB):
+        for pods in (100, 1000, 10_000):
+            for waves in (1, 10):
+                parts = pods * waves
+                seconds, requests = simulate(total, parts, pods, known)
+                least, limit = bound(total, parts, pods, known)
+                label = f"{total / TB:.0f} TB, {pods:,} pods, {parts:,} parts"
+                # A cut takes one read, and 16 of them two requests for their open file.
+                split = parts * (known["split"] + known["request"] * (1 + 2 / 16) / known["lanes"])
+                merge = parts * (known["merge"] + known["request"] * 2 / known["lanes"])
+                rows.append((
+                    label, size(total / parts), f"{split:.0f}", f"{seconds:.0f}", f"{least:.0f}",
+                    limit, f"{merge:.0f}", f"{requests:,.0f}", size(known["packed"] * parts),
+                    stops(parts, requests, known),
+                ))  # fmt: skip
+                bars.append((label, [split + seconds + merge]))
+    head = (
+        "mode `range`", "a part", "split, s", "map, s", "at least, s", "set by", "merge, s",
+        "requests/s, most", "workflow", "stops at",
+    )  # fmt: skip
+    return Section(
+        "scale",
+        "Scale, on paper",
+        "The map step is simulated pod by pod: created at the controller's rate, started, reading "
+        "at the lesser of what a core counts and what the network gives, sharing OSS's "
+        f"bandwidth ({BANDWIDTH / GB} GB/s an account at most; less in most regions), some "
+        "reclaimed half-way. *At least* is the same without chance: the largest of three bounds, "
+        "which *set by* names. *Stops at* names Argo's and OSS's limits that a row is over.",
+        "seconds of split, map and merge",
+        tables=[
+            ("", head, rows),
+            ("What to turn where it stops:", ("limit", "knob"), KNOBS),
+            ("What it rests on:", ("figure", "source"), sources),
+        ],
+        bars=bars,
+    )

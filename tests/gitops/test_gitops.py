@@ -1,0 +1,344 @@
+"""The bundle in the hands of a real Argo CD: one story of commits, told in order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from argocd import NAMESPACE, OVERLAY, PROGRAMS, Application, ArgoCD, Fork, Object, kubectl
+from e2e.scenario import ROOT, Run, argo, get, pods_of, submit, template_of, tool, until
+
+pytestmark = pytest.mark.e2e
+
+PREFIX = "gitops-"  # of every object: the namespace argo has others
+KUSTOMIZATION = f"{OVERLAY}/kustomization.yaml"
+LOG_COUNT = "manifests/base/log-count-workflowtemplate.yaml"
+AGGREGATE = "manifests/base/aggregate-workflowtemplate.yaml"
+CONTAINERD = Path(os.environ.get("E2E_KUBECONFIG", "")).parent / "run/containerd.sock"
+LOG = b"2026-01-01 [INFO] one\n[WARN] two INFO\n[ERROR] three\n" * 500
+TOTALS = {"INFO": 1000, "WARN": 500, "ERROR": 500, "DEBUG": 0}
+# In the order of their waves.
+KINDS = (
+    *("serviceaccount", "role", "rolebinding", "persistentvolume", "persistentvolumeclaim"),
+    *("workflowtemplate", "cronworkflow", "workflow"),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the story is about."""
+
+    argocd: ArgoCD
+    application: Application
+    fork: Fork
+    volume: Path
+
+    def result(self, run_dir: str = "") -> dict[str, int]:
+        """The totals in a run directory."""
+        found: dict[str, int] = json.loads((self.volume / run_dir / "result.json").read_text())
+        return found
+
+
+def patch(kind: str, name: str, path: str, value: object) -> Object:
+    """A patch as it stands in a kustomization: one field of one object, or of all of a kind."""
+    operation = {"op": "replace", "path": path, "value": value}
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps([operation])}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """A fork with a schedule, its Application not yet applied, and a log on its volume. The logs of
+    Argo CD stay in build/gitops."""
+    if not (CONTAINERD.is_socket() and (PROGRAMS / "argocd").is_file()):
+        why = "no test cluster of this machine with Argo CD: `make test` builds and starts it"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+    folder = ROOT / "build/gitops"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "home").mkdir(parents=True)
+    volume = Path(os.environ["E2E_VOLUME"], "gitops")
+    shutil.rmtree(volume, ignore_errors=True)
+    volume.mkdir()
+    os.chown(volume, 65532, 65532)
+    (volume / "log-count-data.txt").write_bytes(LOG)
+    fork = Fork(folder / "fork")
+    with fork.edit("manifests/gitops/source/source-configmap.yaml") as source:
+        source["data"]["repoURL"] = f"file://{fork.folder}"
+    with fork.edit(KUSTOMIZATION) as overlay:
+        overlay["namePrefix"] = PREFIX
+        overlay["components"].append("../../components/schedule")
+        overlay["patches"].append(
+            patch("PersistentVolume", "pv-local", "/spec/hostPath/path", str(volume))
+        )
+    try:
+        with ArgoCD(folder / "home").running() as argocd:
+            yield Site(argocd, Application(), fork, volume)
+            with suppress(AssertionError):  # where a test has failed it is still there
+                Application().delete()
+    finally:
+        for kind in reversed(KINDS):
+            if names := [each["metadata"]["name"] for each in ours(kind)]:
+                kubectl("delete", "--namespace=argo", "--timeout=60s", kind, *names)
+        shutil.rmtree(volume)
+
+
+def ours(kind: str) -> list[Object]:
+    """Our objects of a kind."""
+    return [each for each in get(kind)["items"] if each["metadata"]["name"].startswith(PREFIX)]
+
+
+def images_pulled(run: str) -> set[str]:
+    """The images that the pods of a run have started, by the kubelet's word."""
+    messages = (
+        event["message"]
+        for event in get("events")["items"]
+        if event["involvedObject"]["name"].startswith(run) and event["reason"] == "Pulled"
+    )
+    return {name for text in messages for name in re.findall(r'"localhost/(fanfold-\S+)"', text)}
+
+
+def default(template: str, name: str) -> str:
+    """A parameter's default, as it is in the cluster."""
+    spec = get(f"workflowtemplate/{PREFIX}{template}")["spec"]
+    (value,) = (each["value"] for each in spec["arguments"]["parameters"] if each["name"] == name)
+    return str(value)
+
+
+def test_fresh_sync(site: Site) -> None:
+    """From a fork to an Application that is Synced and Healthy, in waves; the smoke run has
+    succeeded and left no files."""
+    revision = site.fork.commit("Ours")
+
+    kubectl("apply", "--kustomize", str(site.fork.folder / "manifests/gitops/local"))
+    site.application.sync(revision)
+    site.application.settle()
+
+    times = [[each["metadata"]["creationTimestamp"] for each in ours(kind)] for kind in KINDS]
+    waves = [[*times[0], *times[1], *times[2]], [*times[3], *times[4]], *times[5:]]
+    assert all(waves)
+    assert all(max(one) < min(next_) for one, next_ in itertools.pairwise(waves))
+    assert get(f"workflow/{PREFIX}smoke-run")["status"]["phase"] == "Succeeded"
+    assert [each.name for each in site.volume.iterdir()] == ["log-count-data.txt"]
+
+
+def test_second_sync_changes_nothing(site: Site) -> None:
+    """Synced again no object is written, but for the smoke run, which runs again."""
+
+    def versions() -> dict[str, str]:
+        found = [each for kind in KINDS[:-1] for each in ours(kind)]
+        return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
+
+    before, smoke_run = versions(), get(f"workflow/{PREFIX}smoke-run")["metadata"]["uid"]
+
+    site.argocd.run("app", "sync", "fanfold", "--timeout=90", timeout=100)
+
+    assert versions() == before
+    assert get(f"workflow/{PREFIX}smoke-run")["metadata"]["uid"] != smoke_run
+
+
+def test_create_workflow(site: Site) -> None:
+    """Argo CD's action "Create Workflow" runs log-count with its defaults; nothing goes out of sync
+    by it, or within a minute."""
+    select = f"--selector=workflows.argoproj.io/workflow-template={PREFIX}log-count"
+    deadline = time.monotonic() + 60
+
+    site.argocd.run(
+        *("app", "actions", "run", "fanfold", "create-workflow"),
+        *("--kind=WorkflowTemplate", f"--resource-name={PREFIX}log-count"),
+    )
+
+    (name,) = (each["metadata"]["name"] for each in get("workflow", select)["items"])
+    while time.monotonic() < deadline:
+        assert site.application.state()[0] == "Synced"
+        time.sleep(3)
+    found = Run(name).succeed(120)
+    assert found["spec"] == {
+        "arguments": {},
+        "workflowTemplateRef": {"name": f"{PREFIX}log-count"},
+    }
+    assert pods_of(found) == {"split": 1, "map": 5, "reduce": 1}
+    assert site.result() == TOTALS
+    site.application.settle()
+
+
+def test_rollout_under_a_run(site: Site) -> None:
+    """A commit with another image, default and schedule: a run that is under way ends with what it
+    began with, the next one has the new."""
+    tags = (f"localhost/fanfold-map:{tag}" for tag in ("dev", "next"))
+    tool("ctr", f"--address={CONTAINERD}", "--namespace=k8s.io", "images", "tag", "--force", *tags)
+    old = submit(f"{PREFIX}log-count", numParts=3, runDir="old")
+    until("its split", 120, lambda: pods_of(old.get()).get("map"))
+    argo("suspend", old.name)
+    with site.fork.edit(KUSTOMIZATION) as overlay:
+        overlay["images"][1]["newTag"] = "next"
+        overlay["patches"] += [
+            patch("CronWorkflow", "log-count", "/spec/schedules", ["* * * * *"]),
+            patch("CronWorkflow", "log-count", "/spec/suspend", value=False),
+        ]
+    with site.fork.edit(LOG_COUNT) as template:
+        template["spec"]["arguments"]["parameters"][1]["value"] = "1"
+
+    site.application.sync(site.fork.commit("Another image, default and schedule"))
+    argo("resume", old.name)
+    new = submit(f"{PREFIX}log-count", runDir="new")
+
+    assert pods_of(old.succeed(120)) == {"split": 1, "map": 3, "reduce": 1}
+    assert pods_of(new.succeed(120)) == {"split": 1, "map": 1, "reduce": 1}
+    assert {each for each in images_pulled(old.name) if "map" in each} == {"fanfold-map:dev"}
+    assert {each for each in images_pulled(new.name) if "map" in each} == {"fanfold-map:next"}
+    assert site.result("old") == site.result("new") == TOTALS
+
+
+def test_drift_heals(site: Site) -> None:
+    """A template that was edited by hand becomes what git says."""
+    change = [{"op": "replace", "path": "/spec/arguments/parameters/1/value", "value": "99"}]
+
+    kubectl(
+        *("patch", "--namespace=argo", f"workflowtemplate/{PREFIX}aggregate"),
+        *("--type=json", f"--patch={json.dumps(change)}"),
+    )
+
+    until("what git says", 120, lambda: default("aggregate", "fanIn") == "8")
+    site.application.settle()
+
+
+def test_broken_template_is_refused(site: Site) -> None:
+    """A misspelt field is refused by name, and nothing else of that commit is applied."""
+    with site.fork.edit(LOG_COUNT) as template:
+        template["spec"]["entrypiont"] = template["spec"].pop("entrypoint")
+    with site.fork.edit(AGGREGATE) as template:
+        template["spec"]["arguments"]["parameters"][1]["value"] = "16"
+
+    reasons = site.application.refusals(site.fork.commit("A slip"))
+
+    assert "entrypiont: field not declared in schema" in reasons
+    assert default("aggregate", "fanIn") == "8"
+    site.application.look_at(site.fork.revert("A slip"))
+    site.application.settle()
+
+
+def test_project_refuses(site: Site) -> None:
+    """Neither a ClusterRole nor another namespace is to be had in the project."""
+    with site.fork.edit(f"{OVERLAY}/clusterrole.yaml") as role:
+        role |= {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "more"},
+            "rules": [],
+        }
+    with site.fork.edit(KUSTOMIZATION) as overlay:
+        overlay["namespace"] = "default"
+        overlay["resources"].append("clusterrole.yaml")
+
+    reasons = site.application.refusals(site.fork.commit("More than it may"))
+    site.argocd.run("app", "terminate-op", "fanfold")
+
+    assert "ClusterRole is not permitted in project fanfold" in reasons
+    assert "namespace default is not permitted in project 'fanfold'" in reasons
+    assert not kubectl("get", "clusterrole", "--selector=app.kubernetes.io/part-of=fanfold")
+    site.application.look_at(site.fork.revert("More than it may"))
+    site.application.settle()
+
+
+def test_schedule(site: Site) -> None:
+    """By now it fires every minute, each time into a directory that is named after that minute."""
+    select = f"--selector=workflows.argoproj.io/cron-workflow={PREFIX}log-count"
+
+    def ended() -> list[Object]:
+        runs: list[Object] = get("workflow", select)["items"]
+        ended = [each for each in runs if each["status"].get("phase") in ("Succeeded", "Failed")]
+        return ended if len(ended) > 1 else []
+
+    for run in until("two firings", 180, ended):
+        assert run["status"]["phase"] == "Succeeded"
+        scheduled = run["metadata"]["annotations"]["workflows.argoproj.io/scheduled-time"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00Z", scheduled)
+        assert site.result(f"scheduled/{scheduled}") == TOTALS
+
+
+def test_rollback(site: Site) -> None:
+    """A revert brings back image, default and schedule."""
+    site.application.sync(site.fork.revert("Another image"))
+
+    template = get(f"workflowtemplate/{PREFIX}log-count")
+    schedule = get(f"cronworkflow/{PREFIX}log-count")["spec"]
+    image = template_of(template["spec"], "map")["container"]["image"]
+    assert image == "localhost/fanfold-map:dev"
+    assert default("log-count", "numParts") == "5"
+    assert (schedule["suspend"], schedule["schedules"]) == (True, ["15 2 * * *"])
+
+
+def test_failing_smoke_run(site: Site) -> None:
+    """A commit that is accepted and does not work makes the Application Degraded; what the smoke
+    run has left is there to be looked at."""
+    with site.fork.edit(KUSTOMIZATION) as overlay:
+        overlay["images"][1]["newName"] = "localhost/fanfold-split"  # which has no count.py
+
+    site.application.sync(site.fork.commit("The wrong image"))
+    site.application.settle("Degraded")
+
+    assert get(f"workflow/{PREFIX}smoke-run")["status"]["phase"] == "Failed"
+    assert (site.volume / "smoke-run/split-output/plan.json").exists()
+    site.fork.revert("The wrong image")
+
+
+def test_pruning_keeps_the_volume(site: Site) -> None:
+    """Components that are taken out take their objects along, but for the volume."""
+    with site.fork.edit(KUSTOMIZATION) as overlay:
+        for name in ("schedule", "local-volume"):
+            overlay["components"].remove(f"../../components/{name}")
+
+    site.application.look_at(site.fork.commit("No schedule and no volume"))
+
+    until("no schedule", 120, lambda: not ours("cronworkflow"))
+    assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
+    assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
+
+
+def test_deletion_keeps_the_volume(site: Site) -> None:
+    """The end of the Application is the end of its objects, but for the volume and its data."""
+    site.application.delete()
+
+    assert not ours("workflowtemplate")
+    assert not ours("serviceaccount")
+    assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
+    assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
+    assert (site.volume / "log-count-data.txt").read_bytes() == LOG
+
+
+def test_fleet(site: Site) -> None:
+    """The ApplicationSet makes an Application of each cluster that has the label."""
+    fleet = site.fork.folder / "manifests/gitops/fleet"
+    for name, labels in (("one", {"fanfold.overlay": "ack-one"}), ("other", {})):
+        cluster = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "labels": {"argocd.argoproj.io/secret-type": "cluster", **labels},
+            },
+            "stringData": {"name": name, "server": f"https://{name}.example.com", "config": "{}"},
+        }
+        kubectl(
+            "apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=json.dumps(cluster).encode()
+        )
+    kubectl("apply", "--dry-run=server", "--kustomize", str(fleet))
+    rendered = yaml.safe_load_all(tool(str(PROGRAMS / "kustomize"), "build", str(fleet)))
+    (found,) = (each for each in rendered if each["kind"] == "ApplicationSet")
+    file = site.fork.folder / "applicationset.json"
+    file.write_text(json.dumps(found))
+
+    made = json.loads(site.argocd.run("appset", "generate", str(file), "--output=json"))
+
+    assert made["metadata"]["name"] == "fanfold-one"
+    assert made["spec"]["source"]["path"] == "manifests/overlays/ack-one"
+    assert made["spec"]["destination"] == {"server": "https://one.example.com", "namespace": "argo"}
