@@ -11,15 +11,14 @@ from hypothesis import HealthCheck, settings
 from pipeline import BucketPath, Volume
 
 settings.register_profile(
-    "folder",
+    "fanfold",
     deadline=None,  # a machine that is busy is not a bug
     derandomize="CI" in os.environ,
     database=None,
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("bucket", settings.get_profile("folder"), max_examples=10)  # HTTP
-settings.load_profile("folder")
+settings.load_profile("fanfold")
 
 
 @pytest.fixture
@@ -38,9 +37,11 @@ def storage(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with FakeOSS() as fake, pytest.MonkeyPatch.context() as patch:
         patch.setattr(BucketPath, "fake", fake)
-        settings.load_profile("bucket")
+        for test in vars(request.module).values():  # fewer examples: each is many requests
+            if given := getattr(test, "_hypothesis_internal_use_settings", None):
+                fewer = settings(given, max_examples=10)
+                patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
         yield
-        settings.load_profile("folder")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
