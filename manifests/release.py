@@ -6,9 +6,11 @@ and every overlay into one plain file of build/release, for those without kustom
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kustomize.helpers.binaries import binarypath  # type: ignore[import-untyped]
@@ -49,6 +51,15 @@ def pinned(text: str, tag: str, digests: dict[str, str]) -> str:
     return text
 
 
+def kustomize() -> str | None:
+    """The path of kustomize: from the venv, else from the PATH."""
+    with suppress(FileNotFoundError):
+        return str(binarypath("kustomize"))
+    found = shutil.which("kustomize")
+    # In an active venv this is the wrapper that has just found none.
+    return None if found and Path(found).parent == Path(sys.executable).parent else found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Set the release and render the overlays."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,14 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     digests = dict(arguments.digests)
     if digests and set(digests) != set(IMAGES):
         parser.error(f"digests of {', '.join(sorted(digests))} alone: give all three or none")
+    program = kustomize()
+    if not program:
+        parser.error("kustomize is not on the PATH: install 5.5 or a newer one")
     BASE.write_text(pinned(BASE.read_text(), arguments.version, digests))
     RENDERED.mkdir(parents=True, exist_ok=True)
     for overlay in sorted((MANIFESTS / "overlays").iterdir()):
         path = RENDERED / f"fanfold-{overlay.name}-{arguments.version}.yaml"
         with path.open("w") as file:
-            subprocess.run(
-                [binarypath("kustomize"), "build", overlay], stdout=file, check=True, timeout=60
-            )
+            subprocess.run([program, "build", overlay], stdout=file, check=True, timeout=60)
         print(path)
     return 0
 

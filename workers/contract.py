@@ -145,6 +145,9 @@ def plan_head(plan_id: str) -> bytes:
     return f'{{"format":{FORMAT},"id":"{plan_id}",\n'.encode()
 
 
+NO_PLAN = plan_head("")  # in the place of a plan whose copies are being replaced
+
+
 def plan_body(
     mode: str, inputs: Sequence[Input], cuts: Sequence[int], marks: Sequence[str]
 ) -> Iterator[bytes]:
@@ -216,13 +219,17 @@ class Plan:
             head = json.loads(next(self._lines, b"").removesuffix(b",") + b"}")
             self.id, found = str(head.get("id")), head.get("format")
             self._totals = next(self._lines, b"")
-            totals = json.loads(b"{%b]}" % self._totals) if found == FORMAT else {}
+            totals = json.loads(b"{%b]}" % self._totals) if found == FORMAT and self.id else {}
         except _UNREADABLE:
             raise self._corrupt() from None
         if found != FORMAT:
             raise WorkerError(
                 f"{name} has format {found!r} and this worker reads {FORMAT}: use images of one "
                 "version in all steps and run split.py again"
+            )
+        if not self.id:
+            raise RetryError(
+                f"{name} is being made, or its split.py has failed: wait for it, or run it again"
             )
         if wanted not in ("", self.id):
             raise RetryError(

@@ -97,7 +97,8 @@ def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, f
         "OIDCToken": token,
         "RoleSessionName": "fanfold",
     }
-    url = environ.get("ALIBABA_CLOUD_STS_ENDPOINT") or f"https://sts-vpc.{region}.aliyuncs.com"
+    url = environ.get("ALIBABA_CLOUD_STS_ENDPOINT") or f"sts-vpc.{region}.aliyuncs.com"
+    url = url if "://" in url else f"https://{url}"  # the ACK webhook sets a host alone
     return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
 
 

@@ -110,12 +110,17 @@ def find_edges(work: Store, part: Part) -> str:
 
 
 def find_copies(run: Store, plan_id: str) -> set[str]:
-    """The copies that an earlier split of this very plan has left."""
+    """The copies that an earlier split of this very plan has left. Another plan goes: it would be
+    believed again if its input came back, and have copies of this one by then."""
     names = set(run.names(contract.folder(contract.COPY)))
-    try:
-        return names if contract.PLAN in names and open_plan(run, plan_id) else set()
-    except WorkerError:
+    if contract.PLAN not in names:
         return set()
+    try:
+        open_plan(run, plan_id)
+    except WorkerError:
+        run.put(contract.PLAN, [contract.NO_PLAN])
+        return set()
+    return names
 
 
 def is_whole(run: Store, part: Part) -> bool:
@@ -169,10 +174,10 @@ def split(environ: Mapping[str, str]) -> None:
     for folder in (contract.folder(contract.PLAN), contract.folder(contract.COUNT)):
         run.make_folder(folder)
     if mode == "copy":
-        kept = find_copies(run, plan_id) if only_missing else set()
+        kept = find_copies(run, plan_id)
         for part in contract.cut_parts(inputs, cuts, edges):
             copy = contract.COPY.format(part[0])
-            if copy not in kept or not is_whole(run, part):
+            if not only_missing or copy not in kept or not is_whole(run, part):
                 run.copy(copy, work, part[3])
     body = contract.plan_body(mode, inputs, cuts, edges)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))

@@ -59,9 +59,9 @@ def settings() -> list[Object]:
 
 
 def remove_namespace() -> None:
-    """Remove it, with an Application that a failed test has left and that no controller ends."""
+    """Remove it, with what a failed test has left and no controller ends."""
     where = ("--namespace", NAMESPACE)
-    for name in kubectl("get", "application", "--output=name", *where).split():
+    for name in kubectl("get", "application,appproject", "--output=name", *where).split():
         kubectl("patch", name, *where, "--type=merge", '--patch={"metadata":{"finalizers":null}}')
     kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
 

@@ -96,14 +96,10 @@ def ours(kind: str) -> list[Object]:
     return [each for each in get(kind)["items"] if each["metadata"]["name"].startswith(PREFIX)]
 
 
-def images_pulled(run: str) -> set[str]:
-    """The images that the pods of a run have started, by the kubelet's word."""
-    messages = (
-        event["message"]
-        for event in get("events")["items"]
-        if event["involvedObject"]["name"].startswith(run) and event["reason"] == "Pulled"
-    )
-    return {name for text in messages for name in re.findall(r'"localhost/(fanfold-\S+)"', text)}
+def image_of_map(run: Run) -> str:
+    """The image that a run's map pods are made with: of the template as the run has kept it."""
+    kept = run.get()["status"]["storedWorkflowTemplateSpec"]
+    return str(template_of(kept, "map")["container"]["image"])
 
 
 def default(template: str, name: str) -> str:
@@ -123,7 +119,8 @@ def test_fresh_sync(site: Site) -> None:
     site.application.settle()
 
     times = [[each["metadata"]["creationTimestamp"] for each in ours(kind)] for kind in KINDS]
-    waves = [[*times[0], *times[1], *times[2]], [*times[3], *times[4]], *times[5:]]
+    ends = (0, 3, 5, 6, 8)  # of the kinds of a wave
+    waves = [[*itertools.chain(*times[a:b])] for a, b in itertools.pairwise(ends)]
     assert all(waves)
     assert all(max(one) < min(next_) for one, next_ in itertools.pairwise(waves))
     assert get(f"workflow/{PREFIX}smoke-run")["status"]["phase"] == "Succeeded"
@@ -193,8 +190,8 @@ def test_rollout_under_a_run(site: Site) -> None:
 
     assert pods_of(old.succeed(120)) == {"split": 1, "map": 3, "reduce": 1}
     assert pods_of(new.succeed(120)) == {"split": 1, "map": 1, "reduce": 1}
-    assert {each for each in images_pulled(old.name) if "map" in each} == {"fanfold-map:dev"}
-    assert {each for each in images_pulled(new.name) if "map" in each} == {"fanfold-map:next"}
+    assert image_of_map(old) == "localhost/fanfold-map:dev"
+    assert image_of_map(new) == "localhost/fanfold-map:next"
     assert site.result("old") == site.result("new") == TOTALS
 
 
@@ -250,7 +247,8 @@ def test_project_refuses(site: Site) -> None:
 
 
 def test_schedule(site: Site) -> None:
-    """By now it fires every minute, each time into a directory that is named after that minute."""
+    """By now it fires every minute, each time into a directory that is named after that minute
+    and the run."""
     select = f"--selector=workflows.argoproj.io/cron-workflow={PREFIX}log-count"
 
     def ended() -> list[Object]:
@@ -262,7 +260,7 @@ def test_schedule(site: Site) -> None:
         assert run["status"]["phase"] == "Succeeded"
         scheduled = run["metadata"]["annotations"]["workflows.argoproj.io/scheduled-time"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00Z", scheduled)
-        assert site.result(f"scheduled/{scheduled}") == TOTALS
+        assert site.result(f"scheduled/{scheduled}-{run['metadata']['name']}") == TOTALS
 
 
 def test_rollback(site: Site) -> None:
@@ -279,7 +277,7 @@ def test_rollback(site: Site) -> None:
 
 def test_failing_smoke_run(site: Site) -> None:
     """A commit that is accepted and does not work makes the Application Degraded; what the smoke
-    run has left is there to be looked at."""
+    run has left is there to be looked at. The revert makes it Healthy, and removes that."""
     with site.fork.edit(KUSTOMIZATION) as overlay:
         overlay["images"][1]["newName"] = "localhost/fanfold-split"  # which has no count.py
 
@@ -287,8 +285,10 @@ def test_failing_smoke_run(site: Site) -> None:
     site.application.settle("Degraded")
 
     assert get(f"workflow/{PREFIX}smoke-run")["status"]["phase"] == "Failed"
-    assert (site.volume / "smoke-run/split-output/plan.json").exists()
-    site.fork.revert("The wrong image")
+    assert (site.volume / ".fanfold-smoke-run/split-output/plan.json").exists()
+    site.application.sync(site.fork.revert("The wrong image"))
+    site.application.settle()
+    assert not (site.volume / ".fanfold-smoke-run").exists()
 
 
 def test_pruning_keeps_the_volume(site: Site) -> None:
@@ -300,13 +300,17 @@ def test_pruning_keeps_the_volume(site: Site) -> None:
     site.application.look_at(site.fork.commit("No schedule and no volume"))
 
     until("no schedule", 120, lambda: not ours("cronworkflow"))
+    site.application.settle()
     assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
     assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
 
 
 def test_deletion_keeps_the_volume(site: Site) -> None:
-    """The end of the Application is the end of its objects, but for the volume and its data."""
-    site.application.delete()
+    """The end of the Application and its project is the end of its objects, but for the volume and
+    its data."""
+    folder = site.fork.folder / "manifests/gitops/local"
+
+    kubectl("delete", "--timeout=60s", "--kustomize", str(folder))
 
     assert not ours("workflowtemplate")
     assert not ours("serviceaccount")
@@ -316,9 +320,17 @@ def test_deletion_keeps_the_volume(site: Site) -> None:
 
 
 def test_fleet(site: Site) -> None:
-    """The ApplicationSet makes an Application of each cluster that has the label."""
+    """The ApplicationSet makes an Application of each cluster that has the label, with a path
+    of the bucket of its own where the patch in its comment is taken."""
     fleet = site.fork.folder / "manifests/gitops/fleet"
-    for name, labels in (("one", {"fanfold.overlay": "ack-one"}), ("other", {})):
+    overlay = {"fanfold.overlay": "ack-one"}
+    with site.fork.edit("manifests/gitops/fleet/kustomization.yaml") as kustomization:
+        lines = (ROOT / "manifests/gitops/fleet/kustomization.yaml").read_text().splitlines()
+        start = lines.index("#   - target: {kind: ApplicationSet}")
+        end = lines.index("apiVersion: kustomize.config.k8s.io/v1beta1")
+        comment = "\n".join(line.removeprefix("#   ") for line in lines[start:end])
+        kustomization["patches"] += yaml.safe_load(comment)
+    for name, labels in (("one", overlay), ("two", overlay), ("other", {})):
         cluster = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -331,7 +343,7 @@ def test_fleet(site: Site) -> None:
         kubectl(
             "apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=json.dumps(cluster).encode()
         )
-    kubectl("apply", "--dry-run=server", "--kustomize", str(fleet))
+    kubectl("apply", "--kustomize", str(fleet))
     rendered = yaml.safe_load_all(tool(str(PROGRAMS / "kustomize"), "build", str(fleet)))
     (found,) = (each for each in rendered if each["kind"] == "ApplicationSet")
     file = site.fork.folder / "applicationset.json"
@@ -339,6 +351,10 @@ def test_fleet(site: Site) -> None:
 
     made = json.loads(site.argocd.run("appset", "generate", str(file), "--output=json"))
 
-    assert made["metadata"]["name"] == "fanfold-one"
-    assert made["spec"]["source"]["path"] == "manifests/overlays/ack-one"
-    assert made["spec"]["destination"] == {"server": "https://one.example.com", "namespace": "argo"}
+    assert len(made) == 2
+    for each, name in zip(made, ("one", "two"), strict=True):
+        spec = each["spec"]
+        assert each["metadata"]["name"] == f"fanfold-{name}"
+        assert spec["source"]["path"] == "manifests/overlays/ack-one"
+        assert spec["destination"] == {"server": f"https://{name}.example.com", "namespace": "argo"}
+        assert f"/{name}\n" in spec["source"]["kustomize"]["patches"][0]["patch"] + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -59,6 +61,80 @@ def test_release(digests: dict[str, str], tmp_path: Path) -> None:
             )
             for image in DIGESTS
         }
+
+
+def make_release(folder: Path, path: Path, version: str) -> subprocess.CompletedProcess[str]:
+    """`make release` in a copy of what it works on, with nothing to be found but on the PATH."""
+    for name in ("manifests", "tests/manifests/golden"):
+        shutil.copytree(bundle.REPOSITORY / name, folder / name)
+    shutil.copy(bundle.REPOSITORY / "Makefile", folder)
+    (folder / "pyproject.toml").touch()
+    program = folder / ".venv/bin/python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    (folder / ".venv/test").touch()
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("FANFOLD_BIN", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(
+        ["make", "release", f"VERSION={version}"],
+        cwd=folder,
+        env={**environment, "PATH": f"{path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_make_release(tmp_path: Path) -> None:
+    """With no more than kustomize the make target does all of it, the golden files included."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "kustomize").symlink_to(bundle.require("kustomize"))
+
+    done = make_release(tmp_path / "copy", tools, "1.2.3")
+
+    assert done.returncode == 0, done.stderr
+    for overlay in bundle.OVERLAYS:
+        rendered = tmp_path / f"copy/build/release/fanfold-{overlay}-1.2.3.yaml"
+        golden = tmp_path / f"copy/tests/manifests/golden/{overlay}.yaml"
+        assert golden.read_text() == rendered.read_text()
+        assert ("fanfold-map:1.2.3" in golden.read_text()) == (overlay != "local")
+
+
+def not_installed(name: str) -> Path:
+    """As where neither the venv nor the system has the program."""
+    raise FileNotFoundError(name)
+
+
+def test_no_kustomize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without kustomize nothing is written, and a sentence says what is to be installed; on the
+    PATH it is found."""
+    spec = importlib.util.spec_from_file_location("release", bundle.MANIFESTS / "release.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "BASE", tmp_path / "kustomization.yaml")
+    monkeypatch.setattr(module, "RENDERED", tmp_path / "release")
+    monkeypatch.setattr(module, "binarypath", not_installed)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+
+    with pytest.raises(SystemExit) as end:
+        module.main(["1.2.3"])
+
+    assert end.value.code == 2
+    assert "kustomize is not on the PATH: install 5.5 or a newer one" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kustomize").symlink_to(bundle.require("kustomize"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module.kustomize() == str(tmp_path / "kustomize")
 
 
 @pytest.mark.parametrize(

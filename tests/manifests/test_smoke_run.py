@@ -20,18 +20,29 @@ ARGUMENTS = {
 }
 LOG = {each["name"]: each.get("value") for each in SCRIPTS["smoke-check"]["env"]}["LOG"]
 
+OTHERS = [f"{ARGUMENTS['runDir']}.txt", f"{ARGUMENTS['runDir']}/notes.txt"]
+
 Storage = tuple[dict[str, str], Callable[[], list[str]]]  # its settings, and the names in it
 
 
 @pytest.fixture(params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    """A folder or a bucket, with a file of somebody else's."""
+    """A folder or a bucket, with files of somebody else's."""
     if request.param == "folder":
-        (tmp_path / "smoke-run.txt").touch()
-        yield {"WORK_DIR": str(tmp_path)}, lambda: [path.name for path in tmp_path.rglob("*")]
+        for name in OTHERS:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        found = tmp_path.rglob
+        yield (
+            {"WORK_DIR": str(tmp_path)},
+            lambda: sorted(
+                str(each.relative_to(tmp_path)) for each in found("*") if each.is_file()
+            ),
+        )
         return
     with FakeOSS() as fake:
-        fake.bucket().put("fanfold/smoke-run.txt", b"")
+        for name in OTHERS:
+            fake.bucket().put(f"fanfold/{name}", b"")
         settings = {
             "WORK_DIR": "oss://bucket/fanfold",
             "OSS_ENDPOINT": fake.endpoint,
@@ -39,7 +50,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
             "OSS_ACCESS_KEY_ID": "id",
             "OSS_ACCESS_KEY_SECRET": "secret",
         }
-        yield settings, lambda: [Path(name).name for name in fake.bucket().objects]
+        yield (
+            settings,
+            lambda: sorted(name.removeprefix("fanfold/") for name in fake.bucket().objects),
+        )
 
 
 def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
@@ -70,7 +84,8 @@ def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
 
 def test_smoke_run(storage: Storage) -> None:
     """It succeeds and leaves no files; where the totals are not those of the log it fails for good,
-    leaves its files to be looked at, and the next one removes them."""
+    leaves its files to be looked at, and the next one removes them, and nobody else's. Each of the
+    last steps can be done twice, as after a pod that was lost."""
     for template in ("smoke-write", "split"):
         assert run(storage, template)[0] == 0
     for part in range(int(ARGUMENTS["numParts"])):
@@ -81,6 +96,17 @@ def test_smoke_run(storage: Storage) -> None:
 
     assert code == 2
     assert "is {'INFO': 3, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1} and must be {'INFO': 4" in said
-    assert "result.json" in storage[1]()
-    assert run(storage, "smoke-check")[0] == 0
-    assert storage[1]() == ["smoke-run.txt"]
+    assert f"{ARGUMENTS['runDir']}/result.json" in storage[1]()
+    for template in ("smoke-check", "smoke-check", "smoke-clean", "smoke-clean"):
+        assert run(storage, template)[0] == 0
+    assert storage[1]() == OTHERS
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    """On a volume the folder of the run goes, too."""
+    storage: Storage = {"WORK_DIR": str(tmp_path)}, list
+
+    for template in ("smoke-write", "split", "smoke-clean", "smoke-clean"):
+        assert run(storage, template)[0] == 0
+
+    assert not list(tmp_path.iterdir())

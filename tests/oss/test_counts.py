@@ -56,6 +56,7 @@ def test_copy(bucket: Volume, fake: FakeOSS) -> None:
         {
             "HeadObject": 1,
             "GetObject": PARTS - 1 + 2 * PARTS,  # a cut, and two edges a part
+            "ListObjectsV2": 1,  # whether there is another plan
             "ListMultipartUploads": PARTS,
             "InitiateMultipartUpload": PARTS,
             "UploadPartCopy": PARTS,

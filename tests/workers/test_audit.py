@@ -97,6 +97,8 @@ def check(volume: Volume, worker: str, *arguments: object, **settings: object) -
         else:
             assert event.name == "stat", event
             assert event.kinds[0] in (0, 0o040000), f"{path}: a file's size or time is of its path"
+    if published.count("split-output/plan.json") == 2:  # another plan goes before its copies do
+        published.remove("split-output/plan.json")
     assert len(published) == len(set(published))
     return read
 
@@ -135,6 +137,7 @@ def test_log_count(run: Volume, mode: str, name: str) -> None:
     run.count("2")
     assert check(run, "merge") == {plan} | results
     assert check(run, "split", NUM_PARTS=4) - known == files | folders
+    assert run.plan()["num_parts"] == 4
 
 
 def test_process_data(run: Volume) -> None:

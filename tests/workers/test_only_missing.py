@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 
+import oss
 import pytest
+import store
 from pipeline import INPUT, KEYWORDS, Volume, model
 
 pytestmark = pytest.mark.usefixtures("storage")
@@ -130,6 +134,36 @@ def test_an_input_changed_in_the_middle(volume: Volume, mode: str) -> None:
     done.log_count()
 
     assert done.totals() == model([data])
+
+
+def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input is replaced by another, whose split makes its copies and then fails, and is put back
+    as it was, its version too: none of these copies counts for it."""
+    data = (DATA * 500)[:100_000]
+    run = volume.having(NUM_PARTS=1, SPLIT_MODE="copy", ONLY_MISSING="true", RUN_DIR="run")
+    path = run.write(INPUT, data)
+    version = 0 if run.in_bucket else path.stat().st_mtime_ns
+    run.split()
+    run.write(
+        INPUT, data[:25_000] + data[25_000:26_000].replace(b"WARN ", b"ERROR") + data[26_000:]
+    )
+
+    def fails(self: store.Store, name: str, pieces: Iterable[bytes]) -> None:
+        if b'"parts"' in (content := b"".join(pieces)):
+            raise OSError(errno.EIO, "the plan")
+        put(self, name, [content])
+
+    kind = oss.Bucket if run.in_bucket else store.Store
+    put = kind.put
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "put", fails)
+        assert run.run("split").code == 75
+    run.write(INPUT, data)
+    if not run.in_bucket:
+        os.utime(path, ns=(version, version))
+    run.log_count()
+
+    assert run.totals() == model([data])
 
 
 def test_a_copy_that_is_missing_or_short(volume: Volume) -> None:
