@@ -153,7 +153,7 @@ def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatc
             raise OSError(errno.EIO, "the plan")
         put(self, name, [content])
 
-    kind = oss.Bucket if run.in_bucket else store.Store
+    kind: type[store.Store] = oss.Bucket if run.in_bucket else store.Store
     put = kind.put
     with monkeypatch.context() as patch:
         patch.setattr(kind, "put", fails)
