@@ -54,6 +54,10 @@ REMEDIES = {
 }
 
 
+class UploadEndedError(RetryError):
+    """The upload at hand is no more."""
+
+
 def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     """What WORK_DIR names, and RUN_DIR in it."""
     work_dir = environ["WORK_DIR"]
@@ -174,7 +178,7 @@ class Bucket(Store):
         if error.status == 412:
             return changed(self.path(name), f"version {version}", "another")
         if error.code == "NoSuchUpload":
-            return RetryError(
+            return UploadEndedError(
                 f"{self.path(name)}: its upload was ended by another worker: a retry can help"
             )
         if error.status == 404 and error.code != "NoSuchBucket":
@@ -269,7 +273,11 @@ class Bucket(Store):
     def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
         """Publish an object of these segments of inputs."""
         assert isinstance(inputs, Bucket)  # noqa: S101 - open_stores makes two of a kind
-        self._upload(name, inputs, upload_parts(segments))
+        parts = list(upload_parts(segments))
+        try:
+            self._upload(name, inputs, parts)
+        except UploadEndedError:  # by another worker, or by us, and the answer was lost
+            self._upload(name, inputs, parts)
 
     def join(self, name: str, sources: Iterable[str]) -> None:
         """Publish an object made of others, one after the other."""

@@ -318,13 +318,19 @@ def test_sigterm(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_lost_completion(bucket: Volume, fake: FakeOSS) -> None:
-    """A completion whose answer is lost: nobody can tell it from that of another worker."""
+    """A completion whose answer is lost cannot be told from that of another worker: the object is
+    made once more, and where that is of no use, too, another attempt has to."""
     bucket.write(INPUT, LOG * 10_000)
-    fake.faults.add("reset", operation="CompleteMultipartUpload", times=1, after=True)
+    lost = fake.faults.add("reset", operation="CompleteMultipartUpload", times=1, after=True)
+    assert bucket.run("split", NUM_PARTS=1).code == 0
+    assert lost.used == 1
+    assert bucket.copies(1) == [LOG * 10_000]
+
+    fake.faults.add("reset", operation="CompleteMultipartUpload", after=True)
     outcome = bucket.run("split", NUM_PARTS=1)
     assert outcome.code == 75
     assert "its upload was ended" in outcome.words
-    assert bucket.copies(1) == [LOG * 10_000]
+    fake.faults.clear()
     assert bucket.run("split", NUM_PARTS=1).code == 0
     assert bucket.temporary_files() == []
 
