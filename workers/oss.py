@@ -266,6 +266,10 @@ class Bucket(Store):
     def make_folder(self, folder: str) -> None:
         """There are no folders."""
 
+    def remove(self, name: str) -> None:
+        """Take an object away, if it is there."""
+        self.ask(name, lambda: self.bucket.delete_object(self.root + name))
+
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
         """Publish an object of these pieces."""
         self._upload(name, self, in_blocks(pieces))

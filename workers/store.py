@@ -195,6 +195,11 @@ class Store:
             os.makedirs(self.path(folder.rstrip("/")), exist_ok=True)
             self.made.add(folder)
 
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name))
+
     @contextmanager
     def _publish(self, name: str, *, durable: bool) -> Iterator[BinaryIO]:
         folder, base = os.path.split(name)
