@@ -138,10 +138,10 @@ def printed(ids: Iterable[int]) -> str:
     return json.dumps([str(number) for number in ids], separators=(",", ":"))
 
 
-def check_output(count: int, limit: str | None) -> None:
-    """That what is printed, for all parts, does not take more than `limit` bytes, if there is one:
-    who reads it may cut off the rest."""
-    most = contract.whole_number("OUTPUT_LIMIT", limit or str(contract.MOST), 1, contract.MOST)
+def check_output(count: int, limit: str) -> None:
+    """That what is printed, for all parts, does not take more than `limit` bytes: who reads it may
+    cut off the rest."""
+    most = contract.whole_number("OUTPUT_LIMIT", limit, 1, contract.MOST)
     if (size := len(printed(range(count))) + 1) > most:
         raise WorkerError(
             f"NUM_PARTS is {count}, whose ids take {size} bytes, and OUTPUT_LIMIT is {most}: give "
@@ -156,7 +156,8 @@ def split(environ: Mapping[str, str]) -> None:
     mode = contract.choice(environ, "SPLIT_MODE", "copy", "range")
     only_missing = contract.choice(environ, "ONLY_MISSING", "false", "true") == "true"
     settings = contract.map_settings(environ)
-    check_output(count, environ.get("OUTPUT_LIMIT"))
+    if limit := environ.get("OUTPUT_LIMIT"):
+        check_output(count, limit)
     id_file = environ.get("PLAN_ID_FILE")
     if id_file and not os.access(os.path.dirname(id_file) or ".", os.W_OK):
         raise WorkerError(
