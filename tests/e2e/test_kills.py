@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scenario import Run, Volume, argo, kubectl, pods_of, submit, submit_variant, template_of, until
+from scenario import (
+    Volume,
+    argo,
+    kill,
+    pods_of,
+    submit,
+    submit_variant,
+    template_of,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -21,34 +29,6 @@ def long_log(volume: Volume) -> dict[str, int]:
         "        file.write(b'\\n2026-01-01 [INFO] a line\\n[ERROR] another\\n')\n"
     )
     return {"INFO": 5, "WARN": 0, "ERROR": 5, "DEBUG": 0}
-
-
-def kill(run: Run, template: str, phases: set[str]) -> None:
-    """Delete a pod of the run by force, and wait for the one that takes its place: of the same
-    name, where Argo makes the pod anew, or of the next attempt."""
-
-    def find() -> dict[str, Any] | None:
-        pods = (pod["metadata"] for pod in run.pods(template) if pod["status"]["phase"] in phases)
-        return next(pods, None)
-
-    killed = until(f"a pod of {template}", 600, find)
-    # Of this very part or step: x.map(0:0)(0), (1), ...
-    step, _, _ = killed["annotations"]["workflows.argoproj.io/node-name"].rpartition("(")
-
-    def attempts() -> int:
-        nodes = run.get()["status"]["nodes"].values()
-        return sum(node["name"].startswith(f"{step}(") for node in nodes)
-
-    before = attempts()
-    kubectl("delete", "pod", killed["name"], "--force", "--grace-period=0")
-
-    def replaced() -> bool:
-        pods = (pod["metadata"] for pod in run.pods(template))
-        return attempts() > before or any(
-            pod["name"] == killed["name"] and pod["uid"] != killed["uid"] for pod in pods
-        )
-
-    until(f"a pod in the place of {killed['name']}", 600, replaced)
 
 
 def test_reclaimed_pods(volume: Volume, long_log: dict[str, int]) -> None:

@@ -227,11 +227,8 @@ class KilledMount(Run):
         return outcome
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("worker", ["split", "count", "process", "merge"])
-def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> None:
-    """The mount dies under a worker: exit 75, for a retry can mend it, and the retry does. One
-    that has published what it had to may say that it is done, and then it is."""
+def through_killed_mount(nodes: Nodes, run_dir: str, worker: str, moment: str) -> KilledMount:
+    """The pipeline of a worker whose mount dies at this moment; its result is right."""
     run = KilledMount(nodes, run_dir)
     run.victim, run.moment = worker, moment
     if worker == "process":
@@ -240,6 +237,15 @@ def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> N
     else:
         nodes[1].put({run.input: sample(1, 300)})
         assert run.log_count() == model([sample(1, 300)])
+    return run
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("worker", ["split", "count", "process", "merge"])
+def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> None:
+    """The mount dies under a worker: exit 75, for a retry can mend it, and the retry does. One
+    that has published what it had to may say that it is done, and then it is."""
+    run = through_killed_mount(nodes, run_dir, worker, moment)
 
     assert not run.victim
     assert run.codes.count(75) <= 1
@@ -250,14 +256,7 @@ def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> N
 @pytest.mark.parametrize("worker", ["split", "count", "process", "merge"])
 def test_mount_dead_at_the_start(nodes: Nodes, run_dir: str, worker: str) -> None:
     """A worker that starts on a dead mount ends with 75: on another node a retry goes through."""
-    run = KilledMount(nodes, run_dir)
-    run.victim, run.moment = worker, "before"
-    if worker == "process":
-        put_pieces(nodes[1], run, pieces(1))
-        assert run.aggregate(3) == b"".join(pieces(1))
-    else:
-        nodes[1].put({run.input: sample(1, 300)})
-        assert run.log_count() == model([sample(1, 300)])
+    run = through_killed_mount(nodes, run_dir, worker, "before")
 
     assert run.codes.count(75) == 1
 

@@ -64,24 +64,26 @@ def refused(volume: Volume) -> tuple[int, str]:
 # --- each of them, and their order
 
 
+@pytest.fixture
+def no_key(fake: FakeOSS) -> Iterator[None]:
+    """The key of the other tests is not known."""
+    fake.service.keys.pop("id")
+    yield
+    fake.add_key(Key("id", "secret"))
+
+
+@pytest.mark.usefixtures("no_key")
 def test_rrsa(rrsa: Volume, fake: FakeOSS) -> None:
     """A run of a pod with a token: one request for keys a worker, and with them all others."""
-    fake.service.keys.pop("id")
-    try:
-        parts = rrsa.log_count()
-    finally:
-        fake.add_key(Key("id", "secret"))
+    parts = rrsa.log_count()
     assert rrsa.totals() == model([LOG])
     assert asked(fake, "AssumeRoleWithOIDC") == 2 + 2 * len(parts)
 
 
+@pytest.mark.usefixtures("no_key")
 def test_node(node: Volume, fake: FakeOSS) -> None:
     """A run with the role of the node."""
-    fake.service.keys.pop("id")
-    try:
-        parts = node.log_count()
-    finally:
-        fake.add_key(Key("id", "secret"))
+    parts = node.log_count()
     assert node.totals() == model([LOG])
     assert asked(fake, "Metadata") == 2 * (2 + 2 * len(parts))
     assert asked(fake, "AssumeRoleWithOIDC") == 0

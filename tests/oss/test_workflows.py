@@ -19,8 +19,7 @@ from pipeline import model
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 
-from scenario import NAMESPACE, ROOT, get, kubectl, pods_of, submit, tool
-from test_kills import kill
+from scenario import NAMESPACE, ROOT, get, kill, kubectl, pods_of, submit, tool
 
 pytestmark = pytest.mark.e2e
 LOCAL = ROOT / "manifests/overlays/local"
