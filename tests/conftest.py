@@ -10,6 +10,9 @@ from fake import FakeOSS
 from hypothesis import HealthCheck, settings
 from pipeline import BucketPath, Volume
 
+# A make that a test calls is its user's, and says what it says to him: no child of `make test`.
+os.environ.pop("MAKELEVEL", None)
+
 settings.register_profile(
     "fanfold",
     deadline=None,  # a machine that is busy is not a bug
