@@ -19,21 +19,24 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 
 from contract import RetryError, Segment, WorkerError, changed, run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from typing import BinaryIO, TypeVar
+    from queue import SimpleQueue
+    from typing import Any, BinaryIO, TypeVar
 
     Item = TypeVar("Item")
     Answer = TypeVar("Answer")
+    Done = tuple[list[Any], BaseException | None]
 
 PIECE = 1 << 20  # bytes read at once: large for the mount, small for the memory
 COPY = 64 << 20  # bytes copied by one system call: SIGTERM is heeded between two
 LANES = 8  # reads in flight: a mounted bucket answers in milliseconds
+MOST_LANES = 64
+PATIENCE = 5.0  # seconds that SIGTERM leaves to what is in flight, of the 30 that a pod has
 
 
 def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
@@ -60,25 +63,59 @@ def each(
     ahead: int = 2 * LANES,
 ) -> Iterator[Answer]:
     """function(item) for every item, in order: `lanes` batches of items at once, and at most
-    `ahead` of them done or under way while the one before is used."""
-    from concurrent.futures import ThreadPoolExecutor  # a map of a folder needs no threads
-
+    `ahead` of them done or under way while the one before is used; with no lanes one by one, as
+    they are used."""
     waiting = iter(items)
-    running: deque[Future[list[Answer]]] = deque()
-    pool = ThreadPoolExecutor(lanes)
+    groups = iter(lambda: list(islice(waiting, batch)), [])
+    first = list(islice(groups, 2))
+    groups = chain(first, groups)
+    if len(first) < 2 or min(lanes, MOST_LANES) == 0:
+        for group in groups:
+            yield from map(function, group)
+        return
+    # Not concurrent.futures: to load it takes half as long as all else that a worker loads.
+    from queue import SimpleQueue
+    from threading import Thread
+
+    tasks: SimpleQueue[tuple[list[Item], SimpleQueue[Done]] | None] = SimpleQueue()
+    running: deque[SimpleQueue[Done]] = deque()
+    threads: list[Thread] = []
+    wanted = True
+    patience: float | None = PATIENCE
+
+    def serve() -> None:
+        while (task := tasks.get()) and wanted:
+            group, done = task
+            try:
+                done.put((list(map(function, group)), None))
+            except BaseException as error:  # raised where its answer is used
+                done.put(([], error))
 
     def fill() -> None:
-        while len(running) < ahead and (group := list(islice(waiting, batch))):
-            running.append(pool.submit(lambda group: [function(item) for item in group], group))
+        for group in islice(groups, ahead - len(running)):
+            running.append(SimpleQueue())
+            tasks.put((group, running[-1]))
+            if len(threads) < lanes:
+                threads.append(Thread(target=serve, daemon=True))
+                threads[-1].start()
 
     try:
         fill()
         while running:
-            answers = running.popleft().result()
+            answers, error = running.popleft().get()
+            if error:
+                raise error
             fill()
             yield from answers
+    except Exception:
+        patience = None  # what is under way ends by itself, and what it does is seen
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        wanted = False
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:  # at SIGTERM they are left behind: a request may hang for a minute
+            thread.join(patience and patience / len(threads))
 
 
 class File:
@@ -142,6 +179,9 @@ class File:
 
 class Store:
     """A folder, local or mounted. All names are relative to it, those of folders end in /."""
+
+    copies_at_once = 0  # but one by one: a disk, or a mount, has enough to do with each
+    terminated = False  # set for all at SIGTERM: a thread is to begin nothing more
 
     def __init__(self, root: str) -> None:
         self.root = root

@@ -22,8 +22,8 @@ from store import File, Store, each, open_stores
 Map = Callable[[Iterator[bytes]], Mapping[str, "int | float"]]
 
 REMEDIES = {
-    errno.ENOENT: "run the step that writes it; if it has run, this node's mount may still hide "
-    "the file and a retry elsewhere can help",
+    errno.ENOENT: "run the step that writes it; if it has run, a mount may still hide the file on "
+    "this node and a retry elsewhere can help",
     errno.EACCES: "give the worker's user the right to it",
     errno.EPERM: "give the worker's user the right to it",
     errno.EROFS: "mount the volume for writing",
@@ -55,8 +55,10 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Store.terminated = True
         raise Terminated
 
+    Store.terminated = False
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, terminate)

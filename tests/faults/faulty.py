@@ -13,7 +13,6 @@ operation every time.
 
 from __future__ import annotations
 
-import concurrent.futures
 import fcntl
 import io
 import os
@@ -167,22 +166,6 @@ def breaks_off(response: requests.Response) -> None:
         response.iter_content = lambda *_: rest  # type: ignore[assignment, method-assign]
 
 
-class AtOnce(concurrent.futures.Executor):
-    """A pool that does all work in the calling thread."""
-
-    def __init__(self, *_: object) -> None:
-        """Take and forget the number of threads."""
-
-    def submit(self, function: Any, /, *arguments: Any, **more: Any) -> Any:
-        """Do it now."""
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        try:
-            done.set_result(function(*arguments, **more))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
 def writes(fd: int) -> bool:
     """Whether it was opened for writing."""
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
@@ -201,7 +184,7 @@ def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "os", faulty)
         patch.setattr(store, "open", faulty.open_output, raising=False)
-        patch.setattr(concurrent.futures, "ThreadPoolExecutor", AtOnce)
+        patch.setattr(store, "MOST_LANES", 0)
         if BucketPath.fake:
             patch.setattr(oss2.http.Session, "do_request", faulty.as_method())
             patch.setattr(oss, "ATTEMPTS", attempts)
