@@ -16,6 +16,7 @@ import errno
 import os
 import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ import oss2
 from contract import RetryError, Segment, WorkerError, changed, inside, run_dir, whole_number
 from oss2.exceptions import OssError
 from requests.exceptions import RequestException
-from store import LANES, PIECE, File, Store, each
+from store import LANES, MOST_LANES, PIECE, File, Store, each
 
 Answer = TypeVar("Answer")
 UploadPart = bytes | list[Segment]  # what goes through here, or what to take from the inputs
@@ -40,7 +41,9 @@ MOST = 256 << 20  # bytes OSS is to copy in one request: it answers when it is d
 MOST_PARTS = 10_000  # of an upload, says OSS
 TIMEOUT = (10, 60)  # seconds: to connect, and between two bytes
 ATTEMPTS = 8  # of a request; with their pauses about half a minute
+LAST_ATTEMPTS = 3  # after SIGTERM
 PAUSES = 0.2, 10.0  # seconds: at most the first, and at most any
+UPLOADS = 3  # of an object, while other workers end them
 
 REMEDIES = {
     "AccessDenied": "give the key or the role the right to it",
@@ -49,6 +52,7 @@ REMEDIES = {
     "SecurityTokenExpired": "give a token that has not ended",
     "RequestTimeTooSkewed": "set the clock of the node right",
     "NoSuchBucket": "name a bucket that exists in WORK_DIR",
+    "InvalidObjectState": "restore the object from the archive before, and wait until it is",
     "InvalidObjectName": "choose another name",
     "UserDisable": "settle the account that owns the bucket",
 }
@@ -70,9 +74,11 @@ def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
             f"OSS_REGION is {region!r}: give the region of the bucket, as in cn-hangzhou"
         )
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
-    connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, 64)
+    connections = whole_number(
+        "OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MOST_LANES
+    )
     auth = oss2.ProviderAuthV4(credentials.find(environ, region))
-    session = oss2.Session(pool_size=max(LANES, connections))
+    session = oss2.Session(pool_size=max(Bucket.copies_at_once * LANES, connections))
     oss2.logger.setLevel("CRITICAL")  # what matters is raised; what it would write may hold keys
     try:
         if not re.fullmatch(r"https?://[\w-]{1,63}(\.[\w-]{1,63})*(:\d+)?/?", endpoint):
@@ -86,8 +92,9 @@ def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
             for crc in (True, False)
         )  # fmt: skip
     except (OssError, ValueError):
+        shown = endpoint.rpartition("@")[2]  # a password may stand before it
         raise WorkerError(
-            f"OSS_ENDPOINT is {endpoint!r}: give a URL, as in https://oss-{region}.aliyuncs.com"
+            f"OSS_ENDPOINT is {shown!r}: give a URL, as in https://oss-{region}.aliyuncs.com"
         ) from None
     root = inside("The prefix in WORK_DIR", prefix.strip("/"))
     root += "/" * bool(root)
@@ -138,6 +145,8 @@ class Object(File):
 class Bucket(Store):
     """What lies below a prefix of a bucket."""
 
+    copies_at_once = 4  # each some requests, one after the other
+
     def __init__(
         self, bucket: oss2.Bucket, ranges: oss2.Bucket, root: str, connections: int
     ) -> None:
@@ -162,21 +171,35 @@ class Bucket(Store):
                 ) from None
             except RequestException as error:
                 said: object = error
+                is_unknown = False
             except OssError as error:
                 if not is_transient(error):
                     raise self.refusal(name, error, version) from None
                 said = f"{error.status} {error.code}" if error.status > 0 else error.body
-            if attempt < ATTEMPTS:
-                time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
+                is_unknown = is_of_no_host(error)
+            if attempt >= (LAST_ATTEMPTS if self.terminated else ATTEMPTS):
+                break
+            time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
+        endpoint = self.bucket.endpoint
+        if is_unknown:
+            raise WorkerError(
+                f"OSS_ENDPOINT is {endpoint!r}, whose host no name server knows: set it, or the "
+                "OSS_REGION that it is made of, right"
+            )
         raise RetryError(
             f"{self.path(name)}: {said}, {ATTEMPTS} times: a retry can help, if OSS_ENDPOINT is "
-            f"right, which is {self.bucket.endpoint}"
+            f"right, which is {endpoint}"
         )
 
     def refusal(self, name: str, error: OssError, version: str) -> Exception:
         """What a refusal of OSS means."""
         if error.status == 412:
             return changed(self.path(name), f"version {version}", "another")
+        if right := error.details.get("Endpoint"):  # of a bucket of another region
+            return WorkerError(
+                f"{self.path(name)}: the bucket is not at OSS_ENDPOINT, which is "
+                f"{self.bucket.endpoint}, but at {right}: set OSS_ENDPOINT and OSS_REGION so"
+            )
         if error.code == "NoSuchUpload":
             return UploadEndedError(
                 f"{self.path(name)}: its upload was ended by another worker: a retry can help"
@@ -215,6 +238,11 @@ class Bucket(Store):
         def request() -> list[bytes]:
             found = self.ranges.get_object(self.root + file.name, (offset, last), headers)
             got = str(found.content_range)
+            coding = str(found.headers.get("Content-Encoding"))
+            if re.search("gzip|deflate|compress|br|zstd", coding):
+                found.resp.response.close()
+                path = self.path(file.name)
+                raise WorkerError(f"{path} has the Content-Encoding {coding}: decompress it before")
             if found.status != 206 or not got.startswith(f"bytes {offset}-{last}/"):
                 found.resp.response.close()
                 raise RequestException(f"bytes {offset}-{last} came as {found.status} {got}")
@@ -277,11 +305,21 @@ class Bucket(Store):
     def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
         """Publish an object of these segments of inputs."""
         assert isinstance(inputs, Bucket)  # noqa: S101 - open_stores makes two of a kind
-        parts = list(upload_parts(segments))
-        try:
-            self._upload(name, inputs, parts)
-        except UploadEndedError:  # by another worker, or by us, and the answer was lost
-            self._upload(name, inputs, parts)
+        wanted = list(segments)
+        for least in (LEAST, BLOCK):
+            parts = list(upload_parts(wanted, least))
+            if len(parts) <= MOST_PARTS:
+                break
+        else:
+            raise WorkerError(
+                f"{self.path(name)} takes {len(parts)} parts of an upload, and OSS {MOST_PARTS} at "
+                "most: give more parts, or a smaller FAN_IN"
+            )
+        for _ in range(UPLOADS - 1):
+            with suppress(UploadEndedError):  # by one that makes the same, or the answer was lost
+                self._upload(name, inputs, parts)
+                return
+        self._upload(name, inputs, parts)
 
     def join(self, name: str, sources: Iterable[str]) -> None:
         """Publish an object made of others, one after the other."""
@@ -305,8 +343,8 @@ class Bucket(Store):
             return
 
         def send(number: int, part: UploadPart) -> oss2.models.PartInfo:
-            if number > MOST_PARTS:
-                raise WorkerError(f"{self.path(name)} is too large for one object: give more parts")
+            if self.terminated:
+                raise RetryError(f"{self.path(name)}: SIGTERM came")
             if is_copied(part):
                 ((source, version, offset, length),) = part
                 sent = inputs.ask(
@@ -327,11 +365,7 @@ class Bucket(Store):
                 sent = self.ask(name, lambda: self.bucket.upload_part(key, upload, number, body))
             return oss2.models.PartInfo(number, sent.etag)
 
-        def begin() -> str:
-            self._abort_uploads(name)  # also one that was begun and whose answer was lost
-            return str(self.bucket.init_multipart_upload(key).upload_id)
-
-        upload = self.ask(name, begin)
+        upload = self.ask(name, lambda: str(self.bucket.init_multipart_upload(key).upload_id))
         try:
             numbered = enumerate(chain(first, waiting), 1)
             sent = list(each(lambda one: send(*one), numbered, ahead=LANES))
@@ -339,10 +373,8 @@ class Bucket(Store):
         except BaseException:
             self._abort(name, upload)
             raise
-
-    def _abort_uploads(self, name: str) -> None:
-        """End what killed workers have left of uploads of this name: OSS bills them."""
-        key = self.root + name
+        # What killed workers have left of uploads of this name, for OSS bills them; not before
+        # ours was whole: of two workers that make the same, one is always done.
         uploads = oss2.MultipartUploadIterator(self.bucket, key, max_retries=1)
         for left in self.listing(name, uploads):
             if left.key == key:
@@ -363,6 +395,13 @@ class Bucket(Store):
             return b"".join(self.fetch(Object(self, name, version, None), at, size))
 
         return b"".join(each(fetch, part, 1, lanes, 2 * lanes))
+
+
+def is_of_no_host(error: BaseException | None) -> bool:
+    """Whether the name servers have answered that there is no such host."""
+    while error and not isinstance(error, socket.gaierror):
+        error = error.__context__
+    return isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
 
 
 def is_transient(error: OssError) -> bool:
@@ -390,23 +429,23 @@ def in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def upload_parts(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """The parts of an upload that holds these segments one after the other: one segment of LEAST
+def upload_parts(segments: Iterable[Segment], least: int) -> Iterator[list[Segment]]:
+    """The parts of an upload that holds these segments one after the other: one segment of `least`
     to MOST bytes, which OSS copies, or such as are too small for that, and then as much of
-    the next as makes them LEAST bytes together. Only the last part may have fewer."""
+    the next as makes them `least` bytes together. Only the last part may have fewer."""
     held: list[Segment] = []
     size = 0
     for name, version, start, rest in segments:
         at, length = start, rest
         while length:
-            if length >= LEAST and (not held or size >= LEAST):
+            if length >= least and (not held or size >= least):
                 if held:
                     yield held
                     held, size = [], 0
                 take = min(length, MOST)
                 yield [(name, version, at, take)]
             else:
-                take = min(length, LEAST - size) if length >= LEAST else length
+                take = min(length, least - size) if length >= least else length
                 held.append((name, version, at, take))
                 size += take
                 if size >= BLOCK:

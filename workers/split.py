@@ -176,10 +176,15 @@ def split(environ: Mapping[str, str]) -> None:
         run.make_folder(folder)
     if mode == "copy":
         kept = find_copies(run, plan_id)
-        for part in contract.cut_parts(inputs, cuts, edges):
-            copy = contract.COPY.format(part[0])
-            if not only_missing or copy not in kept or not is_whole(run, part):
-                run.copy(copy, work, part[3])
+
+        def copy(part: Part) -> None:
+            name = contract.COPY.format(part[0])
+            if not only_missing or name not in kept or not is_whole(run, part):
+                run.copy(name, work, part[3])
+
+        parts = contract.cut_parts(inputs, cuts, edges)
+        for _ in each(copy, parts, lanes=run.copies_at_once):
+            pass
     body = contract.plan_body(mode, inputs, cuts, edges)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))
     if id_file:

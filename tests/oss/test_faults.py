@@ -4,6 +4,7 @@ replaced; what the operator has to mend; and that no key is ever in what a worke
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count as numbers
@@ -314,7 +315,8 @@ ISSUED = "give it as it was issued"
         ("OSS_REGION", "cn-beijing", "signing region.*OSS_REGION"),
         *(("OSS_ENDPOINT", value, URL) for value in (
             "oss", "not a url", "ftp://oss", "http://", "http:///x", "http://a b", "http://host:port",
-            "http://host:99999", "http://.oss", "http://id:secret@host", "http://host/path", "http://host\n")),
+            "http://host:99999", "http://.oss", "http://host/path", "http://host\n")),
+        ("OSS_ENDPOINT", f"http://{KEYS.id}:{KEYS.secret}@host", "OSS_ENDPOINT is 'host': give"),
         ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS is '0': give a whole number"),
         ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID is not set"),
         ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*give a key that exists"),
@@ -345,7 +347,7 @@ def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
     fake.add_bucket("far-away", region="cn-beijing")
     code, sentence = said(keyed, WORK_DIR="oss://far-away/x")
     assert code == 2
-    assert "specified endpoint" in sentence
+    assert "at oss-cn-beijing.aliyuncs.com: set OSS_ENDPOINT and OSS_REGION so" in sentence
 
 
 @pytest.mark.parametrize(
@@ -371,12 +373,39 @@ def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) 
     assert (code, "set the clock of the node right" in sentence) == (2, True)
 
 
-def test_no_such_host(keyed: Volume) -> None:
-    """A name that nobody knows may be one that the cluster's DNS does not know yet: 75."""
-    for endpoint in ("http://oss.invalid", "http://127.0.0.1:1"):
-        code, sentence = said(keyed, OSS_ENDPOINT=endpoint)
-        assert code == 75
-        assert f"OSS_ENDPOINT is right, which is {endpoint}" in sentence
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(socket.EAI_NONAME, 2), (socket.EAI_AGAIN, 75), (None, 75)],
+    ids=["no such host", "no name server", "nobody listens"],
+)
+def test_no_such_host(
+    keyed: Volume, monkeypatch: pytest.MonkeyPatch, error: int | None, code: int
+) -> None:
+    """A host that no name server knows, after some time, is to be mended; who does not get an
+    answer can ask again."""
+
+    def look_up(*_: object, **__: object) -> Any:
+        raise socket.gaierror(error, "no address")
+
+    if error:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(oss, "PAUSES", (0, 0))
+    found, sentence = said(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
+    assert found == code, sentence
+    assert re.search("OSS_ENDPOINT is .*http://127.0.0.1:1", sentence)
+
+
+def test_compressed(keyed: Volume, fake: FakeOSS) -> None:
+    """An object that a client would decompress as it reads has other bytes than OSS stores."""
+    store, _ = oss.open_stores(keyed.environ({}))
+    for coding, expected in (("gzip", 2), ("utf-8", 0)):
+        headers = {"Content-Encoding": coding}
+        store.bucket.put_object(store.root + INPUT, LOG, headers)
+        for mode in ("copy", "range"):
+            code, sentence = said(keyed, SPLIT_MODE=mode)
+            assert code == expected
+            assert ("Content-Encoding gzip: decompress it" in sentence) == bool(code)
+        Path(keyed.settings["ERROR_FILE"]).unlink(missing_ok=True)
 
 
 CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -189,12 +191,12 @@ def lengths() -> st.SearchStrategy[list[int]]:
     return st.lists(some | st.integers(0, 3 * oss.LEAST), max_size=30)
 
 
-@given(lengths())
-def test_upload_parts(sizes: list[int]) -> None:
+@given(lengths(), st.sampled_from([oss.LEAST, oss.BLOCK]))
+def test_upload_parts(sizes: list[int], least: int) -> None:
     """All bytes once and in order; no part but the last is smaller than OSS allows, none larger;
     what OSS copies is one range; few bytes beyond those of small segments go through the pod."""
     segments = [(f"{n}", "v", 7 * n, size) for n, size in enumerate(sizes)]
-    parts = list(oss.upload_parts(segments))
+    parts = list(oss.upload_parts(segments, least))
     joined: list[Segment] = []
     for name, version, at, size in (one for part in parts for one in part):
         assert size > 0
@@ -206,20 +208,22 @@ def test_upload_parts(sizes: list[int]) -> None:
     assert joined == [one for one in segments if one[3]]
 
     totals = [sum(one[3] for one in part) for part in parts]
-    assert all(total >= oss.LEAST for total in totals[:-1])
+    assert all(total >= least for total in totals[:-1])
     for part, total in zip(parts, totals, strict=True):
-        assert total <= (oss.MOST if oss.is_copied(part) else oss.BLOCK + oss.LEAST)
+        assert total <= (oss.MOST if oss.is_copied(part) else oss.BLOCK + least)
     through = sum(
         total for part, total in zip(parts, totals, strict=True) if not oss.is_copied(part)
     )
-    small = sum(size % oss.MOST if size % oss.MOST < oss.LEAST else 0 for size in sizes)
-    assert through <= small + oss.LEAST * len(sizes)
+    small = sum(size % oss.MOST if size % oss.MOST < least else 0 for size in sizes)
+    assert through <= small + least * len(sizes)
 
 
 def test_upload_parts_of_terabytes() -> None:
     """What OSS can hold in so many parts fits."""
     parts = list(
-        oss.upload_parts([("x", "v", 0, 2 << 40), ("y", "v", 5, 100), ("z", "v", 0, 1 << 38)])
+        oss.upload_parts(
+            [("x", "v", 0, 2 << 40), ("y", "v", 5, 100), ("z", "v", 0, 1 << 38)], oss.LEAST
+        )
     )
     assert len(parts) <= oss.MOST_PARTS
     assert sum(one[3] for part in parts for one in part) == (2 << 40) + 100 + (1 << 38)
@@ -242,7 +246,8 @@ def test_uploads(fake: FakeOSS, contents: list[bytes], size: int, data: st.DataO
         fake.counters.reset()
         run.copy("copy", inputs, segments)
         assert (volume.run_dir / "copy").read_bytes() == expected
-        through = [part for part in oss.upload_parts(segments) if not oss.is_copied(part)]
+        parts = oss.upload_parts(segments, oss.LEAST)
+        through = [part for part in parts if not oss.is_copied(part)]
         moved = sum(one[3] for part in through for one in part)
         counted = fake.counters.read()
         assert counted["down"].get("GetObject", 0) == moved
@@ -256,13 +261,20 @@ def test_uploads(fake: FakeOSS, contents: list[bytes], size: int, data: st.DataO
 
 
 def test_too_many_parts(bucket: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More parts than an object can have: exit 2, and no upload is left."""
-    monkeypatch.setattr(oss, "MOST_PARTS", 3)
-    with pieces_of(16):
+    """More parts than an object can have: exit 2, and no upload is left. Where they are many for
+    their files are small, these go through here, as few parts as it takes."""
+    with pieces_of(16), monkeypatch.context() as patch:
+        patch.setattr(oss, "MOST_PARTS", 3)
         bucket.write(INPUT, LOG * 10)
         outcome = bucket.run("split", NUM_PARTS=2)
-    assert outcome.code == 2
-    assert "split-output/0.txt is too large for one object" in outcome.words
+        assert outcome.code == 2
+        assert "split-output/0.txt takes 10 parts of an upload, and OSS 3 at most" in outcome.words
+
+        patch.setattr(oss, "BLOCK", 64)
+        for number in range(8):
+            bucket.write(f"in/{number}", LOG[:20])
+        bucket.split(INPUT="in/", NUM_PARTS=1)
+        assert bucket.copies(1) == [LOG[:20] * 8]
     assert bucket.temporary_files() == []
 
 
@@ -315,6 +327,45 @@ def test_sigterm(bucket: Volume, fake: FakeOSS) -> None:
     assert outcome.code == 128 + signal.SIGTERM, outcome.words
     assert bucket.temporary_files() == []
     assert not (bucket.run_dir / "split-output/0.txt").exists()
+
+
+def test_sigterm_while_a_request_hangs(bucket: Volume, fake: FakeOSS) -> None:
+    """The pod has half a minute, and a request may hang for longer."""
+    with start_stuck(bucket, fake) as process:
+        process.terminate()
+        outcome = finish(process, timeout=30)
+        fake.faults.clear()
+        fake.closing.set()
+    fake.closing.clear()
+    assert (outcome.code, outcome.words) == (128 + signal.SIGTERM, "")
+    assert not (bucket.run_dir / "split-output/0.txt").exists()
+
+
+def test_sigterm_amid_copies(bucket: Volume, fake: FakeOSS) -> None:
+    """Several are made at once: SIGTERM ends them all, and what they have begun."""
+    bucket.write(INPUT, LOG * 40_000)
+    fake.faults.add("latency", operation="UploadPartCopy", seconds=0.3)
+    with bucket.start("split", NUM_PARTS=8) as process:
+        wait_for(lambda: fake.counters.read()["requests"].get("UploadPartCopy", 0) >= 2)
+        process.terminate()
+        outcome = finish(process)
+    assert (outcome.code, outcome.words) == (128 + signal.SIGTERM, "")
+    assert bucket.temporary_files() == []
+
+
+def test_splits_at_once(bucket: Volume, fake: FakeOSS) -> None:
+    """Three splits of one plan: each comes to its end, although the first to have made a copy
+    ends the uploads that the others have begun of it."""
+    bucket.write(INPUT, LOG * 40_000)
+    fake.faults.add("latency", operation="UploadPartCopy", seconds=0.1)
+    with ExitStack() as stack:
+        prologue = f"import oss; oss.MOST = {128 * KIB}; oss.LANES = 1"  # uploads of many parts
+        start = partial(bucket.start, "split", prologue=prologue, NUM_PARTS=2)
+        splits = [stack.enter_context(start()) for _ in range(3)]
+        outcomes = [finish(split) for split in splits]
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
+    assert b"".join(bucket.copies(2)) == LOG * 40_000
+    assert bucket.temporary_files() == []
 
 
 def test_lost_completion(bucket: Volume, fake: FakeOSS) -> None:
