@@ -76,9 +76,9 @@ test: check ## Everything, the real cluster included
 	tests/run.sh
 
 .PHONY: test-oss
-test-oss: .venv/test ## The tests that a bucket can run, on a real one: WORK_DIR=oss://BUCKET/PREFIX
+test-oss: .venv/test ## The tests of the workers, in a real bucket: WORK_DIR=oss://BUCKET/PREFIX
 	case $$_WORK_DIR in \
-	  oss://*) TEST_WORK_DIR=$$_WORK_DIR .venv/bin/pytest tests/oss/test_bucket.py ;; \
+	  oss://*) TEST_WORK_DIR=$$_WORK_DIR .venv/bin/pytest tests/oss/test_bucket.py tests/workers tests/faults ;; \
 	  *) echo 'skipped: set WORK_DIR=oss://BUCKET/PREFIX, OSS_REGION, OSS_ENDPOINT and credentials' ;; \
 	esac
 

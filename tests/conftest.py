@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import oss
 import pytest
+from contract import WorkerError
 from fake import FakeOSS
 from hypothesis import HealthCheck, settings
-from pipeline import BucketPath, Volume
+from pipeline import Volume, settings_of, volumes_in
 
 # A make that a test calls is its user's, and says what it says to him: no child of `make test`.
 os.environ.pop("MAKELEVEL", None)
@@ -31,28 +35,51 @@ def volume() -> Iterator[Volume]:
         yield made
 
 
+REAL = os.environ.get("TEST_WORK_DIR", "").rstrip("/")  # oss://BUCKET/PREFIX (`make test-oss`)
+OWN = f"fanfold-test-{secrets.token_hex(8)}"  # what is ours below it
+
+
+@contextmanager
+def a_bucket() -> Iterator[None]:
+    """Have volumes made in a fake OSS; or in a real one, with the settings of the environment."""
+    if not REAL:
+        with FakeOSS() as fake, volumes_in(settings_of(fake), fake):
+            yield
+        return
+    names = [name for name in os.environ if name.startswith(("OSS_", "ALIBABA_CLOUD_"))]
+    given = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
+    try:
+        oss.open_stores(given)[0].names("")
+    except WorkerError as error:
+        pytest.exit(str(error), 2)
+    with volumes_in(given):
+        yield
+
+
 @pytest.fixture(scope="module", params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest) -> Iterator[None]:
     """For modules that hold for volumes in folders and in buckets alike: first all tests with the
-    one, then with the other, but for those that are marked `folder`."""
+    one, then with the other, but for those that are marked `folder`. A real bucket has just its."""
     if request.param == "folder":
         yield
         return
-    with FakeOSS() as fake, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketPath, "fake", fake)
+    with a_bucket(), pytest.MonkeyPatch.context() as patch:
         for test in vars(request.module).values():  # fewer examples: each is many requests
             if given := getattr(test, "_hypothesis_internal_use_settings", None):
-                fewer = settings(given, max_examples=10)
+                fewer = settings(given, max_examples=5 if REAL else 10)
                 patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
         yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what holds for folders only, where it would run in a bucket."""
+    """Leave out what holds for folders only, where it would run in a bucket; with a real bucket,
+    all that does not run there."""
 
     def fits(item: pytest.Item) -> bool:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        return params.get("storage") != "bucket" or item.get_closest_marker("folder") is None
+        if params.get("storage") != "bucket":
+            return not REAL
+        return item.get_closest_marker("folder") is None
 
     config.hook.pytest_deselected(items=[item for item in items if not fits(item)])
     items[:] = filter(fits, items)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, cast
 
@@ -29,6 +30,7 @@ import contract
 import count
 import merge
 import oss
+import oss2
 import process
 import pytest
 import split
@@ -77,56 +79,81 @@ class Outcome:
         return list(ids)
 
 
-class BucketPath(PurePosixPath):
-    """A name in the bucket of a fake OSS, with as much of pathlib.Path as the tests use."""
+@dataclass(frozen=True)
+class Place:
+    """A prefix in a bucket, below which volumes are made."""
 
-    fake: ClassVar[FakeOSS | None] = None  # the one that volumes are made in, if they are
+    settings: Mapping[str, str]  # of the workers
+    store: oss.Bucket  # for the tests' own eyes and hands
+    fake: FakeOSS | None  # which it lies in, unless it is a real one
+
+
+class BucketPath(PurePosixPath):
+    """The key of an object, with as much of pathlib.Path as the tests use."""
+
+    place: ClassVar[Place | None] = None  # that volumes are made in, if it is no folder
     numbers = itertools.count()
 
-    @classmethod
-    def objects(cls) -> dict[str, Any]:
-        """What lies in the bucket."""
-        assert cls.fake
-        return cls.fake.bucket().objects
+    def ask(self, request: Callable[[], Any]) -> Any:
+        """The answer to a request about this key. Raises FileNotFoundError."""
+        assert self.place
+        return self.place.store.ask(str(self), request)
+
+    @property
+    def bucket(self) -> Any:
+        """What oss2 makes requests with."""
+        assert self.place
+        return self.place.store.bucket
 
     def read_bytes(self) -> bytes:
         """What the object holds."""
-        if not self.exists():
-            raise FileNotFoundError(self)
-        return cast(FakeOSS, self.fake).bucket().get(str(self))
+        return bytes(self.ask(lambda: self.bucket.get_object(str(self)).read()))
 
     def write_bytes(self, data: bytes) -> None:
         """Put an object in place."""
-        cast(FakeOSS, self.fake).bucket().put(str(self), data)
+        self.ask(lambda: self.bucket.put_object(str(self), data))
 
     def exists(self) -> bool:
         """Whether there is an object of this name."""
-        return str(self) in self.objects()
+        return bool(self.ask(lambda: self.bucket.object_exists(str(self))))
 
-    is_file = exists
+    def is_file(self) -> bool:
+        """Whether what rglob gives is no folder: there are none."""
+        return True
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Take the object away."""
         if not missing_ok and not self.exists():
             raise FileNotFoundError(self)
-        cast(FakeOSS, self.fake).bucket().set(str(self), None)
+        self.ask(lambda: self.bucket.delete_object(str(self)))
 
     def rglob(self, pattern: str) -> list[BucketPath]:
         """The objects below this name whose last step fits the pattern."""
-        below = [key for key in list(self.objects()) if key.startswith(f"{self}/")]
-        return [
-            BucketPath(key) for key in below if fnmatch.fnmatchcase(key.rpartition("/")[2], pattern)
-        ]
+        found = self.ask(lambda: list(oss2.ObjectIteratorV2(self.bucket, f"{self}/")))
+        below = [BucketPath(each.key) for each in found]
+        return [path for path in below if fnmatch.fnmatchcase(path.name, pattern)]
 
     def iterdir(self) -> list[BucketPath]:
         """The objects right below this name."""
         return [path for path in self.rglob("*") if path.parent == self]
 
+    def uploads(self) -> list[Any]:
+        """The uploads below this name that have not ended, and are billed."""
+        pages = oss2.MultipartUploadIterator(self.bucket, f"{self}/")
+        uploads: list[Any] = self.ask(lambda: list(pages))
+        return uploads
+
     def copy_tree(self, target: BucketPath) -> None:
         """The same objects below another name."""
         for path in self.rglob("*"):
-            made = self.objects()[str(path)]
-            cast(FakeOSS, self.fake).bucket().set(str(target / path.relative_to(self)), made)
+            names = self.bucket.bucket_name, str(path), str(target / path.relative_to(self))
+            self.ask(partial(self.bucket.copy_object, *names))
+
+    def remove_tree(self) -> None:
+        """Take all objects below this name away."""
+        keys = [str(path) for path in self.rglob("*")]
+        for at in range(0, len(keys), 1000):  # at once, says OSS
+            self.ask(partial(self.bucket.batch_delete_objects, keys[at : at + 1000]))
 
 
 @dataclass(frozen=True)
@@ -141,11 +168,9 @@ class Volume:
     def temporary(cls, **settings: object) -> Iterator[Volume]:
         """An empty volume: in the bucket if there is one, else a folder, in memory where there is
         such a file system."""
-        if BucketPath.fake:
-            root = BucketPath(f"volume{next(BucketPath.numbers)}")
+        if place := BucketPath.place:
+            root = BucketPath(place.store.root, f"volume{next(BucketPath.numbers)}")
             yield cls(cast(Path, root)).having(**settings)
-            for path in root.rglob("*"):
-                path.unlink()
             return
         shm = "/dev/shm"  # noqa: S108 - a name of our own is made below it
         where = shm if os.access(shm, os.W_OK) else None
@@ -207,10 +232,9 @@ class Volume:
 
     def uploads(self) -> list[str]:
         """Those of them that are objects, which an answer that was lost may leave."""
-        if not BucketPath.fake or not self.in_bucket:
+        if not isinstance(self.root, BucketPath):
             return []
-        uploads = BucketPath.fake.uploads().get("bucket", [])
-        return [key for key in uploads if key.startswith(f"{self.root}/")]
+        return [upload.key for upload in self.root.uploads()]
 
     def copy_run(self, run_dir: str) -> Volume:
         """The same run in another RUN_DIR."""
@@ -223,9 +247,8 @@ class Volume:
 
     def remove_run(self) -> None:
         """Remove all that the run wrote."""
-        if self.in_bucket:
-            for path in self.run_dir.rglob("*"):
-                path.unlink()
+        if isinstance(self.run_dir, BucketPath):
+            self.run_dir.remove_tree()
         else:
             shutil.rmtree(self.run_dir)
 
@@ -252,14 +275,9 @@ class Volume:
         """The settings of a worker, as its environment has them."""
         more = {key: str(value) for key, value in settings.items()}
         work_dir = {"WORK_DIR": str(self.root)}
-        if self.in_bucket and BucketPath.fake:
-            work_dir = {
-                "WORK_DIR": f"oss://bucket/{self.root}",
-                "OSS_ENDPOINT": BucketPath.fake.endpoint,
-                "OSS_REGION": BucketPath.fake.service.region,
-                "OSS_ACCESS_KEY_ID": "id",
-                "OSS_ACCESS_KEY_SECRET": "secret",
-            }
+        if self.in_bucket and (place := BucketPath.place):
+            bucket = place.store.bucket.bucket_name
+            work_dir = {**place.settings, "WORK_DIR": f"oss://{bucket}/{self.root}"}
         return {**work_dir, **self.settings, **more}
 
     def run(self, worker: str, *arguments: object, **settings: object) -> Outcome:
@@ -343,23 +361,60 @@ def bare_environ() -> dict[str, str]:
     return {**kept, "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir(), "fanfold-bytecode"))}
 
 
+def settings_of(fake: FakeOSS) -> dict[str, str]:
+    """The settings of one who works in its bucket."""
+    return {
+        "WORK_DIR": "oss://bucket",
+        "OSS_ENDPOINT": fake.endpoint,
+        "OSS_REGION": fake.service.region,
+        "OSS_ACCESS_KEY_ID": "id",
+        "OSS_ACCESS_KEY_SECRET": "secret",
+    }
+
+
+@contextlib.contextmanager
+def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iterator[None]:
+    """Have volumes made in this bucket, below WORK_DIR. In a real one nothing of them is left."""
+    with contextlib.ExitStack() as stack:
+        ours = settings
+        if fake:  # a way in that has no faults, counts nothing and knows the key
+            door = stack.enter_context(FakeOSS())
+            door.service.buckets = fake.service.buckets
+            ours = {**settings, "OSS_ENDPOINT": door.endpoint}
+        store, _ = oss.open_stores(ours)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(BucketPath, "place", Place(settings, store, fake))
+        try:
+            yield
+        finally:
+            if not fake:
+                root = BucketPath(store.root)
+                root.remove_tree()
+                for left in root.uploads():
+                    store.bucket.abort_multipart_upload(left.key, left.upload_id)
+
+
 @contextlib.contextmanager
 def pieces_of(size: int, edge: int = contract.EDGE) -> Iterator[None]:
     """Have the workers read, copy and group by `size`, so that small inputs have many pieces, and
-    know a copy by its `edge`; that one is part of the plan, so all of a run have to have it."""
-    names = {
-        store: ("PIECE", "COPY"),
-        split: ("PIECE", "BLOCK", "GROUP"),
-        oss: ("PIECE", "BLOCK", "LEAST", "MOST"),
-    }
+    know a copy by its `edge`; that one is part of the plan, so all of a run have to have it. Parts
+    of uploads shrink in a fake OSS alone."""
     with pytest.MonkeyPatch.context() as patch:
+        least = oss.LEAST
+        if place := BucketPath.place:
+            size = max(size, 16 if place.fake else 256)  # a piece is a request
+            if place.fake:
+                least = size
+                limits = replace(place.fake.service.limits, part_least=least)
+                patch.setattr(place.fake.service, "limits", limits)
         patch.setattr(contract, "EDGE", edge)
-        if BucketPath.fake:
-            size = max(size, 16)  # a piece is a request
-            limits = replace(BucketPath.fake.service.limits, part_least=size)
-            patch.setattr(BucketPath.fake.service, "limits", limits)
         patch.setattr(oss, "AHEAD", 4 * size)
-        for module, sizes in names.items():
-            for name in sizes:
-                patch.setattr(module, name, size)
+        for module, value, names in (
+            (store, size, ("PIECE", "COPY")),
+            (split, size, ("PIECE", "BLOCK", "GROUP")),
+            (oss, size, ("PIECE",)),
+            (oss, least, ("BLOCK", "LEAST", "MOST")),
+        ):
+            for name in names:
+                patch.setattr(module, name, value)
         yield

@@ -185,7 +185,7 @@ def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
         patch.setattr(store, "os", faulty)
         patch.setattr(store, "open", faulty.open_output, raising=False)
         patch.setattr(store, "MOST_LANES", 0)
-        if BucketPath.fake:
+        if BucketPath.place:
             patch.setattr(oss2.http.Session, "do_request", faulty.as_method())
             patch.setattr(oss, "ATTEMPTS", attempts)
             patch.setattr(oss, "PAUSES", (0, 0))

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 import oss
 import pytest
 from fake import FakeOSS
-from pipeline import BucketPath, Volume
+from pipeline import Volume, settings_of, volumes_in
 
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeOSS]:
     """A fake OSS that volumes are made in; who asks it again does not wait."""
-    with FakeOSS() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketPath, "fake", made)
+    with (
+        FakeOSS() as made,
+        volumes_in(settings_of(made), made),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(oss, "PAUSES", (0.0, 0.0))
         yield made
 

@@ -1,115 +1,22 @@
-"""The workers in a bucket, by tests that a real one can run: it has no counters and no faults, its
-limits are what they are, and what is in it is not ours.
-
-With TEST_WORK_DIR=oss://BUCKET/PREFIX it is that bucket, and region, endpoint and credentials are
-those of the environment (`make test-oss`); else a fake OSS, so that the tests are known to work.
-"""
+"""The workers in a bucket, with all sizes as they are: what is specific to one and what a real one
+can show (`make test-oss`). It has no counters and no faults, and what is in it is not ours."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, ClassVar, cast
 
 import oss
-import oss2
 import pytest
-from contract import RetryError, WorkerError
-from fake import FakeOSS
-from pipeline import BucketPath, Volume, model
+from contract import RetryError
+from pipeline import Volume, model
 
-NUMBERS = itertools.count()
+pytestmark = [
+    pytest.mark.usefixtures("storage"),
+    pytest.mark.parametrize("storage", ["bucket"], indirect=True),
+]
+
 LINE = "2026-01-01 [{}] naïve\n"
 LOG = "".join(map(LINE.format, ("INFO", "WARN", "INFO", "DEBUG"))).encode() * 10_000
-
-
-class Key(BucketPath):
-    """The name of an object, for the tests' own eyes and hands."""
-
-    bucket: ClassVar[Any]
-
-    def read_bytes(self) -> bytes:
-        """What it holds."""
-        data: bytes = self.bucket.get_object(str(self)).read()
-        return data
-
-    def write_bytes(self, data: bytes) -> None:
-        """Put it in place."""
-        self.bucket.put_object(str(self), data)
-
-    def exists(self) -> bool:
-        """Whether there is one."""
-        found: bool = self.bucket.object_exists(str(self))
-        return found
-
-    is_file = exists
-
-    def unlink(self, missing_ok: bool = True) -> None:
-        """Take it away."""
-        self.bucket.delete_object(str(self))
-
-    def rglob(self, pattern: str = "*") -> list[BucketPath]:
-        """All below it."""
-        assert pattern == "*"
-        return [Key(found.key) for found in oss2.ObjectIteratorV2(self.bucket, f"{self}/")]
-
-    def uploads(self) -> list[Any]:
-        """The uploads below it that have not ended, and are billed."""
-        return list(oss2.MultipartUploadIterator(self.bucket, prefix=f"{self}/"))
-
-
-@pytest.fixture(scope="module")
-def settings() -> Iterator[Mapping[str, str]]:
-    """Where the tests work: below a prefix of their own, of which nothing is left in the end."""
-    with ExitStack() as stack:
-        place = os.environ.get("TEST_WORK_DIR")
-        if place:
-            ours = ("OSS_", "ALIBABA_CLOUD_")
-            given = {name: os.environ[name] for name in os.environ if name.startswith(ours)}
-        else:
-            fake = stack.enter_context(FakeOSS())
-            fake.bucket().put("team/log.txt", b"of others")
-            place = "oss://bucket/team"
-            given = {
-                "OSS_ENDPOINT": fake.endpoint,
-                "OSS_REGION": fake.service.region,
-                "OSS_ACCESS_KEY_ID": "id",
-                "OSS_ACCESS_KEY_SECRET": "secret",
-            }
-        given["WORK_DIR"] = f"{place.rstrip('/')}/fanfold-test-{secrets.token_hex(8)}"
-        try:
-            store, _ = oss.open_stores(given)
-        except WorkerError as error:
-            pytest.exit(str(error), 2)
-        Key.bucket = store.bucket
-        try:
-            yield given
-        finally:
-            for upload in Key(store.root).uploads():
-                Key.bucket.abort_multipart_upload(upload.key, upload.upload_id)
-            for key in Key(store.root).rglob():
-                key.unlink()
-        if not os.environ.get("TEST_WORK_DIR"):
-            assert (list(fake.bucket().objects), fake.uploads()) == (["team/log.txt"], {})
-
-
-@pytest.fixture
-def volume(settings: Mapping[str, str]) -> Volume:
-    """An empty volume."""
-    store, _ = oss.open_stores(settings)
-    number = next(NUMBERS)
-    work_dir = f"{settings['WORK_DIR']}/{number}"
-    root = cast(Path, Key(f"{store.root}{number}"))
-    return Volume(root).having(**{**settings, "WORK_DIR": work_dir})
-
-
-def uploads(volume: Volume) -> list[Any]:
-    """The uploads on the volume that have not ended."""
-    return cast(Key, volume.root).uploads()
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
@@ -129,7 +36,7 @@ def test_log_count(volume: Volume, mode: str) -> None:
     run.count(["2"])
     run.merge()
     assert run.totals() == model([LOG])
-    assert uploads(volume) == []
+    assert volume.uploads() == []
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
@@ -163,7 +70,7 @@ def test_aggregation(volume: Volume, size: int) -> None:
     assert outcome.code == 0, outcome.words
     joined = volume.root / "aggregation-demo/result.txt"
     assert joined.read_bytes() == b"".join(files)
-    assert uploads(volume) == []
+    assert volume.uploads() == []
 
 
 def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,19 +121,20 @@ def test_a_copy_of_what_has_changed(volume: Volume) -> None:
         run.copy("copy", store, parts)
 
     assert not (volume.root / "run/copy").exists()
-    assert uploads(volume) == []
+    assert volume.uploads() == []
 
 
 def test_an_upload_that_was_left(volume: Volume) -> None:
     """What a killed split has left of a copy ends when the copy is made again, and nothing else."""
     volume.write("log", LOG)
+    store, _ = oss.open_stores(volume.environ({}))
     key = f"{volume.root}/split-output/0.txt"
-    left, other = (Key.bucket.init_multipart_upload(name).upload_id for name in (key, key + ".gz"))
-    Key.bucket.upload_part(key, left, 1, b"a part")
+    left, _ = (store.bucket.init_multipart_upload(name).upload_id for name in (key, key + ".gz"))
+    store.bucket.upload_part(key, left, 1, b"a part")
 
     volume.having(INPUT="log", NUM_PARTS=2).split()
 
-    assert [upload.upload_id for upload in uploads(volume)] == [other]
+    assert volume.uploads() == [key + ".gz"]
     assert b"".join(volume.copies(2)) == LOG
 
 
