@@ -50,9 +50,9 @@ class RetryError(WorkerError):
 def changed(name: str, old: object, new: object) -> RetryError:
     """The error of a file that is not what the plan says."""
     return RetryError(
-        f"{name} has changed from {old} to {new}: leave the file alone during a run and run "
-        "split.py again, unless it is a mount that shows an old version on this node: then a retry "
-        "can help"
+        f"{name} has changed from {old} to {new}: leave the file alone during a run and "
+        "begin the run again, unless it is a mount that shows an old version on this node: then a "
+        "retry can help"
     )
 
 

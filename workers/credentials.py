@@ -99,7 +99,13 @@ def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, f
     }
     url = environ.get("ALIBABA_CLOUD_STS_ENDPOINT") or f"sts-vpc.{region}.aliyuncs.com"
     url = url if "://" in url else f"https://{url}"  # the ACK webhook sets a host alone
-    return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
+    try:
+        return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
+    except ValueError:  # of requests, about the URL
+        host = f"sts-vpc.{region}.aliyuncs.com"
+        raise WorkerError(
+            f"ALIBABA_CLOUD_STS_ENDPOINT is {url!r}: give a host, as in {host}"
+        ) from None
 
 
 def instance_role(role: str) -> tuple[Credentials, float]:

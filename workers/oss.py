@@ -20,8 +20,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
-from typing import TypeGuard, TypeVar
+from typing import TypeVar
 
 import credentials
 import oss2
@@ -31,17 +30,16 @@ from requests.exceptions import RequestException
 from store import LANES, MOST_LANES, PIECE, File, Store, each
 
 Answer = TypeVar("Answer")
-UploadPart = bytes | list[Segment]  # what goes through here, or what to take from the inputs
 
 SCHEME = "oss://"
 AHEAD = 96 << 20  # bytes of ranges in flight, over all connections: what hides the latency
-BLOCK = 4 << 20  # bytes of an upload's part that go through here
+BLOCK = 4 << 20  # bytes of an upload's part that go through here, or of an object in one request
 LEAST = 100 << 10  # bytes: OSS takes no smaller part of an upload, but the last one
 MOST = 256 << 20  # bytes OSS is to copy in one request: it answers when it is done
 MOST_PARTS = 10_000  # of an upload, says OSS
 TIMEOUT = (10, 60)  # seconds: to connect, and between two bytes
 ATTEMPTS = 8  # of a request; with their pauses about half a minute
-LAST_ATTEMPTS = 3  # after SIGTERM
+PATIENCE = 120  # seconds after which a request that hangs is not made again
 PAUSES = 0.2, 10.0  # seconds: at most the first, and at most any
 UPLOADS = 3  # of an object, while other workers end them
 
@@ -67,7 +65,8 @@ def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     work_dir = environ["WORK_DIR"]
     name, _, prefix = work_dir.removeprefix(SCHEME).partition("/")
     if not oss2.is_valid_bucket_name(name):
-        raise WorkerError(f"WORK_DIR is {work_dir!r}: give oss://BUCKET/PREFIX, of a bucket's name")
+        shown = SCHEME + work_dir.removeprefix(SCHEME).rpartition("@")[2]  # a key may stand before
+        raise WorkerError(f"WORK_DIR is {shown!r}: give oss://BUCKET/PREFIX, of a bucket's name")
     region = environ.get("OSS_REGION", "")
     if not re.fullmatch("[a-z0-9-]+", region):
         raise WorkerError(
@@ -92,7 +91,7 @@ def open_stores(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
             for crc in (True, False)
         )  # fmt: skip
     except (OssError, ValueError):
-        shown = endpoint.rpartition("@")[2]  # a password may stand before it
+        shown = endpoint.rpartition("@")[2].partition("?")[0]  # keys may stand around it
         raise WorkerError(
             f"OSS_ENDPOINT is {shown!r}: give a URL, as in https://oss-{region}.aliyuncs.com"
         ) from None
@@ -152,6 +151,7 @@ class Bucket(Store):
     ) -> None:
         self.bucket, self.ranges, self.root, self.connections = bucket, ranges, root, connections
         self.known: dict[tuple[str, str], int] = {}  # sizes, by name and version
+        self.looked: set[tuple[str, str]] = set()  # names and versions asked for one by one
         self.listed: dict[str, tuple[str, int]] = {}  # told by a listing and not yet used
 
     def path(self, name: str) -> str:
@@ -162,6 +162,7 @@ class Bucket(Store):
         """The answer to a request about a name; asked again, ever more slowly, while that can help.
         Raises FileNotFoundError, WorkerError for what is to be fixed, RetryError."""
         first, longest = PAUSES
+        end = time.monotonic() + PATIENCE
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return request()
@@ -177,7 +178,7 @@ class Bucket(Store):
                     raise self.refusal(name, error, version) from None
                 said = f"{error.status} {error.code}" if error.status > 0 else error.body
                 is_unknown = is_of_no_host(error)
-            if attempt >= (LAST_ATTEMPTS if self.terminated else ATTEMPTS):
+            if attempt == ATTEMPTS or time.monotonic() > end:
                 break
             time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
         endpoint = self.bucket.endpoint
@@ -187,7 +188,7 @@ class Bucket(Store):
                 "OSS_REGION that it is made of, right"
             )
         raise RetryError(
-            f"{self.path(name)}: {said}, {ATTEMPTS} times: a retry can help, if OSS_ENDPOINT is "
+            f"{self.path(name)}: {said}, {attempt} times: a retry can help, if OSS_ENDPOINT is "
             f"right, which is {endpoint}"
         )
 
@@ -201,12 +202,14 @@ class Bucket(Store):
                 f"{self.bucket.endpoint}, but at {right}: set OSS_ENDPOINT and OSS_REGION so"
             )
         if error.code == "NoSuchUpload":
-            return UploadEndedError(
-                f"{self.path(name)}: its upload was ended by another worker: a retry can help"
-            )
+            return UploadEndedError("its upload was ended by another worker: a retry can help")
         if error.status == 404 and error.code != "NoSuchBucket":
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path(name))
-        remedy = REMEDIES.get(error.code, "set bucket, OSS_ENDPOINT, OSS_REGION and rights right")
+        remedy = REMEDIES.get(
+            error.code,
+            f"set the bucket, OSS_ENDPOINT, which is {self.bucket.endpoint}, OSS_REGION, which is "
+            f"{self.bucket.region}, and the rights right",
+        )
         return WorkerError(
             f"{self.path(name)}: OSS says {error.status} {error.code}: "
             f"{error.message} (request {error.request_id}): {remedy}"
@@ -217,8 +220,18 @@ class Bucket(Store):
     def look(self, name: str) -> tuple[str, int]:
         """An object's version and size. Raises FileNotFoundError."""
         found = self.ask(name, lambda: self.bucket.head_object(self.root + name))
+        self.refuse_coded(name, found)
+        self.looked.add((name, found.etag))
         self.known[name, found.etag] = found.content_length
         return found.etag, found.content_length
+
+    def refuse_coded(self, name: str, found: oss2.models.HeadObjectResult) -> None:
+        """Refuse an object whose bytes as they are stored are not those that it stands for."""
+        coding = str(found.headers.get("Content-Encoding"))
+        if re.search("gzip|deflate|compress|br|zstd", coding, re.IGNORECASE):
+            raise WorkerError(
+                f"{self.path(name)} has the Content-Encoding {coding}: put it there decompressed"
+            )
 
     @contextmanager
     def open(self, name: str, version: str | None = None) -> Iterator[Object]:
@@ -238,11 +251,7 @@ class Bucket(Store):
         def request() -> list[bytes]:
             found = self.ranges.get_object(self.root + file.name, (offset, last), headers)
             got = str(found.content_range)
-            coding = str(found.headers.get("Content-Encoding"))
-            if re.search("gzip|deflate|compress|br|zstd", coding):
-                found.resp.response.close()
-                path = self.path(file.name)
-                raise WorkerError(f"{path} has the Content-Encoding {coding}: decompress it before")
+            self.refuse_coded(file.name, found)
             if found.status != 206 or not got.startswith(f"bytes {offset}-{last}/"):
                 found.resp.response.close()
                 raise RequestException(f"bytes {offset}-{last} came as {found.status} {got}")
@@ -277,8 +286,13 @@ class Bucket(Store):
         pages = oss2.ObjectIteratorV2(self.bucket, prefix, max_keys=1000, max_retries=1)
         names: list[str] = []
         for found in self.listing(folder, pages):
-            if not found.key.endswith("/"):  # a mount keeps its folders so
-                name = found.key.removeprefix(self.root)
+            name = found.key.removeprefix(self.root)
+            if found.type == "Symlink" or (name.endswith("/") and found.size):
+                raise WorkerError(
+                    f"{self.path(name)} is a link, or has bytes and the name of a folder: put a "
+                    "plain object in its place"
+                )
+            if not name.endswith("/"):  # a mount keeps its folders so
                 names.append(name)
                 self.listed[name] = found.etag, found.size
                 self.known[name, found.etag] = found.size
@@ -300,7 +314,10 @@ class Bucket(Store):
 
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
         """Publish an object of these pieces."""
-        self._upload(name, self, in_blocks(pieces))
+        body = b"".join(pieces)
+        # With it OSS stores nothing that was damaged on its way.
+        headers = {"Content-MD5": oss2.utils.content_md5(body)}
+        self.ask(name, lambda: self.bucket.put_object(self.root + name, body, headers))
 
     def copy(self, name: str, inputs: Store, segments: Iterable[Segment]) -> None:
         """Publish an object of these segments of inputs."""
@@ -315,11 +332,17 @@ class Bucket(Store):
                 f"{self.path(name)} takes {len(parts)} parts of an upload, and OSS {MOST_PARTS} at "
                 "most: give more parts, or a smaller FAN_IN"
             )
-        for _ in range(UPLOADS - 1):
+        if not parts or (len(parts) == 1 and not is_copied(parts[0])):
+            self.put(name, [inputs.content(part, LANES) for part in parts])
+            return
+        for _ in range(UPLOADS):
             with suppress(UploadEndedError):  # by one that makes the same, or the answer was lost
                 self._upload(name, inputs, parts)
                 return
-        self._upload(name, inputs, parts)
+        raise RetryError(
+            f"{self.path(name)}: its upload was ended by other workers, {UPLOADS} times: a retry "
+            "can help"
+        )
 
     def join(self, name: str, sources: Iterable[str]) -> None:
         """Publish an object made of others, one after the other."""
@@ -330,23 +353,17 @@ class Bucket(Store):
 
         self.copy(name, self, each(whole, sources))
 
-    def _upload(self, name: str, inputs: Bucket, parts: Iterable[UploadPart]) -> None:
-        """One PUT where there is one part that goes through here, else a multipart upload."""
-        waiting = iter(parts)
-        first = list(islice(waiting, 2))
+    def _upload(self, name: str, inputs: Bucket, parts: Iterable[list[Segment]]) -> None:
+        """A multipart upload, of parts that OSS copies and of such as go through here."""
         key = self.root + name
-        if not first or (len(first) == 1 and not is_copied(first[0])):
-            body = inputs.content(first[0], LANES) if first else b""
-            # With it OSS stores nothing that was damaged on its way.
-            headers = {"Content-MD5": oss2.utils.content_md5(body)}
-            self.ask(name, lambda: self.bucket.put_object(key, body, headers))
-            return
 
-        def send(number: int, part: UploadPart) -> oss2.models.PartInfo:
+        def send(number: int, part: list[Segment]) -> oss2.models.PartInfo:
             if self.terminated:
                 raise RetryError(f"{self.path(name)}: SIGTERM came")
             if is_copied(part):
                 ((source, version, offset, length),) = part
+                if (source, version) not in inputs.looked:  # but only listed, or by another worker
+                    inputs.look(source)
                 sent = inputs.ask(
                     source,
                     lambda: self.bucket.upload_part_copy(
@@ -367,8 +384,8 @@ class Bucket(Store):
 
         upload = self.ask(name, lambda: str(self.bucket.init_multipart_upload(key).upload_id))
         try:
-            numbered = enumerate(chain(first, waiting), 1)
-            sent = list(each(lambda one: send(*one), numbered, ahead=LANES))
+            numbered = enumerate(parts, 1)
+            sent = list(each(lambda one: send(*one), numbered, ahead=LANES, reads=False))
             self.ask(name, lambda: self.bucket.complete_multipart_upload(key, upload, sent))
         except BaseException:
             self._abort(name, upload)
@@ -385,10 +402,8 @@ class Bucket(Store):
         with suppress(WorkerError, OSError):
             self.ask(name, lambda: self.bucket.abort_multipart_upload(self.root + name, upload))
 
-    def content(self, part: UploadPart, lanes: int = 1) -> bytes:
+    def content(self, part: list[Segment], lanes: int = 1) -> bytes:
         """The bytes of a part that goes through here."""
-        if isinstance(part, bytes):
-            return part
 
         def fetch(segment: Segment) -> bytes:
             name, version, at, size = segment
@@ -413,20 +428,6 @@ def is_transient(error: OssError) -> bool:
         or error.status >= 500
         or error.code in ("RequestTimeout", "InvalidDigest")
     )
-
-
-def in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in blocks of at least BLOCK, but the last one."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= BLOCK:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
 
 
 def upload_parts(segments: Iterable[Segment], least: int) -> Iterator[list[Segment]]:
@@ -456,6 +457,6 @@ def upload_parts(segments: Iterable[Segment], least: int) -> Iterator[list[Segme
         yield held
 
 
-def is_copied(part: UploadPart) -> TypeGuard[list[Segment]]:
+def is_copied(part: list[Segment]) -> bool:
     """Whether OSS is to copy this part of an upload."""
-    return not isinstance(part, bytes) and len(part) == 1 and part[0][3] >= LEAST
+    return len(part) == 1 and part[0][3] >= LEAST

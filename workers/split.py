@@ -9,7 +9,6 @@ Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from bisect import bisect_right
@@ -135,7 +134,7 @@ def is_whole(run: Store, part: Part) -> bool:
 
 def printed(ids: Iterable[int]) -> str:
     """What split.py prints: the ids of parts."""
-    return json.dumps([str(number) for number in ids], separators=(",", ":"))
+    return "[" + ",".join(f'"{number}"' for number in ids) + "]"
 
 
 def check_output(count: int, limit: str) -> None:
@@ -183,7 +182,7 @@ def split(environ: Mapping[str, str]) -> None:
                 run.copy(name, work, part[3])
 
         parts = contract.cut_parts(inputs, cuts, edges)
-        for _ in each(copy, parts, lanes=run.copies_at_once):
+        for _ in each(copy, parts, lanes=run.copies_at_once, reads=False):
             pass
     body = contract.plan_body(mode, inputs, cuts, edges)
     run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))
@@ -198,7 +197,7 @@ def split(environ: Mapping[str, str]) -> None:
         listed = (part for part in parts if contract.COUNT.format(part[0]) in counted)
         found = results(run, plan_id, listed, settings)
         done = {part_id for part_id, _, problem in found if not problem}
-    missing = [number for number in range(count) if str(number) not in done]
+    missing = array("L", (number for number in range(count) if str(number) not in done))
     print(printed(missing))
     log(
         "split",

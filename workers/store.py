@@ -36,7 +36,6 @@ PIECE = 1 << 20  # bytes read at once: large for the mount, small for the memory
 COPY = 64 << 20  # bytes copied by one system call: SIGTERM is heeded between two
 LANES = 8  # reads in flight: a mounted bucket answers in milliseconds
 MOST_LANES = 64
-PATIENCE = 5.0  # seconds that SIGTERM leaves to what is in flight, of the 30 that a pod has
 
 
 def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
@@ -51,7 +50,10 @@ def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
     except (FileNotFoundError, NotADirectoryError):
         is_folder = False  # any other error, such as of a mount that has died, is worth a retry
     if not is_folder:
-        raise WorkerError(f"WORK_DIR is {root!r}, which is no folder: mount the volume there")
+        raise WorkerError(
+            f"WORK_DIR is {root!r}, which is no folder: mount the volume there, or give "
+            "oss://BUCKET/PREFIX"
+        )
     return Store(root), Store(os.path.join(root, run_dir(environ)))
 
 
@@ -61,10 +63,12 @@ def each(
     batch: int = 1,
     lanes: int = LANES,
     ahead: int = 2 * LANES,
+    *,
+    reads: bool = True,
 ) -> Iterator[Answer]:
     """function(item) for every item, in order: `lanes` batches of items at once, and at most
     `ahead` of them done or under way while the one before is used; with no lanes one by one, as
-    they are used."""
+    they are used. What only reads is left behind at SIGTERM: a request may hang for a minute."""
     waiting = iter(items)
     groups = iter(lambda: list(islice(waiting, batch)), [])
     first = list(islice(groups, 2))
@@ -81,7 +85,6 @@ def each(
     running: deque[SimpleQueue[Done]] = deque()
     threads: list[Thread] = []
     wanted = True
-    patience: float | None = PATIENCE
 
     def serve() -> None:
         while (task := tasks.get()) and wanted:
@@ -99,6 +102,11 @@ def each(
                 threads.append(Thread(target=serve, daemon=True))
                 threads[-1].start()
 
+    def join() -> None:
+        for thread in threads:
+            thread.join()
+
+    wait = True
     try:
         fill()
         while running:
@@ -107,15 +115,19 @@ def each(
                 raise error
             fill()
             yield from answers
-    except Exception:
-        patience = None  # what is under way ends by itself, and what it does is seen
+    except BaseException as error:
+        wait = not reads or isinstance(error, Exception)
         raise
     finally:
         wanted = False
         for _ in threads:
             tasks.put(None)
-        for thread in threads:  # at SIGTERM they are left behind: a request may hang for a minute
-            thread.join(patience and patience / len(threads))
+        if wait:
+            try:
+                join()
+            except BaseException:  # SIGTERM, which comes but once
+                join()
+                raise
 
 
 class File:

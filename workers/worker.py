@@ -22,8 +22,8 @@ from store import File, Store, each, open_stores
 Map = Callable[[Iterator[bytes]], Mapping[str, "int | float"]]
 
 REMEDIES = {
-    errno.ENOENT: "run the step that writes it; if it has run, a mount may still hide the file on "
-    "this node and a retry elsewhere can help",
+    errno.ENOENT: "put it there, or run the step that writes it; if it is there, a mount may still "
+    "hide it on this node and a retry elsewhere can help",
     errno.EACCES: "give the worker's user the right to it",
     errno.EPERM: "give the worker's user the right to it",
     errno.EROFS: "mount the volume for writing",
@@ -32,6 +32,9 @@ REMEDIES = {
     errno.EISDIR: "move away the folder that stands where a file must be",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+GRACE = 20  # seconds that it may take to end at SIGTERM: a pod has 30
 
 
 class Terminated(BaseException):
@@ -55,6 +58,8 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signal.SIGTERM))
+        signal.alarm(GRACE)  # storage may hang when asked to take away what is half written
         Store.terminated = True
         raise Terminated
 
@@ -65,6 +70,7 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
         code = attempt(worker, work, environ)
         signal.signal(signal.SIGTERM, before)
     except (Terminated, KeyboardInterrupt) as error:
+        signal.alarm(0)
         signal.signal(signal.SIGTERM, before)
         return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     return code

@@ -75,7 +75,7 @@ def test_aggregation(volume: Volume, size: int) -> None:
 
 def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies that OSS makes by several ranges each, the last one short, and an object of several
-    blocks that come from here; both read back in several ranges at once."""
+    pieces that come from here; both read back in several ranges at once."""
     volume.write("log", LOG)
     run = volume.having(INPUT="log", NUM_PARTS=2)
     monkeypatch.setattr(oss, "MOST", 150_000)

@@ -205,6 +205,11 @@ def test_sts_goes_down(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
             "EntityNotExist.OIDCProvider",
         ),
         ("ALIBABA_CLOUD_OIDC_TOKEN_FILE", "/nowhere/token", "/nowhere/token.*mount the token"),
+        (
+            "ALIBABA_CLOUD_STS_ENDPOINT",
+            "http://[bad",
+            "STS_ENDPOINT is 'http://\\[bad': give a host",
+        ),
     ],
 )
 def test_refused(rrsa: Volume, fake: FakeOSS, setting: str, value: str, words: str) -> None:

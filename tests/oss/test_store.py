@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from threading import Barrier
 from typing import Any
@@ -281,12 +282,12 @@ def test_too_many_parts(bucket: Volume, monkeypatch: pytest.MonkeyPatch) -> None
 # --- uploads that do not end
 
 
-def start_stuck(volume: Volume, fake: FakeOSS) -> Any:
+def start_stuck(volume: Volume, fake: FakeOSS, before: str = "") -> Any:
     """A split whose upload has one part and waits for the next."""
     volume.write(INPUT, LOG * 10_000)
     fake.faults.add("latency", operation="UploadPartCopy", nth=2, seconds=TIMEOUT)
     # Small parts that OSS copies, one at a time.
-    prologue = f"import oss; oss.MOST = {128 * KIB}; oss.LANES = 1"
+    prologue = f"import oss; oss.MOST = {128 * KIB}; oss.LANES = 1; {before}"
     process = volume.start("split", prologue=prologue, NUM_PARTS=1)
     wait_for(lambda: fake.counters.read()["requests"].get("UploadPartCopy") == 2)
     assert len(volume.temporary_files()) == 1
@@ -329,9 +330,10 @@ def test_sigterm(bucket: Volume, fake: FakeOSS) -> None:
     assert not (bucket.run_dir / "split-output/0.txt").exists()
 
 
-def test_sigterm_while_a_request_hangs(bucket: Volume, fake: FakeOSS) -> None:
-    """The pod has half a minute, and a request may hang for longer."""
-    with start_stuck(bucket, fake) as process:
+def test_sigterm_while_requests_hang(bucket: Volume, fake: FakeOSS) -> None:
+    """The pod has half a minute, and a request may hang for longer, one that cleans up as well."""
+    with start_stuck(bucket, fake, before="import worker; worker.GRACE = 2") as process:
+        fake.faults.add("latency", operation="AbortMultipartUpload", seconds=TIMEOUT)
         process.terminate()
         outcome = finish(process, timeout=30)
         fake.faults.clear()
@@ -341,11 +343,15 @@ def test_sigterm_while_a_request_hangs(bucket: Volume, fake: FakeOSS) -> None:
     assert not (bucket.run_dir / "split-output/0.txt").exists()
 
 
-def test_sigterm_amid_copies(bucket: Volume, fake: FakeOSS) -> None:
-    """Several are made at once: SIGTERM ends them all, and what they have begun."""
+@pytest.mark.parametrize("fault", ["none", "one fails"])
+def test_sigterm_amid_copies(bucket: Volume, fake: FakeOSS, fault: str) -> None:
+    """Several are made at once: SIGTERM ends them all, and what they have begun, also where it
+    comes while the others are waited for because one has failed."""
     bucket.write(INPUT, LOG * 40_000)
-    fake.faults.add("latency", operation="UploadPartCopy", seconds=0.3)
+    fake.faults.add("latency", operation="UploadPartCopy", seconds=2)
     with bucket.start("split", NUM_PARTS=8) as process:
+        if fault == "one fails":
+            fake.faults.add("error", operation="InitiateMultipartUpload", nth=3, status=403)
         wait_for(lambda: fake.counters.read()["requests"].get("UploadPartCopy", 0) >= 2)
         process.terminate()
         outcome = finish(process)
@@ -380,7 +386,7 @@ def test_lost_completion(bucket: Volume, fake: FakeOSS) -> None:
     fake.faults.add("reset", operation="CompleteMultipartUpload", after=True)
     outcome = bucket.run("split", NUM_PARTS=1)
     assert outcome.code == 75
-    assert "its upload was ended" in outcome.words
+    assert "0.txt: its upload was ended by other workers, 3 times" in outcome.words
     fake.faults.clear()
     assert bucket.run("split", NUM_PARTS=1).code == 0
     assert bucket.temporary_files() == []
@@ -432,6 +438,18 @@ def test_long_listings(bucket: Volume, fake: FakeOSS, many: list[str]) -> None:
         if nth % oss.ATTEMPTS:
             fake.faults.add("reset", operation="ListObjectsV2", nth=nth)
     assert inputs.names("in/") == many
+
+
+def test_what_is_no_file(bucket: Volume, fake: FakeOSS) -> None:
+    """A link, of which a listing does not have the size, and bytes in the place of a folder."""
+    bucket.write("in/a", LOG)
+    link = replace(fake.bucket().put("elsewhere", b""), kind="Symlink")
+    fake.bucket().set(f"{bucket.root}/in/b", link)
+    fake.bucket().put(f"{bucket.root}/more/c/", LOG)
+    for folder, name in (("in/", "in/b"), ("more/", "more/c/")):
+        outcome = bucket.run("split", INPUT=folder)
+        assert outcome.code == 2
+        assert f"/{name} is a link, or has bytes and the name of a folder" in outcome.words
 
 
 @OVER_HTTP
