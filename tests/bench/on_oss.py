@@ -103,9 +103,9 @@ def oss(sizes: Sizes, folder: Path) -> Section:
         f"{1000 * LATENCY:.0f} ms and {BANDWIDTH / 1e6:.0f} MB/s a connection; the fake has a "
         "share of the same cores. Beside `OSS_CONNECTIONS` of 1, 4 and 16 a plain download of the "
         "same bytes by oss2 in as many threads, and the count of a local file. What bounds it: one "
-        "core receives by oss2, which is half as much work as the count, and counts. Where CPU "
-        "seconds are near the seconds, more connections are of no use; what is left with few of "
-        "them is the start of oss2, on both sides, and the latency of every range.",
+        "process receives and counts, which share its GIL. Where CPU seconds are near the seconds, "
+        "more connections are of no use; with few it is the latency of every range, for memory is "
+        "bounded. The start of oss2, 0.4 s, is in both.",
         "MiB/s",
     )
     section.bars = [
