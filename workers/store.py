@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20  # bytes read at once: large for the mount, small for the memory
 COPY = 64 << 20  # bytes copied by one system call: SIGTERM is heeded between two
 LANES = 8  # reads in flight: a mounted bucket answers in milliseconds
-MOST_LANES = 64
+MOST_LANES = 64  # of one `each`, and the most that a setting may ask for
 
 
 def open_stores(environ: Mapping[str, str]) -> tuple[Store, Store]:
