@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from pipeline import Volume, settings_of, volumes_in
 
 # A make that a test calls is its user's, and says what it says to him: no child of `make test`.
 os.environ.pop("MAKELEVEL", None)
+# A shell has its background jobs ignore Ctrl-C, and they would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "fanfold",
