@@ -91,7 +91,7 @@ check: .venv/test ## Format, lint and types
 	git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck -x
 
 .PHONY: bench
-bench: .venv/bench ## Measure, and write tests/bench/BENCHMARKS.md: CASES= QUICK=1 FOLDER=
+bench: .venv/$(if $(QUICK),peers,bench) ## Measure, and write tests/bench/BENCHMARKS.md: CASES= QUICK=1 FOLDER=
 	.venv/bin/python tests/bench/bench.py --install --folder "$$_FOLDER" \
 	  $(if $(QUICK),--size quick) -- $$_CASES
 
@@ -100,7 +100,7 @@ clean: ## Remove what the local run and the tools left in this folder
 	rm -rf .venv local build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A venv with a group of the dependencies in pyproject.toml.
-.venv/run .venv/oss .venv/test .venv/bench: pyproject.toml
+.venv/run .venv/oss .venv/test .venv/peers .venv/bench: pyproject.toml
 	[ -n '$(PYTHON)' ] || { echo 'no Python 3.11 or newer with venv here: install one, or set PYTHON to it' >&2; exit 2; }
 	[ -x .venv/bin/pip ] || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade 'pip>=25.1'

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workers"))
@@ -21,9 +21,8 @@ import on_oss
 import report
 import scale
 from measure import HERE, ROOT
-from programs import PEERS
 
-SIZES = {"full": cases.FULL, "quick": cases.QUICK, "tiny": cases.TINY}
+SIZES = {"full": cases.FULL, "quick": cases.QUICK}
 LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
     "log-count": cases.log_count,
     "split": cases.split,
@@ -34,23 +33,26 @@ LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
 }
 CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large}
 CASES = [*LOCAL, *CLUSTER, "scale"]
-TOOLS = {"rg": "ripgrep", "parallel": "parallel", "java": "default-jre-headless"}
+TOOLS = {"rg": "ripgrep", "parallel": "parallel"}
 
 
-def install() -> None:
+def install(without: Sequence[str]) -> None:
     """The peers that are Debian packages, where that can be; what is missing then is left out of
     the tables, which say so."""
-    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
+    wanted = {**TOOLS, "java": "default-jre-headless"} if "pyspark" not in without else TOOLS
+    packages = [package for tool, package in wanted.items() if not shutil.which(tool)]
     if packages and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(packages)}", file=sys.stderr)
         for command in (["update"], ["install", "--no-install-recommends", *packages]):
-            subprocess.run(
+            ended = subprocess.run(
                 ["apt-get", "-qq", "-o", "Acquire::Retries=3", *command],
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
                 stdout=subprocess.DEVNULL,
                 timeout=900,
-                check=True,
             )
+            if ended.returncode:
+                print(f"apt-get {command[0]} failed: done without", file=sys.stderr)
+                return
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,24 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="for the inputs")  # noqa: S108
-    parser.add_argument("--output", type=Path, help="for BENCHMARKS.md; default: beside this file")
-    parser.add_argument("--without", action="append", default=[], choices=PEERS, help="a peer")
     parser.add_argument("--install", action="store_true", help="install the Debian packages")
     chosen = parser.parse_args(argv)
     if unknown := [case for case in chosen.cases if case not in CASES]:
         parser.error(f"{unknown[0]!r} is no case: choose from {', '.join(CASES)}")
-    sizes = replace(SIZES[chosen.size], without=tuple(chosen.without))
-    need = 4 * sizes.log
+    sizes = SIZES[chosen.size]
+    everything = CASES if chosen.size == "full" else [*LOCAL, "scale"]
+    wanted = chosen.cases or everything
+    need = 4 * sizes.log if set(wanted) - {"start", "scale"} else 0
     if not chosen.folder.is_dir() or shutil.disk_usage(chosen.folder).free < need:
         parser.error(
             f"{chosen.folder} is no folder with {report.size(need)} free: name another with "
             "--folder (make bench FOLDER=...)"
         )
-    output = chosen.output or (HERE if chosen.size == "full" else ROOT / "build/bench")
+    output = HERE if chosen.size == "full" else ROOT / "build/bench"
+    for number in (signal.SIGTERM, signal.SIGHUP):  # to end what was started, as Ctrl-C does
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     if chosen.install:
-        install()
-    everything = CASES if chosen.size == "full" else [*LOCAL, "scale"]
-    for case in chosen.cases or everything:
+        install(sizes.without)
+    for case in wanted:
         print(f"== {case}", file=sys.stderr)
         if case in CLUSTER and "E2E_KUBECONFIG" not in os.environ:
             print(on_cluster.NO_CLUSTER, file=sys.stderr)

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,8 +57,9 @@ class Sizes:
 
 
 FULL = Sizes(5, 21, GIB, 256 * MIB, 1 << 40, (10, 1000, 10_000, 100_000), (32, 512, 100_000))
-QUICK = Sizes(2, 5, 64 * MIB, 32 * MIB, 1 << 36, (10, 1000, 10_000), (32, 512))
-TINY = Sizes(1, 1, MIB, MIB, 1 << 24, (10, 100), (32,))
+QUICK = Sizes(
+    2, 5, 64 * MIB, 32 * MIB, 1 << 36, (10, 1000, 10_000), (32, 512), without=("pyspark",)
+)  # fmt: skip
 
 
 def walls(runs: Runs) -> list[tuple[str, list[float]]]:
@@ -102,8 +104,8 @@ def tallied(output: str) -> Totals:
 
 
 def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
-    """What one would use instead, each at its best that we know."""
-    path, pieces, copy = str(folder / log), folder / "pieces", folder / "copy"
+    """What one would use instead, as one would write it."""
+    path, pieces, copy = (shlex.quote(str(folder / name)) for name in (log, "pieces", "copy"))
     env = environ(folder, SPARK_LOCAL_IP="127.0.0.1", POLARS_MAX_THREADS=CORES)
     words = " ".join(f"-e {word}" for word in KEYWORDS)
     grep, tally = f"grep -aoF {words}", "sort | uniq -c"
@@ -119,8 +121,14 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
         if name == "pyspark" and not shutil.which("java"):
             missing = "java is not installed"
         if name in without:
-            missing = f"--without {name}"
-        program = (sys.executable, str(HERE / "programs.py"), name, path, ",".join(KEYWORDS))
+            missing = "not with QUICK=1"
+        program = (
+            sys.executable,
+            str(HERE / "programs.py"),
+            name,
+            str(folder / log),
+            ",".join(KEYWORDS),
+        )
         label = {"duckdb": "DuckDB", "polars": "Polars", "pyspark": "PySpark"}[name]
         return Job(label, [[(program, env)]], lambda output: dict(json.loads(output)), (), missing)
 
@@ -128,7 +136,7 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
     count = f'n=$(rg -acF --count-matches --include-zero WORD "{path}"); echo "$n WORD"'
     by_piece = f"parallel --no-notice -j {CORES} '{grep} {{}} | {tally}' ::: {pieces}/*"
     return [
-        shell("cp (a copy)", f"cp {path} {copy}", "cp", None, copy),
+        shell("cp (a copy)", f"cp {path} {copy}", "cp", None, folder / "copy"),
         shell("cat (a read)", f"cat {path} >/dev/null", "cat", None),
         shell("grep -o, sort, uniq -c", f"{grep} {path} | {tally}", "grep", tallied),
         shell("ripgrep -o, sort, uniq -c", f"rg -aoNIF {words} {path} | {tally}", "rg", tallied),
@@ -138,7 +146,7 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
             f"mkdir {pieces} && split -n l/{CORES} {path} {pieces}/ && {by_piece}",
             "parallel",
             tallied,
-            pieces,
+            folder / "pieces",
         ),
         shell(
             "parallel --pipepart, grep",
@@ -294,7 +302,7 @@ def count(sizes: Sizes, folder: Path) -> Section:
             found = dict(json.loads(result.read_bytes())["counts"])
             return {} if found == expected[name] else found
 
-        jobs.append(Job(label, [[(script, env)]], unlike))
+        jobs.append(Job(label, [[(script, env)]], unlike, [result]))
     runs = in_turn(jobs, sizes.repeats, folder, {})
     section = Section(
         "count",
@@ -350,7 +358,7 @@ def merge(sizes: Sizes, folder: Path) -> Section:
             found = dict(json.loads((folder / run_dir / contract.RESULT).read_bytes()))
             return {} if found == dict.fromkeys(KEYWORDS, parts) else found
 
-        jobs.append(Job(label, [[command]], unlike))
+        jobs.append(Job(label, [[command]], unlike, [folder / run_dir / contract.RESULT]))
     for files, fan_in in product(sizes.files, (2, 8, 64)):
         levels, pods = 1, 1
         left = files
@@ -370,7 +378,8 @@ def merge(sizes: Sizes, folder: Path) -> Section:
             joined = (volume / contract.LEVEL_RESULT).read_bytes().split()
             return {} if joined == [b"%d" % n for n in range(files)] else {"files": len(joined)}
 
-        jobs.append(Job(label, [[(program, environ(folder, WORK_DIR=volume))]], lost))
+        stages = [[(program, environ(folder, WORK_DIR=volume))]]
+        jobs.append(Job(label, stages, lost, [volume / contract.LEVEL_RESULT]))
     runs = in_turn(jobs, sizes.repeats, folder, {})
     section.compare(runs, "µs a result or file", each(runs, number_of))
     section.bars = walls(runs)
@@ -415,9 +424,9 @@ def start(sizes: Sizes, folder: Path) -> Section:
         "The whole life of a worker that has one line to do: more than its start, and never less. "
         f"Medians of {sizes.starts} runs. What bounds it: to read JSON, to heed SIGTERM and to "
         "prove what was read takes `json`, `signal`, `contextlib` and `hashlib`, which come with "
-        "`re` and `enum`; to import these alone is 2.3 times the instructions of `pass`. Imports "
-        "are those of `-X importtime`, each module without what it imports itself, the longest "
-        "first.",
+        "`re` and `enum`; to import these alone is 2.3 times the instructions of `pass`, by "
+        "callgrind. process.py does without `hashlib`. Imports are those of `-X importtime`, each "
+        "module without what it imports itself, the longest first.",
         bars=walls(runs),
     )
     ratios = {label: f"{seconds / wall[floor]:.2f}" for label, seconds in wall.items()}

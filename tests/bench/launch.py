@@ -2,13 +2,12 @@
 
 Reads   a job as JSON on stdin: stages one after the other, each of commands, `width` at a time
 Writes  their stdout and stderr to the files that the job names
-Prints  {"wall": s, "cpu": s, "peak": bytes, "sum": bytes, "read": bytes, "written": bytes}
+Prints  {"wall": s, "cpu": s, "peak": bytes, "read": bytes, "written": bytes}
 
 It is a process of its own, and a small one, since a child's peak begins with the size of whoever
-started it. What the kernel keeps of children that were waited for, and of theirs, gives all but one
-figure: CPU seconds and the peak of the largest process (getrusage), and the bytes that went through
-system calls (rchar and wchar of /proc/self/io; mapped files are not among them). `sum` is the
-largest sum of resident sets seen in looking four times a second.
+started it. The figures are what the kernel keeps of children that were waited for, and of theirs:
+CPU seconds and the peak of the largest process (getrusage), and the bytes that went through system
+calls (rchar and wchar of /proc/self/io; mapped files are not among them).
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ import signal
 import sys
 import time
 
-LOOK = 0.25  # seconds
-
 
 def transferred() -> tuple[int, int]:
     """Bytes read and written so far by this process and the children that it has waited for."""
@@ -31,23 +28,9 @@ def transferred() -> tuple[int, int]:
     return int(found["rchar"]), int(found["wchar"])
 
 
-def resident(groups: set[int]) -> int:
-    """The resident sets of all processes of these groups."""
-    pages = 0
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and os.getpgid(int(name)) in groups:
-                with open(f"/proc/{name}/statm") as file:
-                    pages += int(file.read().split()[1])
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-    return pages * resource.getpagesize()
-
-
-def run(job: dict[str, object], running: dict[int, int]) -> int:
-    """Run all stages; `running` has the pid and pidfd of every command that has not ended. Gives
-    the largest sum of resident sets; a command that fails ends it all."""
-    largest = 0
+def run(job: dict[str, object], running: dict[int, int]) -> None:
+    """Run all stages; `running` has the pid and pidfd of every command that has not ended. A
+    command that fails ends it all."""
     files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     for fd, name in ((1, "stdout"), (2, "stderr")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -60,15 +43,12 @@ def run(job: dict[str, object], running: dict[int, int]) -> int:
                 # A group of its own: whatever a command leaves behind can be found and ended.
                 pid = os.posix_spawnp(argv[0], argv, environ, file_actions=files, setpgroup=0)
                 running[pid] = os.pidfd_open(pid)
-            ended = select.select(list(running.values()), [], [], LOOK)[0]
-            if not ended:
-                largest = max(largest, resident(set(running)))
+            ended = select.select(list(running.values()), [], [])[0]
             for pid in [pid for pid, fd in running.items() if fd in ended]:
                 status = os.waitpid(pid, 0)[1]
                 os.close(running.pop(pid))
                 if status:
                     raise SystemExit(f"{argv}: exit {os.waitstatus_to_exitcode(status)}")
-    return largest
 
 
 def main() -> int:
@@ -78,19 +58,17 @@ def main() -> int:
     running: dict[int, int] = {}
     before, start = transferred(), time.perf_counter()
     try:
-        largest = run(job, running)
+        run(job, running)
     finally:
         for pid in running:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     wall, after = time.perf_counter() - start, transferred()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = used.ru_maxrss * 1024
     figures = {
         "wall": wall,
         "cpu": used.ru_utime + used.ru_stime,
-        "peak": peak,
-        "sum": max(peak, largest),
+        "peak": used.ru_maxrss * 1024,
         "read": after[0] - before[0],
         "written": after[1] - before[1],
     }

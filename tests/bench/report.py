@@ -27,13 +27,14 @@ HEAD = """\
 
 What `make bench` has measured; the program writes this page. Figures are medians, seconds with the
 least and the most in brackets. All runs of a table were made in turn (A B C A B C ...), so the
-ratios between them hold on a machine that is busy; compare other machines by the ratios.
+ratios between them hold on a machine that is busy; compare other machines by the ratios, of the
+same sizes and as many cores.
 
-Every job was a tree of processes, on files in memory. CPU seconds and the peak, that of the largest
-process, are the kernel's own accounts of all of them; *of all at once* is the largest sum of
-resident sets seen in looking four times a second. Peaks under 12 MiB are those of the process that
-starts the others. Bytes read and written are those of system calls on files: neither what is mapped
-into memory, which counts as resident, nor what comes over a socket.
+Every job was a tree of processes, on files in memory unless `FOLDER=` names another place. CPU
+seconds and the peak, that of the largest process, are the kernel's own accounts of all of them.
+Peaks under 12 MiB are those of the process that starts the others. Bytes read and written are those
+of system calls on files: neither what is mapped into memory, which counts as resident, nor what
+comes over a socket.
 
 ```sh
 make bench                          # every case
@@ -60,17 +61,17 @@ class Section:
     def compare(self, runs: Runs, head: str, more: Mapping[str, str], title: str = "") -> None:
         """A table of what jobs took, with one column more; a job that was left out says why in
         its label."""
-        heads = ("", "seconds", "CPU seconds", "peak of one process", "of all at once", "read")
+        heads = ("", "seconds", "CPU seconds", "peak of one process", "read")
         rows = [
             (
                 label,
                 spread([run["wall"] for run in found]),
                 f"{middle(found, 'cpu'):.3g}",
-                *(size(middle(found, name)) for name in ("peak", "sum", "read", "written")),
+                *(size(middle(found, name)) for name in ("peak", "read", "written")),
                 more[label],
             )
             if found
-            else (label, *[""] * 7)
+            else (label, *[""] * 6)
             for label, found in runs.items()
         ]
         self.tables.append((title, (*heads, "written", head), rows))
@@ -154,7 +155,10 @@ def keep(section: Section, folder: Path) -> None:
     folder = folder / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     section.made = machine()
-    (folder / f"{section.case}.json").write_text(json.dumps(asdict(section), indent=1) + "\n")
+    path = folder / f"{section.case}.json"
+    whole = path.with_suffix(".new")
+    whole.write_text(json.dumps(asdict(section), indent=1) + "\n")
+    whole.replace(path)
     if section.bars:
         drawn = picture(section.title, section.unit, section.bars)
         (folder / f"{section.case}.svg").write_text(drawn)

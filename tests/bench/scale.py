@@ -30,8 +30,8 @@ ASSUMED = (
     ("lanes", 8, "requests of split and merge in flight", 1),
     ("read", 8 * MIB, "MiB a request of a map", MIB),
     ("requests", 12, "requests of a map besides, for the plan and its result", 1),
-    ("split", 30e-6, "µs of CPU a part in split", 1e-6),
-    ("merge", 60e-6, "µs of CPU a part in merge", 1e-6),
+    ("split", 30e-6, "µs a part in split", 1e-6),
+    ("merge", 60e-6, "µs a part in merge", 1e-6),
     ("packed", 200, "bytes a part in the packed workflow object", 1),
     ("line", 140, "bytes a part in the plan, which every map reads whole", 1),
 )
@@ -138,6 +138,7 @@ def scale(sections: Mapping[str, Section]) -> Section:
                 # A cut takes one read, and 16 of them two requests for their open file.
                 split = parts * (known["split"] + known["request"] * (1 + 2 / 16) / known["lanes"])
                 merge = parts * (known["merge"] + known["request"] * 2 / known["lanes"])
+                split, merge = split + known["start"], merge + known["start"]  # pods, too
                 rows.append((
                     label, size(total / parts), f"{split:.0f}", f"{seconds:.0f}", f"{least:.0f}",
                     limit, f"{merge:.0f}", f"{requests:,.0f}", size(known["packed"] * parts),
