@@ -406,7 +406,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
     def python(*arguments: str) -> Command:
         return (sys.executable, *arguments), environ(folder)
 
-    floor = "python3 -c pass"
+    floor, path = "python3 -c pass", str(workers(folder))
     commands = {
         floor: python("-c", "pass"),
         "python3 -I -S -c pass": python("-I", "-S", "-c", "pass"),
@@ -414,6 +414,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
         "count.py": worker(folder, "count", **settings, PART_ID=0),
         "merge.py": worker(folder, "merge", **settings),
         "process.py": worker(folder, "process", 0, 1, **settings, FILES=1),
+        "oss.py, imported": python("-c", f"import sys; sys.path[:0] = [{path!r}]; import oss"),
     }
     jobs = [Job(label, [[command]]) for label, command in commands.items()]
     runs = in_turn(jobs, sizes.starts, folder)
@@ -425,7 +426,8 @@ def start(sizes: Sizes, folder: Path) -> Section:
         f"Medians of {sizes.starts} runs. What bounds it: to read JSON, to heed SIGTERM and to "
         "prove what was read takes `json`, `signal`, `contextlib` and `hashlib`, which come with "
         "`re` and `enum`; to import these alone is 2.3 times the instructions of `pass`, by "
-        "callgrind. process.py does without `hashlib`. Imports are those of `-X importtime`, each "
+        "callgrind. process.py does without `hashlib`. oss.py, which only who works in a bucket "
+        "without a mount imports, has oss2 in it. Imports are those of `-X importtime`, each "
         "module without what it imports itself, the longest first.",
         bars=walls(runs),
     )
