@@ -109,7 +109,7 @@ def oss(sizes: Sizes, folder: Path) -> Section:
         "same bytes by oss2 in as many threads, and the count of a local file. What bounds it: one "
         "process receives and counts, which share its GIL. Where CPU seconds are near the seconds, "
         "more connections are of no use; with few it is the latency of every range, for memory is "
-        "bounded. The start of oss2, 0.4 s, is in both.",
+        "bounded. The start of oss2 is in both.",
         "MiB/s",
     )
     section.bars = [
