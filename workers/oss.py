@@ -1,6 +1,6 @@
 """Storage in a bucket of Alibaba Cloud OSS, without a mount: WORK_DIR=oss://BUCKET/PREFIX.
 
-The two classes of store.py over oss2, which takes 0.4 s to import and 40 MB: only `open_stores`
+The two classes of store.py over oss2, which takes 0.2 s to import and 40 MB: only `open_stores`
 imports this, and only for such a WORK_DIR. What holds here:
 
 - an object's version is its ETag, and every range is asked for with it: an input that is replaced

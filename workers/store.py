@@ -69,11 +69,12 @@ def each(
     """function(item) for every item, in order: `lanes` batches of items at once, and at most
     `ahead` of them done or under way while the one before is used; with no lanes one by one, as
     they are used. What only reads is left behind at SIGTERM: a request may hang for a minute."""
+    lanes = min(lanes, MOST_LANES)
     waiting = iter(items)
     groups = iter(lambda: list(islice(waiting, batch)), [])
     first = list(islice(groups, 2))
     groups = chain(first, groups)
-    if len(first) < 2 or min(lanes, MOST_LANES) == 0:
+    if len(first) < 2 or not lanes:
         for group in groups:
             yield from map(function, group)
         return

@@ -21,6 +21,8 @@ from store import File, Store, each, open_stores
 
 Map = Callable[[Iterator[bytes]], Mapping[str, "int | float"]]
 
+GRACE = 20  # seconds that it may take to end at SIGTERM: a pod has 30
+
 REMEDIES = {
     errno.ENOENT: "put it there, or run the step that writes it; if it is there, a mount may still "
     "hide it on this node and a retry elsewhere can help",
@@ -32,9 +34,6 @@ REMEDIES = {
     errno.EISDIR: "move away the folder that stands where a file must be",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-
-
-GRACE = 20  # seconds that it may take to end at SIGTERM: a pod has 30
 
 
 class Terminated(BaseException):
