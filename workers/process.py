@@ -1,12 +1,18 @@
-"""Join a group of files of one level into one file of the next: the map of process-data.
+"""Make of a group of files of one level a file of the next: the map of process-data. The files are
+joined, or are the input of the program PROCESS_COMMAND.
 
-Reads   aggregation-demo/l<LEVEL>/<n>.txt    n from FILE_NUMBER * FAN_IN on, FAN_IN files
-Writes  aggregation-demo/l<LEVEL+1>/<FILE_NUMBER>.txt    their bytes, one after the other
+Reads   aggregation-demo/l1/<n>.txt    n from FILE_NUMBER * FAN_IN on, FAN_IN files; of the levels
+                                       above the files that their records name
+Writes  aggregation-demo/l<LEVEL+1>/<run>/<FILE_NUMBER>-<attempt>.txt    what is made of them
+        aggregation-demo/l<LEVEL+1>/<run>/<FILE_NUMBER>.json             its record, last
+        aggregation-demo/l<LEVEL+1>/<FILE_NUMBER>.txt    without RUN_ID: the same again, to look at
 Prints  nothing
-Exits   0 done; 2 bad settings, do not retry; others: a retry may help
+Exits   0 done; 2 bad settings, do not retry; others, that of a program too: a retry may help
+Takes   FAN_IN=2 FILES PROCESS_COMMAND PROCESS_EXIT_OK=0 PROCESS_SETTINGS FILE_SUFFIX=.txt
+        SCRATCH_DIR=/tmp SCRATCH_SIZE POD_NAME NODE_NAME
 
-FILES, the number of files at LEVEL, lets the last group be short; level 1 must have exactly these,
-which the worker of its last group sees to.
+With FILES, the number of files at LEVEL, the last group may be short. The worker of the last group
+of level 1 checks that level 1 has exactly these files.
 """
 
 from __future__ import annotations
@@ -15,46 +21,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-import contract
-from contract import WorkerError, whole_number
-from store import open_stores
-from worker import check_level_1, log, run_worker
-
-
-def process(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Join the files of group FILE_NUMBER of LEVEL."""
-    if len(arguments) != 2:
-        raise WorkerError(f"{len(arguments)} arguments: give two, FILE_NUMBER and LEVEL")
-    number = whole_number("FILE_NUMBER", arguments[0], 0, contract.MOST)
-    level = whole_number("LEVEL", arguments[1], 1, contract.MOST)
-    fan_in = whole_number("FAN_IN", environ.get("FAN_IN", "2"), 2, contract.MOST)
-    first, end = number * fan_in, (number + 1) * fan_in
-    files = 0
-    if text := environ.get("FILES"):
-        files = whole_number("FILES", text, 1, contract.MOST)
-        end = min(end, files)
-        if first >= end:
-            raise WorkerError(
-                f"FILE_NUMBER is {number} and FILES is {files}: with a FAN_IN of {fan_in} there "
-                f"are groups 0 to {(end - 1) // fan_in}"
-            )
-    _, run = open_stores(environ)
-    if level == 1 and end == files:  # one pod looks for all: a listing by each would be N * N
-        check_level_1(run, range(files), "FILES")
-    target = contract.LEVEL.format(level + 1, number)
-    try:
-        run.join(target, (contract.LEVEL.format(level, n) for n in range(first, end)))
-    except FileNotFoundError:
-        if level == 1:
-            check_level_1(run, range(first, end))
-        raise
-    log("process", "done", level=level, files=end - first, output=target)
+from fanfold import group, worker
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run it with the arguments FILE_NUMBER LEVEL."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run_worker("process", lambda: process(arguments, environ), environ)
+    return worker.run_worker("process", lambda: group.process(arguments, environ), environ)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Run the pipelines on this machine with the very workers that the images carry. Not in an image.
 
-Everything it writes lies in one folder (local/), a folder a run in it; inputs are only read. The
-workers see the whole file system as their WORK_DIR, so an input may lie anywhere. With a bucket as
-their WORK_DIR the runs lie there, and the folder has only their locks.
+Everything it writes is in one folder (local/), with a folder per input in it; inputs are only read.
+The workers see the whole file system as their WORK_DIR, so an input may be anywhere. With a bucket
+as their WORK_DIR the runs are there, and the folder has only their locks.
 """
 
 from __future__ import annotations
@@ -12,24 +12,40 @@ import hashlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn
 
 import click
-import contract
-from contract import WorkerError
-from store import Store, open_stores
+from fanfold import names
+from fanfold.errors import WorkerError
+from fanfold.levels import Levels
+from fanfold.part_ids import parse
+from fanfold.publish import published, results_folder
+from fanfold.settings import MAX_FILES, SUFFIX, output_name, whole_number
+from fanfold.settings import keywords as check_keywords
+from fanfold.storage import Storage, check_apart, open_storage
 
 WORKERS = Path(__file__).parent
 KEPT = ("PATH", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")  # of our environment
-OF_OSS = ("OSS_", "ALIBABA_CLOUD_")  # the names of more, where the work is in a bucket
+# The names of more, where the work is in a bucket: how they begin, and in small letters.
+OF_OSS = ("OSS_", "ALIBABA_CLOUD_")
+OF_HTTP = (
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file"),
+)
+TOLD = 64 << 10  # bytes of a worker's stderr that are shown, the last ones
+KEPT_RESULTS = 5  # runs per folder whose results stay
 ENDING = signal.SIGINT, signal.SIGTERM
 SAMPLE = "log-count-sample.txt"  # of a bucket, which may have a log-count-data.txt of its own
 SAMPLE_LINES = 20_000
@@ -84,32 +100,42 @@ class Worker:
     def __init__(self, settings: Mapping[str, str], script: str, *arguments: str) -> None:
         """Start it with these settings and none that happen to be in our environment."""
         inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
+        self.words = TemporaryFile()  # noqa: SIM115 - a program may write more than a pipe holds
         # Ended in here, a run would not know of the worker that it has to end.
         with held_back() as heeded:
             self.process = subprocess.Popen(
                 [sys.executable, WORKERS / script, *arguments],
                 env={**inherited, **settings},
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=self.words,
                 text=True,
                 preexec_fn=heeded,  # noqa: PLW1509 - this process has one thread
             )
             self.running.append(self)
 
     def output(self) -> str:
-        """Wait for its end and give its stdout; a failure ends the run with the worker's words."""
-        output, words = self.process.communicate()
+        """Wait for its end and give its stdout. A failure ends the run with the worker's words; the
+        words of a program are always told."""
+        output, _ = self.process.communicate()
         self.running.remove(self)
-        if self.process.returncode:
-            click.echo(words.rstrip(), err=True)
-            raise SystemExit(self.process.returncode)
+        with self.words as file:
+            file.seek(max(0, file.tell() - TOLD))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        code = self.process.returncode
+        for line in lines:
+            if code or not line.startswith("worker="):
+                click.echo(line, err=True)
+        if code:
+            raise SystemExit(code)
         return output
 
 
 def run_all(label: str, workers: Iterable[tuple[Mapping[str, str], str, *tuple[str, ...]]]) -> None:
     """Run the workers, as many at once as there are cores."""
     todo = list(workers)
-    cores = len(os.sched_getaffinity(0))
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        cores = len(os.sched_getaffinity(0))
     with click.progressbar(length=len(todo), label=label, file=sys.stderr) as bar:
         while todo or Worker.running:
             while todo and len(Worker.running) < cores:
@@ -154,67 +180,128 @@ work_dir_option = click.option(
 )
 
 
+def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options for settings of the workers: --map for MAP_COMMAND, --map-exit-ok for MAP_EXIT_OK."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for name in reversed(settings):
+            option = "--" + name.removesuffix("_COMMAND").lower().replace("_", "-")
+            function = click.option(option, name, default="", help=f"{name} of the workers.")(
+                function
+            )
+        return function
+
+    return add
+
+
+def is_for_bucket(name: str) -> bool:
+    """Whether a variable of our environment is for those who work in a bucket."""
+    return name.startswith(OF_OSS) or name.lower() in OF_HTTP
+
+
 @contextmanager
 def run_place(
     folder: Path, name: str, work_dir: str
-) -> Iterator[tuple[dict[str, str], Store, Store]]:
-    """What the workers of a run need to know, where its input lies, and what the run writes."""
+) -> Iterator[tuple[dict[str, str], Storage, Storage]]:
+    """The settings of a run's workers, the storage of its input, and that of what it writes."""
     with run_folder(folder / name) as run_dir:
+        now = time.time_ns()
         settings = {
             "WORK_DIR": work_dir or "/",
             "RUN_DIR": name if work_dir else str(run_dir)[1:],
+            "RUN_ID": f"local-{now}-{names.nonce()}",
+            "RUN_STARTED": str(now // 10**9),
+            "CLEAN": "true",
             "PLAN_ID_FILE": str(run_dir / ".plan-id"),
-            **{key: os.environ[key] for key in os.environ if work_dir and key.startswith(OF_OSS)},
+            **{key: value for key, value in os.environ.items() if work_dir and is_for_bucket(key)},
         }
         try:
-            yield settings, *open_stores(settings)
+            yield settings, *open_storage(settings)
         except WorkerError as error:
             click.echo(error, err=True)
             raise SystemExit(error.exit_code) from None
 
 
+def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
+    """The folder of a run's results. Says so where the final name belongs to another run."""
+    ours = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
+    for holder in islice(published(run, result, since=ours), 1):
+        click.echo(f"{run.path(holder)} is of a run with a later start: {result} is its", err=True)
+    return ours
+
+
+def forget(run_dir: Path, kept: Container[str] = ()) -> None:
+    """Remove what earlier local runs have left: all but the newest few results, and of plans and
+    jobs but these. The folder is locked, so no other run needs them. Other names are the user's."""
+    old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
+    ids = (each for each in run_dir.glob("*-output/*/") if re.fullmatch("[0-9a-f]{32}", each.name))
+    old += [each for each in ids if each.name not in kept]
+    for each in (*old, *run_dir.glob("aggregation-demo/l*/local-*/")):
+        shutil.rmtree(each, ignore_errors=True)
+
+
 @main.command()
 @click.option("--input", "source", default="", help="A file, or a folder and a /; else a sample.")
 @click.option("--parts", default="5", show_default=True, help="How many parts.")
+@click.option("--parts-per-pod", default="1", show_default=True, help="How many a worker maps.")
 @click.option("--keywords", default="INFO,WARN,ERROR,DEBUG", show_default=True)
 @click.option("--mode", default="copy", show_default=True, help="copy, or range: store no copies.")
+@takes("MAP_COMMAND", "MAP_EXIT_OK", "MAP_SETTINGS", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @work_dir_option
 @click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
 def log_count(
-    *, source: str, parts: str, keywords: str, mode: str, work_dir: str, folder: Path
+    *,
+    source: str,
+    parts: str,
+    parts_per_pod: str,
+    keywords: str,
+    mode: str,
+    work_dir: str,
+    folder: Path,
+    **given: str,
 ) -> None:
-    """Split, map and reduce a log. What an earlier run has counted is not counted again."""
-    if work_dir:
-        where = source or SAMPLE
-    else:
-        path = Path(source) if source else write_sample(folder)
-        where = str(path.resolve())[1:] + "/" * source.endswith("/")
-    known_by = hashlib.sha256(os.fsencode(work_dir + where)).hexdigest()[:8]
-    name = f"runs/{where.rstrip('/').rpartition('/')[2]}-{known_by}"
+    """Split, map and reduce a log. What an earlier run has counted is not counted again; a program
+    runs again, unless MAP_SETTINGS says what it is."""
+    where = source or (SAMPLE if work_dir else str(write_sample(folder)))
+    if not work_dir:
+        where = on_this_machine(where)
+    name = f"runs/{named_after(where, work_dir)}"
     with run_place(folder, name, work_dir) as (settings, work, run):
+        if given["REDUCE_COMMAND"] and not given["MAP_COMMAND"]:
+            raise WorkerError(
+                "REDUCE must come with MAP, got REDUCE alone: set MAP as well, for the count of "
+                "keywords makes no output to reduce"
+            )
         if work_dir and not source:
             work.put(SAMPLE, ["".join(sample()).encode()])
+        is_unknown = given["MAP_COMMAND"] and not given["MAP_SETTINGS"]
         settings |= {
             "INPUT": where,
             "NUM_PARTS": parts,
+            "PARTS_PER_POD": parts_per_pod,
             "KEYWORDS": keywords,
             "SPLIT_MODE": mode,
-            "ONLY_MISSING": "true",
+            "ONLY_MISSING": "false" if is_unknown else "true",
+            **{setting: text for setting, text in given.items() if text},
         }
+        check_keywords(settings)  # before a worker is started: with too many that fails
         start = time.monotonic()
         missing = json.loads(Worker(settings, "split.py").output())
         settings["PLAN_ID"] = Path(settings["PLAN_ID_FILE"]).read_text()
-        if int(parts) > len(missing):
-            click.echo(
-                f"{int(parts) - len(missing)} of {parts} parts were counted before", err=True
-            )
-        run_all("map", (({**settings, "PART_ID": part}, "count.py") for part in missing))
+        if before := int(parts) - sum(len(one) for ids in missing for one in parse(ids)):
+            click.echo(f"{before} of {parts} parts were counted before", err=True)
+        script = "map.py" if given["MAP_COMMAND"] else "count.py"
+        run_all("map", (({**settings, "PART_ID": part}, script) for part in missing))
         Worker(settings, "merge.py").output()
         seconds = time.monotonic() - start
-        totals = json.loads(b"".join(run.stream(contract.RESULT)))
-        size = json.loads(b"".join(run.stream(contract.PLAN)))["bytes"]
-        result = run.path(contract.RESULT)
-    width = max(map(len, totals))
+        results = results_of(settings, run, names.RESULT)
+        totals = json.loads(b"".join(run.stream(results + names.RESULT)))
+        summary = json.loads(b"".join(run.stream(results + "summary.json")))
+        size = summary["input_bytes"]
+        result = run.path(names.RESULT if totals else output_name(settings))
+        if not work_dir:
+            forget(folder / name, (summary["plan"], summary["job"]))
+    width = max(map(len, totals), default=0)
     for word, total in totals.items():
         click.echo(f"{word:<{width}}  {total:>15,}")
     click.echo(f"{size / 1e6:,.1f} MB in {seconds:.2f} s, {size / 1e6 / seconds:,.0f} MB/s")
@@ -222,31 +309,88 @@ def log_count(
 
 
 @main.command()
-@click.option("--files", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--input", "source", default="", help="A folder: its files, in the order of ls -v.")
+@click.option("--files", default="", help="How many files; without a folder 32 of a letter each.")
 @click.option("--fan-in", default=2, show_default=True, type=click.IntRange(2))
+@takes("PROCESS_COMMAND", "PROCESS_EXIT_OK", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @work_dir_option
 @click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
-def aggregate(files: int, fan_in: int, work_dir: str, folder: Path) -> None:
-    """Join files level by level, a letter each, until one is left."""
-    with run_place(folder, f"aggregate-{files}", work_dir) as (settings, _, run):
-        letters = random.Random(files).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=files)  # noqa: S311
-        for number, letter in enumerate(letters):
-            run.put(contract.LEVEL.format(1, number), [letter.encode()])
-        settings["FAN_IN"] = str(fan_in)
+def aggregate(
+    *, source: str, files: str, fan_in: int, work_dir: str, folder: Path, **given: str
+) -> None:
+    """Make one file of many, level by level: join them, or run programs."""
+    where = (source if work_dir else on_this_machine(source)).rstrip("/") + "/"
+    try:
+        count = whole_number("FILES", files or "32", 1, MAX_FILES)
+    except WorkerError as error:
+        raise click.UsageError(str(error)) from None
+    name = f"aggregate/{named_after(where, work_dir)}" if source else f"aggregate-{count}"
+    with run_place(folder, name, work_dir) as (settings, work, run):
+        settings |= {"FAN_IN": str(fan_in), **{key: text for key, text in given.items() if text}}
+        if source:
+            check_apart(work, run, where, names.LEVEL_RESULT)
+            count, settings["FILE_SUFFIX"] = copy_level_1(work, where, run, files)
+        else:
+            letters = random.Random(count).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=count)  # noqa: S311
+            for number, letter in enumerate(letters):
+                run.put(names.LEVEL_FILE.format(1, number), [letter.encode()])
         level, workers, start = 1, 1, time.monotonic()
-        while files > fan_in:
-            here = {**settings, "FILES": str(files)}
-            files = -(-files // fan_in)
-            workers += files
-            groups = [(here, "process.py", str(number), str(level)) for number in range(files)]
+        while count > fan_in or (level == 1 and given["PROCESS_COMMAND"]):
+            here = {**settings, "FILES": str(count)}
+            count = -(-count // fan_in)
+            workers += count
+            groups = [(here, "process.py", str(number), str(level)) for number in range(count)]
             level += 1
             run_all(f"level {level}", groups)
-        Worker({**settings, "LEVEL": str(level)}, "merge.py", str(files)).output()
-        result = b"".join(run.stream(contract.LEVEL_RESULT)).decode()
-        where = run.path(contract.LEVEL_RESULT)
-    click.echo(result if len(result) <= 80 else f"{result[:60]}... {len(result)} letters")
+        Worker({**settings, "LEVEL": str(level)}, "merge.py", str(count)).output()
+        joined = os.path.basename(names.LEVEL_RESULT)
+        results = results_of(settings, run, joined)
+        with run.open(results + joined) as file:
+            size, begin = file.size, file.read(0, 60).decode("utf-8", "replace")
+        result = run.path(names.LEVEL_RESULT)
+        if not work_dir:
+            forget(folder / name)
+    if not source:
+        click.echo(begin if size <= 60 else f"{begin}... {size} letters")
     click.echo(f"{workers} workers on {level} levels in {time.monotonic() - start:.2f} s")
-    click.echo(f"result: {where}")
+    click.echo(f"result: {result}")
+
+
+def on_this_machine(source: str) -> str:
+    """A file or a folder as a name in WORK_DIR, which is the root."""
+    return str(Path(source).resolve())[1:] + "/" * source.endswith("/")
+
+
+def named_after(where: str, work_dir: str) -> str:
+    """What the folder of the runs with an input is called."""
+    known_by = hashlib.sha256(os.fsencode(work_dir + where)).hexdigest()[:8]
+    return f"{names.cut(where.rstrip('/').rpartition('/')[2])}-{known_by}"
+
+
+def copy_level_1(work: Storage, where: str, run: Storage, files: str) -> tuple[int, str]:
+    """Make the files of a folder level 1; give how many there are, and the suffix of all."""
+
+    def as_numbers(name: str) -> list[tuple[str, int]]:
+        return [(text, int(digits or 0)) for text, digits in re.findall("([^0-9]*)([0-9]*)", name)]
+
+    found = sorted(work.names(where), key=as_numbers)
+    if not found or files not in ("", str(len(found))):
+        raise WorkerError(
+            f"INPUT is {work.path(where)!r}, where {len(found)} files are, and FILES is {files!r}: "
+            "name a folder with files, and give as FILES how many there are, or nothing"
+        )
+    suffix = os.path.splitext(found[0])[1]
+    if not re.fullmatch("[.][A-Za-z0-9_-]{1,32}", suffix) or not all(
+        name.endswith(suffix) for name in found
+    ):
+        suffix = SUFFIX
+    levels = Levels(run, {"FILE_SUFFIX": suffix})
+    for left in levels.names_of_level_1():
+        run.remove(left)
+    for number, name in enumerate(found):
+        with work.open(name) as file:
+            run.copy(levels.file(number), work, [(name, file.version, 0, file.size)])
+    return len(found), suffix
 
 
 if __name__ == "__main__":

@@ -1,219 +1,169 @@
-"""Cut the input into NUM_PARTS parts at line ends, and commit them as a plan.
+"""Split the input into NUM_PARTS parts at line ends, and commit them as a plan.
 
-Reads   INPUT                     one file, or with a final / every file under that prefix
-Writes  split-output/<id>.txt     the bytes of a part (SPLIT_MODE=copy; range writes none)
-        split-output/plan.json    last: what the parts are; its id goes to PLAN_ID_FILE, too
-Prints  ["0","1","2"]             the part ids; with ONLY_MISSING those without a valid result
+Reads   INPUT                            one file, or with a final / every file under that prefix
+Writes  split-output/<plan>/<id>.txt     the bytes of a part (SPLIT_MODE=copy; range writes none)
+        split-output/<plan>/plan.json    last: what the parts are; its id goes to PLAN_ID_FILE, too
+        split-output/plan.json           the same again, for use by hand without PLAN_ID
+Prints  ["0","1","2"]             the part ids; with ONLY_MISSING those without a valid record
+        ["0-49","50-99"]          with PARTS_PER_POD=50, a pod's part ids together; what is missing
+                                  of them: ["0-3,7","50-99"]
 Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help
+Takes   INPUT=log-count-data.txt NUM_PARTS=5 PARTS_PER_POD=1 SPLIT_MODE=copy ONLY_MISSING=false
+        KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS OUTPUT=result.out OUTPUT_LIMIT
+        PLAN_ID_FILE
 """
 
 from __future__ import annotations
 
 import os
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, chain, groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice, pairwise
 
-import contract
-from contract import Input, Part, RetryError, WorkerError, changed
-from store import PIECE, File, Store, each, open_stores
-from worker import log, open_plan, results, run_worker, sources
+from fanfold import cuts, formats, part_ids, plan, records, settings, worker
+from fanfold.errors import WorkerError
+from fanfold.names import (
+    BEGUN,
+    NEWEST_PLAN,
+    PART_COPY,
+    PART_OUTPUT,
+    PART_RECORD,
+    PLAN,
+    folder,
+    run_name,
+)
+from fanfold.parallel import map_in_order
+from fanfold.plan import Input, Inputs
+from fanfold.storage import Segment, Storage, check_apart, open_storage
 
-BLOCK = 64 << 10  # bytes read at first to find a line end; each further read is twice as large
-GROUP = 16  # cuts looked for with one open file
 
-
-def find_inputs(store: Store, name: str) -> list[Input]:
-    """The files that INPUT names, in byte order of their names."""
+def find_inputs(store: Storage, source: str) -> Inputs:
+    """The files that INPUT names, in byte order of their names. Those that begin as no text does
+    are refused; of very many inputs only the maps look at the first bytes."""
 
     def look(name: str) -> Input:
         with store.open(name) as file:
+            if len(first) <= formats.MAX_LOOKS:
+                formats.refuse_coded(name, file.read(0, formats.SIZE))
             return name, file.size, file.version
 
+    inputs, file = Inputs(), source.rstrip("/")
     try:
-        inputs = list(each(look, store.names(name) if name.endswith("/") else [name]))
+        found = store.names(source) if file != source else iter([source])
+        first = list(islice(found, formats.MAX_LOOKS + 1))
+        for item in map_in_order(look, chain(first, found)):
+            inputs.add(item)
+            if len(inputs.lines) > settings.MAX_INPUTS:
+                raise WorkerError(
+                    f"INPUT {source} has more than {settings.MAX_INPUTS} files: name a folder with "
+                    "fewer, or join small files before"
+                )
+        if inputs.lines:
+            return inputs
+    except NotADirectoryError:
+        pass
     except FileNotFoundError:
-        inputs = []
-    if not inputs:
-        raise WorkerError(
-            f"INPUT {name} is no file and no folder with files in WORK_DIR: put the input there, "
-            "or set INPUT to its name"
-        )
-    return inputs
+        if file != source or store.has(source):
+            raise  # it is listed: a retry can help
+    said = "is no file and no folder with files in WORK_DIR: put the input there, or give its name"
+    if file != source:
+        with suppress(FileNotFoundError, NotADirectoryError, WorkerError), store.open(file):
+            said = f"has a / at its end and {file} is a file: leave out the /"
+    raise WorkerError(f"INPUT {source} {said}")
 
 
-def find_cuts(work: Store, inputs: Sequence[Input], count: int) -> Sequence[int]:
-    """`count` + 1 offsets in the inputs laid end to end, each the first line start at or after
-    its even share: one small read a part, whatever the size of the input."""
-    ends = list(accumulate(size for _, size, _ in inputs))
-    targets = [ends[-1] * number // count for number in range(1, count)]
-    groups = [targets[at : at + GROUP] for at in range(0, len(targets), GROUP)]
-    looks = each(lambda group: line_starts(work, inputs, ends, group, BLOCK), groups)
-    cuts = array("Q", [0])
-    for target, start in zip(targets, chain.from_iterable(looks), strict=True):
-        if start >= 0:
-            cuts.append(start)
-        elif target <= cuts[-1]:  # in a line longer than BLOCK, whose end is known by now
-            cuts.append(cuts[-1])
-        else:
-            cuts.extend(line_starts(work, inputs, ends, [target], ends[-1]))
-    cuts.append(ends[-1])
-    return cuts
+def copy_parts(
+    work: Storage, run: Storage, plan_id: str, parts: Iterable[tuple[int, int, Iterator[Segment]]]
+) -> None:
+    """Make the copies of these parts, given by number and size, that are not there whole."""
+    there = set(run.names(folder(PLAN.format(plan_id))))
+
+    def copy(item: tuple[int, int, Iterator[Segment]]) -> None:
+        number, size, segments = item
+        name = PART_COPY.format(plan_id, number)
+        if name in there:
+            with suppress(FileNotFoundError), run.open(name) as file:
+                if file.size == size:
+                    return
+        run.copy(name, work, segments)
+
+    for _ in map_in_order(copy, parts, lanes=run.copies_at_once, reads=False):
+        pass
 
 
-def line_starts(
-    work: Store, inputs: Sequence[Input], ends: Sequence[int], targets: Sequence[int], most: int
-) -> list[int]:
-    """For each of the ascending targets the first line start at or after it, or -1 if there is
-    none within `most` bytes."""
-    found: list[int] = []
-    for index, group in groupby(targets, lambda target: bisect_right(ends, target)):
-        if index == len(inputs):  # only where the inputs hold no byte
-            found.extend(group)
-            continue
-        name, size, version = inputs[index]
-        begin = ends[index] - size
-        with work.open(name, version) as file:
-            for target in group:
-                start = next_line(file, target - begin, most)
-                found.append(start if start < 0 else begin + start)
-    return found
+def find_done(run: Storage, job: str, cut: Sequence[int]) -> set[int]:
+    """The parts of a job that have a valid record, and the output that it names if it names one."""
+    there: set[str] = set()
+    for name in PART_RECORD.format(job, ""), PART_OUTPUT.format(job, "", ""):
+        there.update(run.names(folder(name)))
+    parts = ((str(number), stop - at) for number, (at, stop) in enumerate(pairwise(cut)))
+    listed = (part for part in parts if PART_RECORD.format(job, part[0]) in there)
+
+    def is_there(found: records.PartRecord) -> bool:
+        return not found.output or found.output[0] in there
+
+    return set(map(int, records.find_done(run, job, listed, is_there)))
 
 
-def next_line(file: File, offset: int, most: int) -> int:
-    """The first line start at or after `offset`, or -1 if there is none within `most` bytes; the
-    end of the file is one."""
-    if offset == 0:
-        return 0
-    at, end, block = offset - 1, min(file.size, offset + most), BLOCK
-    while at < end:
-        piece = file.read(at, block)
-        if not piece:
-            raise changed(file.name, f"{file.size} bytes", at)
-        if (found := piece.find(b"\n")) >= 0:
-            return at + found + 1
-        at, block = file.data(at + len(piece)), min(2 * block, PIECE)
-    return file.size if at >= file.size else -1
-
-
-def find_edges(work: Store, part: Part) -> str:
-    """How a part begins and ends: what tells its copy from one of another split, which may have
-    the same name and size."""
-    if not part[3]:
-        return ""
-    first, last = contract.edge_lengths(part)
-    (name, version, at, _), (end_name, end_version, end_at, length) = part[3][0], part[3][-1]
-    with work.open(name, version) as file, work.open(end_name, end_version) as end:
-        return contract.edges(file.pieces(at, first), end.pieces(end_at + length - last, last))
-
-
-def find_copies(run: Store, plan_id: str) -> set[str]:
-    """The copies that an earlier split of this very plan has left. Another plan goes: it would be
-    believed again if its input came back, and have copies of this one by then."""
-    names = set(run.names(contract.folder(contract.COPY)))
-    if contract.PLAN not in names:
-        return set()
-    try:
-        open_plan(run, plan_id)
-    except WorkerError:
-        run.put(contract.PLAN, [contract.NO_PLAN])
-        return set()
-    return names
-
-
-def is_whole(run: Store, part: Part) -> bool:
-    """Whether the copy that is there is one of this very part."""
-    try:
-        for _ in sources("copy", part, run, run):
-            break
-    except RetryError:
-        return False
-    return True
-
-
-def printed(ids: Iterable[int]) -> str:
-    """What split.py prints: the ids of parts."""
-    return "[" + ",".join(f'"{number}"' for number in ids) + "]"
-
-
-def check_output(count: int, limit: str) -> None:
-    """That what is printed, for all parts, does not take more than `limit` bytes: who reads it may
-    cut off the rest."""
-    most = contract.whole_number("OUTPUT_LIMIT", limit, 1, contract.MOST)
-    if (size := len(printed(range(count))) + 1) > most:
-        raise WorkerError(
-            f"NUM_PARTS is {count}, whose ids take {size} bytes, and OUTPUT_LIMIT is {most}: give "
-            "fewer parts"
-        )
+def as_json(ids: Iterable[str]) -> str:
+    """An array of strings without quotes in them."""
+    return "[" + ",".join(f'"{one}"' for one in ids) + "]"
 
 
 def split(environ: Mapping[str, str]) -> None:
-    """Cut, copy if asked to, commit the plan, and print the ids of the parts to map."""
-    name = contract.input_name(environ)
-    count = contract.whole_number("NUM_PARTS", environ.get("NUM_PARTS", "5"), 1, contract.MAX_PARTS)
-    mode = contract.choice(environ, "SPLIT_MODE", "copy", "range")
-    only_missing = contract.choice(environ, "ONLY_MISSING", "false", "true") == "true"
-    settings = contract.map_settings(environ)
-    if limit := environ.get("OUTPUT_LIMIT"):
-        check_output(count, limit)
-    id_file = environ.get("PLAN_ID_FILE")
-    if id_file and not os.access(os.path.dirname(id_file) or ".", os.W_OK):
+    """Cut, copy in the mode copy, commit the plan, and print the ids of the parts to map."""
+    source = settings.input_name(environ)
+    count = settings.num_parts(environ)
+    mode = settings.choice(environ, "SPLIT_MODE", "copy", "range")
+    only_missing = settings.is_true(environ, "ONLY_MISSING")
+    made_by = settings.map_settings(environ)
+    if program := environ.get("MAP_COMMAND"):  # an error of thousands of maps, found here
+        from fanfold.command import split_words
+
+        split_words("MAP_COMMAND", program)
+    output = settings.output_name(environ)
+    run_id, started = settings.run_id(environ)
+    per_pod = settings.parts_per_pod(environ)
+    limit = environ.get("OUTPUT_LIMIT")  # of the reader, which cuts off the rest
+    most = settings.whole_number("OUTPUT_LIMIT", limit, 1, settings.MAX_FILES) if limit else 0
+    if most and (size := len(as_json(part_ids.groups(count, per_pod))) + 1) > most:
         raise WorkerError(
-            f"PLAN_ID_FILE is {id_file!r}: give a file in a folder that can be written"
+            f"NUM_PARTS is {count}, whose ids take {size} bytes, and OUTPUT_LIMIT is {most}: give "
+            "fewer parts, or a larger PARTS_PER_POD"
         )
-    work, run = open_stores(environ)
+    settings.check_files(environ, "PLAN_ID_FILE")
+    work, run = open_storage(environ)
 
-    inputs = find_inputs(work, name)
-    cuts = find_cuts(work, inputs, count)
-    edges: list[str] = []
+    check_apart(work, run, source, output)
+    inputs = find_inputs(work, source)
+    cut = cuts.find_cuts(work, inputs, count)
+    plan_id, text = plan.make_plan(source, mode, inputs, cut)
+    job = records.job_id(plan_id, made_by)
+    for name in (PLAN.format(plan_id), PART_RECORD.format(job, "")):
+        run.make_folder(folder(name))
+    if run_id:  # before anything that is there already is relied on: see CLEAN
+        run.put(BEGUN.format(plan_id, f"{job}/{run_name(run_id, started)}"), [b""])
+    done = find_done(run, job, cut) if only_missing else set()
     if mode == "copy":
-        parts = contract.cut_parts(inputs, cuts)
-        edges = list(each(lambda part: find_edges(work, part), parts, batch=8))
-    plan_id = contract.digest(contract.plan_body(mode, inputs, cuts, edges))
-    for folder in (contract.folder(contract.PLAN), contract.folder(contract.COUNT)):
-        run.make_folder(folder)
-    if mode == "copy":
-        kept = find_copies(run, plan_id)
+        numbered = (part for part in enumerate(pairwise(cut)) if part[0] not in done)
+        parts = ((n, stop - at, inputs.segments(at, stop)) for n, (at, stop) in numbered)
+        copy_parts(work, run, plan_id, parts)
+    for name in (PLAN.format(plan_id), NEWEST_PLAN):
+        run.put(name, text())
+    worker.hand_over(environ, "PLAN_ID_FILE", plan_id)
 
-        def copy(part: Part) -> None:
-            name = contract.COPY.format(part[0])
-            if not only_missing or name not in kept or not is_whole(run, part):
-                run.copy(name, work, part[3])
-
-        parts = contract.cut_parts(inputs, cuts, edges)
-        for _ in each(copy, parts, lanes=run.copies_at_once, reads=False):
-            pass
-    body = contract.plan_body(mode, inputs, cuts, edges)
-    run.put(contract.PLAN, chain([contract.plan_head(plan_id)], body))
-    if id_file:
-        with open(id_file, "w", encoding="ascii") as file:
-            file.write(plan_id)
-
-    done = set()
-    if only_missing:
-        counted = set(run.names(contract.folder(contract.COUNT)))
-        parts = contract.cut_parts(inputs, cuts)
-        listed = (part for part in parts if contract.COUNT.format(part[0]) in counted)
-        found = results(run, plan_id, listed, settings)
-        done = {part_id for part_id, _, problem in found if not problem}
-    missing = array("L", (number for number in range(count) if str(number) not in done))
-    print(printed(missing))
-    log(
-        "split",
-        "done",
-        mode=mode,
-        files=len(inputs),
-        bytes=cuts[-1],
-        parts=count,
-        missing=len(missing),
-        plan=plan_id,
-    )
+    printed = as_json(part_ids.groups(count, per_pod, done))
+    if most and len(printed) >= most:  # the whole groups fit
+        printed = as_json(part_ids.groups(count, per_pod, done, most=0))
+    worker.output(printed)
+    missing = count - len(done)
+    numbers = {"files": len(inputs.lines), "bytes": cut[-1], "parts": count, "missing": missing}
+    worker.log("split", "done", mode=mode, **numbers, plan=plan_id, job=job)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run it with the settings in the environment."""
-    return run_worker("split", lambda: split(environ), environ)
+    return worker.run_worker("split", lambda: split(environ), environ)
 
 
 if __name__ == "__main__":

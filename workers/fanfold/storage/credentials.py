@@ -1,7 +1,4 @@
-"""Who a worker is to OSS: the keys of the environment, or those of a role, renewed in time.
-
-Imported by oss.py alone: what oss2 brings takes its time to load.
-"""
+"""Credentials for OSS: a key from the environment, or temporary keys of a role, renewed in time."""
 
 from __future__ import annotations
 
@@ -12,9 +9,10 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 import requests
-from contract import WorkerError
 from oss2.credentials import Credentials
 from requests.exceptions import RequestException
+
+from fanfold.errors import WorkerError
 
 METADATA = "http://100.100.100.200/latest"  # of every ECS instance
 TIMEOUT = 10  # seconds
@@ -29,8 +27,8 @@ ECS_ROLE = "ALIBABA_CLOUD_ECS_METADATA"
 
 
 def find(environ: Mapping[str, str], region: str) -> Provider:
-    """The keys of the environment, else RRSA, else the role of the ECS instance: the first of
-    these that has a setting, and it needs all that it has."""
+    """Credentials come from the first source below with any variable set: a key, RRSA, the role of
+    the ECS instance. All variables of that source are required."""
     for names in (KEY, RRSA, (ECS_ROLE,)):
         if any(environ.get(name) for name in names):
             break
@@ -58,14 +56,14 @@ def find(environ: Mapping[str, str], region: str) -> Provider:
 
 
 class Provider:
-    """What oss2 asks for the keys to sign a request with. They are fetched anew when a fifth of
-    their life is left; while that fails, the old ones go on to serve to their end."""
+    """Gives oss2 the keys that sign a request. They are renewed when a fifth of their life is left;
+    while that fails, the old ones are used until they expire."""
 
     def __init__(self, fetch: Callable[[], tuple[Credentials, float]]) -> None:
         self._fetch, self._lock, self._renewal, self._end = fetch, Lock(), 0.0, 0.0
 
     def get_credentials(self) -> Credentials:
-        """The keys. Raises requests' errors where another attempt can help, and WorkerError."""
+        """The keys. Raises an error of requests where a retry can help, or WorkerError."""
         with self._lock:
             if (now := time.time()) >= self._renewal:
                 try:
@@ -101,7 +99,7 @@ def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, f
     url = url if "://" in url else f"https://{url}"  # the ACK webhook sets a host alone
     try:
         return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
-    except ValueError:  # of requests, about the URL
+    except ValueError:  # of requests: the URL is invalid
         host = f"sts-vpc.{region}.aliyuncs.com"
         raise WorkerError(
             f"ALIBABA_CLOUD_STS_ENDPOINT is {url!r}: give a host, as in {host}"
@@ -118,7 +116,7 @@ def instance_role(role: str) -> tuple[Credentials, float]:
 
 
 def keys_of(response: requests.Response, field: str = "") -> tuple[Credentials, float]:
-    """The keys in an answer, or in a field of it, and when they end."""
+    """The keys in an answer, or in one of its fields, and when they expire."""
     names = ("AccessKeyId", "AccessKeySecret", "SecurityToken")
     try:
         record = answer_of(response).json()
@@ -130,11 +128,11 @@ def keys_of(response: requests.Response, field: str = "") -> tuple[Credentials, 
 
 
 def answer_of(response: requests.Response) -> requests.Response:
-    """The same response, if it is none of an error; a refusal is for the operator to mend."""
+    """The same response, unless it is an error. The operator must fix a refusal."""
     if response.status_code == 200:
         return response
     try:
-        reason = str(response.json()["Code"])  # the message beside it might hold the token
+        reason = str(response.json()["Code"])  # the message might hold the token
     except (ValueError, KeyError, TypeError):
         reason = str(response.reason)
     said = f"{response.url} gives no keys: {response.status_code} {reason}"

@@ -1,0 +1,29 @@
+"""The public API of custom steps. README.md, "A custom map", has examples."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fanfold.errors import WorkerError
+    from fanfold.fold import reduce_outputs
+    from fanfold.group import process_group
+    from fanfold.mapping import Part, map_part
+    from fanfold.streams import Stream
+else:
+    HOMES = {
+        "errors": ["WorkerError"],
+        "fold": ["reduce_outputs"],
+        "group": ["process_group"],
+        "mapping": ["Part", "map_part"],
+        "streams": ["Stream"],
+    }
+
+    def __getattr__(name):
+        """Import a name when it is asked for: no worker starts with rooms that it does not use."""
+        from importlib import import_module
+
+        for room, names in HOMES.items():
+            if name in names:
+                return getattr(import_module(f"fanfold.{room}"), name)
+        raise AttributeError(f"module 'fanfold' has no attribute {name!r}")
+
+
+__all__ = ["Part", "Stream", "WorkerError", "map_part", "process_group", "reduce_outputs"]

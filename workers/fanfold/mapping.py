@@ -1,0 +1,134 @@
+"""The frame of every map: find the parts, call a function with each, publish what it made."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import islice
+
+from fanfold import names, part_ids, records, settings, worker
+from fanfold.errors import RetryError, WorkerError
+from fanfold.plan import Inputs, Plan, open_plan
+from fanfold.storage import Storage, Writer, open_storage
+from fanfold.streams import Stream
+
+Map = Callable[["Part"], "Mapping[str, int | float] | None"]
+
+SHOWN = 20  # ranges of parts in an error
+
+
+def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
+    """The main of a custom map; returns the exit code. `function` is called with each part of
+    PART_ID and returns numbers by name, or None for no numbers. MAP_SETTINGS, any text, says what
+    the map does: results that were made under another text do not count."""
+
+    def work() -> None:
+        if not environ.get("MAP_SETTINGS"):
+            raise WorkerError("MAP_SETTINGS is not set: say in it what the map does")
+        run_map("map", function, settings.map_settings(environ), environ)
+
+    return worker.run_worker("map", work, environ)
+
+
+class Part(Stream):
+    """The part that a map works on, one of `num_parts`. The map must read all of it."""
+
+    def __init__(
+        self, number: int, plan: Plan, place: tuple[Inputs, int, int],
+        stores: tuple[Storage, Storage], output: Writer,
+    ) -> None:  # fmt: skip
+        (files, at, stop), (inputs, run) = place, stores
+        self.id, self.num_parts, self._output = str(number), plan.num_parts, output
+        copy = names.PART_COPY.format(plan.id, number) if plan.mode == "copy" else ""
+        super().__init__(stop - at, partial(files.segments, at, stop), inputs, (run, copy))
+
+    def write(self, data: bytes) -> None:
+        """Append to the part's output, which the last step joins with those of the other parts."""
+        self._output.write(data)
+
+
+class PartsError(WorkerError):
+    """Some of several parts have failed. If all failed alike, the exit code is theirs."""
+
+    def __init__(self, total: int, failed: Mapping[int, int], sentence: str) -> None:
+        """The exit codes by part, and the sentence of the first one."""
+        super().__init__(
+            f"{len(failed)} of {total} parts failed ({shown(failed)}), part {min(failed)} with: "
+            f"{sentence}"
+        )
+        codes = set(failed.values())
+        self.exit_code = codes.pop() if len(codes) == 1 else RetryError.exit_code
+
+
+def shown(numbers: Iterable[int]) -> str:
+    """Ascending numbers of parts for a message, not all of very many."""
+    found = [*islice(part_ids.ranges(numbers), SHOWN + 1)]
+    return part_ids.show(found[:SHOWN]) + " and more" * (len(found) > SHOWN)
+
+
+def run_map(
+    name: str, function: Map, made_by: Mapping[str, object], environ: Mapping[str, str]
+) -> None:
+    """Map the parts of PART_ID, one after the other: call `function` with each, and publish its
+    output, then its record. Of several parts one that fails does not keep the others from being
+    mapped, and what is done is skipped."""
+    wanted = settings.parts(environ)
+    run_id, _ = settings.run_id(environ)
+    any_run = settings.is_true(environ, "ONLY_MISSING")
+    inputs, run = open_storage(environ)
+    plan = open_plan(run, environ.get("PLAN_ID", ""))
+    job = records.job_id(plan.id, made_by)
+    parts, files = plan.parts(wanted)
+
+    def map_one(number: int) -> None:
+        start, part_id = time.time(), str(number)
+        with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
+            part = Part(number, plan, (files, *parts[number]), (inputs, run), output)
+            answer = function(part)
+            counts = {} if answer is None else dict(answer)
+            if problem := records.find_bad_count(counts):
+                raise TypeError(
+                    f"the map must return finite numbers by name, it returned {problem}"
+                )
+            part.finish(f"the map did not take all of part {part_id}")
+        made = records.maker(environ, start)
+        record = records.seal_part(
+            part_id, job=job, plan=plan.id, size=part.size, counts=counts, output=output.made,
+            made=made,
+        )  # fmt: skip
+        run.put(names.PART_RECORD.format(job, part_id), [record])
+        seconds = round(time.time() - start, 3)
+        worker.log(
+            name, "done", part=part_id, bytes=part.size, seconds=seconds, plan=plan.id, job=job
+        )
+
+    if len(parts) == 1:
+        map_one(wanted[0][0])
+        return
+    done: set[str] = set()
+    if run_id or any_run:
+        sizes = {str(number): stop - at for number, (at, stop) in parts.items()}
+        done = find_done(run, job, sizes, "" if any_run else run_id)
+    if done:
+        worker.log(name, "skipped", parts=shown(sorted(map(int, done))))
+    failed: dict[int, int] = {}
+    first = ""
+    for number in parts:
+        if str(number) not in done:
+            try:
+                map_one(number)
+            except (Exception, SystemExit) as error:
+                failed[number], sentence = worker.judge(error)
+                worker.log(name, "error", part=number, exit=failed[number], error=sentence)
+                first = first or sentence
+    if failed:
+        raise PartsError(len(parts), failed, first)
+
+
+def find_done(run: Storage, job: str, sizes: Mapping[str, int], run_id: str) -> set[str]:
+    """Which of these parts have a valid record, of this run if one is given, and their output."""
+    parts = {names.PART_RECORD.format(job, part): (part, size) for part, size in sizes.items()}
+    there = (parts[name] for name in run.likely(parts))
+    return records.find_done(run, job, there, lambda record: record.run == (run_id or record.run))

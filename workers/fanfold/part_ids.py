@@ -1,0 +1,57 @@
+"""Part ids: how PART_ID names several parts, as in 0-3,7, and how split prints groups of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
+
+from fanfold.errors import WorkerError
+
+MAX_PARTS = 100_000
+MOST = 8  # ranges of a group that split prints; with more it prints the whole group
+
+
+def parse(text: str) -> list[range]:
+    """The parts that a PART_ID names, in ascending ranges."""
+    found: list[range] = []
+    for word in text.split(","):
+        match = re.fullmatch("([0-9]{1,6})(?:-([0-9]{1,6}))?", word)
+        first = int(match[1]) if match else -1
+        last = int(match[2] or first) if match else -1
+        if not (found[-1].stop if found else 0) <= first <= last < MAX_PARTS:
+            raise WorkerError(
+                f"PART_ID is {text!r:.200}: give a whole number from 0 to {MAX_PARTS - 1}, or "
+                "several in ascending order, such as 0-49 or 0-3,7"
+            )
+        found.append(range(first, last + 1))
+    return found
+
+
+def ranges(numbers: Iterable[int]) -> Iterator[range]:
+    """Ascending numbers as ranges."""
+    first = last = -1
+    for number in numbers:
+        if number != last + 1 or first < 0:
+            if first >= 0:
+                yield range(first, last + 1)
+            first = number
+        last = number
+    if first >= 0:
+        yield range(first, last + 1)
+
+
+def show(found: Iterable[range]) -> str:
+    """Ranges as PART_ID names them."""
+    return ",".join(f"{one[0]}-{one[-1]}" if len(one) > 1 else str(one[0]) for one in found)
+
+
+def groups(count: int, per_pod: int, done: Container[int] = (), most: int = MOST) -> Iterator[str]:
+    """What of each group of `per_pod` parts is not done, in at most `most` ranges; in more it is
+    the whole group, and the map skips what is done."""
+    for start in range(0, count, per_pod):
+        group = range(start, min(start + per_pod, count))
+        missing = [number for number in group if number not in done]
+        found: Sequence[range] = [*islice(ranges(missing), most + 1)]
+        if found:
+            yield show(found if len(found) <= most else [group])

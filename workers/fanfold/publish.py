@@ -1,0 +1,145 @@
+"""Publishing: a run's results, and the final names, which belong to the newest run with results.
+
+A run first publishes results/<start>-<run>/, its record last. Then it puts at each of its final
+names the file of the newest run that has published one for it, which is itself unless it is late,
+and looks again until no newer run has come meanwhile. An attempt that ends in between may leave
+older results there, and the next attempt puts that right. The order is that of the starts, then of
+the ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from fanfold import names, records
+from fanfold.errors import ChangedError, RetryError, explain
+from fanfold.names import RESULTS, digest
+from fanfold.plan import UNREADABLE
+from fanfold.storage import Segment, Storage
+from fanfold.worker import log
+
+RUN_FOLDER = re.compile(rf"{RESULTS}\d{{8}}T\d{{6}}Z-[\w.-]+/")
+RECORD = "{}.record"  # by result: the two pipelines of a workflow share the folder of its run
+
+# By final name the file in the run's folder; None is for a name that must hold no older run's file.
+Finals = dict[str, "Segment | None"]
+
+
+class DamagedError(RetryError):
+    """A record of results is not one that merge.py wrote."""
+
+
+def results_folder(run_id: str, started: int) -> str:
+    """The folder of a run's results."""
+    return f"{RESULTS}{names.run_name(run_id, started)}/"
+
+
+def published(run: Storage, result: str, since: str = "") -> Iterator[str]:
+    """The folders of the runs after `since` that have published this result, the newest first. What
+    has another name is somebody else's, and so are links."""
+    for folder in sorted(run.folders(RESULTS), reverse=True):
+        if (
+            folder > since
+            and RUN_FOLDER.fullmatch(folder)
+            and run.has(folder + RECORD.format(result))
+        ):
+            yield folder
+
+
+def is_final(run: Storage, result: str, final: str) -> bool:
+    """Whether the file at this name is what a run that has published here has put there. A no is
+    certain: what is listed and cannot be read, as on a mount with an old view, is an error."""
+    content, unread = digest(run.stream(final)), None
+    for folder in published(run, result):
+        try:
+            file = read_record(run, folder, result)[1].get(final)
+            if file and run.has(file[0]) and digest(run.stream(file[0])) == content:
+                return True
+        except (FileNotFoundError, DamagedError) as error:
+            unread = error
+    if unread:
+        raise unread
+    return False
+
+
+def read_record(run: Storage, folder: str, result: str) -> tuple[str, Finals]:
+    """What a run has published: its job, and its files. A copy of another run's folder has none."""
+    name = folder + RECORD.format(result)
+    try:
+        found = records.unseal(b"".join(run.stream(name)))
+        if found["folder"] != folder:
+            return "", {}
+        return str(found["job"]), {
+            str(final): file and (str(file[0]), str(file[2]), 0, int(file[1]))
+            for final, file in found["finals"].items()
+        }
+    except UNREADABLE:
+        raise DamagedError(
+            f"{name} is not a record that merge.py wrote: run merge.py of that run again, unless "
+            "this node's mount shows an old file: then a retry can help"
+        ) from None
+
+
+def is_published(run: Storage, folder: str, result: str, job: str) -> bool:
+    """Whether an earlier attempt of this run has published whole results of a job whose name begins
+    so. They then stay as they are: whoever reads them goes by their versions. A no need not be
+    certain, as on a mount with an old view: then they are proven and made again."""
+    with suppress(FileNotFoundError, DamagedError):
+        if not run.has(folder + RECORD.format(result)):
+            return False
+        made, finals = read_record(run, folder, result)
+        for name, version, *_ in filter(None, finals.values()):
+            with run.open(name) as file:
+                if file.version != version:
+                    return False
+        return made.startswith(job)
+    return False
+
+
+def publish(
+    run: Storage,
+    folder: str,
+    result: str,
+    job: str,
+    make: Callable[[], tuple[Finals, Mapping[str, object]]],
+) -> dict[str, Segment]:
+    """Publish the results of a run, unless an earlier attempt has, and give each of its final names
+    to the newest run. `make` puts the files into the folder and returns them, and the summary;
+    `result` is the name of the file that every such run has. Returns the files of this run."""
+    if not is_published(run, folder, result, job):
+        files, summary = make()
+        summary = {"job": job, **summary}
+        run.put(f"{folder}summary.json", [json.dumps(summary).encode(), b"\n"])
+        finals = {final: file and records.as_input(file) for final, file in files.items()}
+        sealed = records.seal({**summary, "job": job, "folder": folder, "finals": finals})
+        run.put(folder + RECORD.format(result), [sealed])
+    ours = read_record(run, folder, result)[1]
+    seen: list[str] | None = None
+    while (newer := [*published(run, result, since=folder)]) != seen:
+        seen = newer
+        if newer:
+            log("merge", "late", newer=newer[0])
+        try:
+            for final, file in settle(run, result, ours, reversed(newer)).items():
+                if file:
+                    run.copy(final, run, [file])
+                elif run.has(final) and is_final(run, result, final):
+                    run.put(final, [])
+        except (FileNotFoundError, ChangedError, DamagedError) as error:
+            if not newer:
+                raise
+            # A newer run has the final names and has seen to them: ours must not replace them.
+            log("merge", "left", error=explain(error)[1])
+    return {final: file for final, file in ours.items() if file}
+
+
+def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Finals:
+    """Our final names, each with the file of the newest run that names it, oldest runs first."""
+    found = dict(ours)
+    for folder in newer:
+        theirs = read_record(run, folder, result)[1]
+        found |= {final: theirs[final] for final in ours.keys() & theirs.keys()}
+    return found

@@ -1,0 +1,176 @@
+"""Records: what each output says of itself, and how the readers check that.
+
+A record commits an output: first the output, under a name that no other attempt has, then the
+record, under a fixed name, with the output's name, size and version. An output without a record
+does not exist. A record's first line is a digest of all that follows. README.md, "Files", has a
+sample of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from math import isfinite
+
+from fanfold.names import PART_RECORD, digest
+from fanfold.parallel import map_in_order
+from fanfold.plan import FORMAT, UNREADABLE, encode
+from fanfold.storage import Segment, Storage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Counts = dict[str, "int | float"]
+
+MAX_DIGITS = 4000  # of an integer: Python reads no longer ones
+TOO_LARGE = 10**MAX_DIGITS  # made once: it takes longer than to read a record
+
+
+def seal(fields: Mapping[str, object]) -> bytes:
+    """A record as it is stored."""
+    body = f"{encode({'format': FORMAT, **fields})[1:]}\n".encode()
+    return b'{"digest":"%b",\n%b' % (digest([body]).encode(), body)
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """The fields of a record. Raises one of UNREADABLE if it is not whole and unchanged."""
+    head, _, body = text.partition(b"\n")
+    if head != b'{"digest":"%b",' % digest([body]).encode():
+        raise ValueError("the digest is another")
+    found: dict[str, Any] = json.loads(b"{" + body)
+    if found["format"] != FORMAT:
+        raise ValueError("the format is another")
+    return found
+
+
+def maker(environ: Mapping[str, str], start: float) -> dict[str, object]:
+    """Who made an output, and when: run, pod, node, start and end."""
+    pod = environ.get("POD_NAME") or os.uname().nodename
+    return {
+        "run": environ.get("RUN_ID", ""),
+        "pod": pod,
+        "node": environ.get("NODE_NAME", ""),
+        "start": utc(start),
+        "end": utc(time.time()),
+    }
+
+
+def utc(seconds: float) -> str:
+    """A moment in ISO 8601, to the millisecond."""
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+
+
+def find_bad_count(counts: Mapping[str, object]) -> str:
+    """What merge could not add among the numbers of a map, or nothing."""
+    for name, number in counts.items():
+        if not isinstance(name, str) or name.encode("utf-8", "replace").decode() != name:
+            return f"the name {name!r}, which is not UTF-8 text"
+        if type(number) is not int and not (isinstance(number, float) and isfinite(number)):
+            return f"{name!r}: {number!r:.200}, which is not a finite number"
+        if type(number) is int and abs(number) >= TOO_LARGE:
+            return f"{name!r}: a number of more than {MAX_DIGITS} digits"
+    return ""
+
+
+def job_id(plan_id: str, settings: Mapping[str, object]) -> str:
+    """The id of a plan and the settings of its map."""
+    return digest([encode([plan_id, settings]).encode()])
+
+
+def from_utc(text: str) -> float:
+    """The moment that utc() has written."""
+    from calendar import timegm
+
+    return timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) + float(text[19:23])
+
+
+def seal_part(
+    part: str,
+    *,
+    job: str,
+    plan: str,
+    size: int,
+    counts: Counts,
+    output: Segment | None,
+    made: Mapping[str, object],
+) -> bytes:
+    """The record of a part as it is stored: a new field goes here, and below where it is read."""
+    named = as_input(output) if output else None
+    fields = {"job": job, "plan": plan, "part": part, "bytes": size, "counts": counts}
+    return seal({**fields, "output": named, **made})
+
+
+class PartRecord:
+    """The record of a part, checked against its job, its part and its size."""
+
+    def __init__(self, text: bytes, job: str, part: str, size: int) -> None:
+        """Read it; `problem` is a word for what is wrong with it, or empty."""
+        self.part, self.problem = part, ""
+        self.counts: Counts = {}
+        self.output: Segment | None = None
+        self.run, self.start = "", ""
+        try:
+            found = unseal(text)
+            if (found["job"], found["part"]) != (job, part) or find_bad_count(found["counts"]):
+                raise ValueError
+            if found["output"]:
+                name, length, version = found["output"]
+                self.output = str(name), str(version), 0, int(length)
+            self.run, self.start = str(found["run"]), str(found["start"])
+            self.counts = dict(found["counts"])
+            if found["bytes"] != size:
+                self.problem = "short"
+        except UNREADABLE:
+            self.problem = "corrupt"
+
+    @classmethod
+    def missing(cls, part: str) -> PartRecord:
+        """That of a part that has none."""
+        record = cls(b"", "", part, 0)
+        record.problem = "missing"
+        return record
+
+
+def read_parts(run: Storage, job: str, parts: Iterable[tuple[str, int]]) -> Iterator[PartRecord]:
+    """The record of every part, given the part's id and size."""
+
+    def look(part: tuple[str, int]) -> PartRecord:
+        try:
+            text = b"".join(run.stream(PART_RECORD.format(job, part[0])))
+        except FileNotFoundError:
+            return PartRecord.missing(part[0])
+        return PartRecord(text, job, *part)
+
+    return map_in_order(look, parts, batch=8)
+
+
+def find_done(
+    run: Storage, job: str, parts: Iterable[tuple[str, int]], counts: Callable[[PartRecord], bool]
+) -> set[str]:
+    """Those of these parts that have a valid record which `counts`, and the output that it names
+    if it names one."""
+
+    def is_done(found: PartRecord) -> bool:
+        if found.problem or not counts(found):
+            return False
+        if not found.output:
+            return True
+        name, version, _, size = found.output
+        with suppress(FileNotFoundError), run.open(name) as file:
+            return (file.version, file.size) == (version, size)
+        return False
+
+    found = read_parts(run, job, parts)
+    done = map_in_order(lambda one: one.part if is_done(one) else "", found, batch=8)
+    return set(filter(None, done))
+
+
+def as_input(output: Segment) -> list[object]:
+    """An output as a record names it: name, size in bytes, version."""
+    name, version, _, size = output
+    return [name, size, version]

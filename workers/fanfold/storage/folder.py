@@ -1,0 +1,320 @@
+"""Storage in a folder, local or mounted: an output is a hidden file that is renamed when complete.
+
+What holds on a disk and on ossfs alike:
+
+- close() commits, so its error counts;
+- a size is that of an open file from which a byte was read, never that of a path: a mount may
+  answer for a path from an old cache. A size of 0 counts only after a listing of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+
+from fanfold.errors import ChangedError, Naming, WorkerError
+from fanfold.names import cut, nonce
+from fanfold.names import folder as folder_of
+from fanfold.settings import run_dir
+from fanfold.storage import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+Segment = tuple[str, str, int, int]  # of an input: its name and version, offset, length
+
+PIECE = 1 << 20  # bytes per read: large for the mount, small for the memory
+SMALL = 64 << 10  # bytes of writes that are put together; larger ones are not copied
+CHUNK = 64 << 20  # bytes per system call: SIGTERM is handled between two
+MOST = 1_000_000  # names in a listing, which are in memory at once
+
+
+def open_storage(root: str, environ: Mapping[str, str]) -> tuple[Folder, Folder]:
+    """The folder `root`, which is WORK_DIR, and RUN_DIR in it."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False  # any other error, such as of a mount that has died, is worth a retry
+    if not is_folder:
+        raise WorkerError(
+            f"WORK_DIR is {root!r}, which is no folder: mount the volume there, or give "
+            "oss://BUCKET/PREFIX"
+        )
+    return Folder(root), Folder(os.path.join(root, run_dir(environ)))
+
+
+class File:
+    """An open file. Its size and version are those of the open file, not those of its path."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.name, self.path, self.naming = name, path, Naming(path)
+        try:
+            # O_NONBLOCK: a pipe in place of a file is an error, not an endless wait.
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket has these
+                self.check_kind(os.stat(path))
+            raise
+        with self.naming:
+            self.check_kind(found := os.fstat(self.fd))
+            before = found.st_size
+            # A mount answers from a cache until a byte is read. Read the last one: some mounts
+            # fetch up to half a gigabyte from the offset on.
+            last = os.pread(self.fd, 1, max(0, before - 1))
+            found = os.fstat(self.fd)
+        # Who puts another file in place with its old mtime (cp -p, tar) cannot set its ctime. Two
+        # files may share one: a clock's tick is milliseconds.
+        self.version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_size}"
+        if mounts.are_numbered(found.st_dev):
+            self.version += f"-{found.st_ino}"
+        self.size = found.st_size
+        if self.size == before and bool(last) != bool(self.size):
+            if not os.fstatvfs(self.fd).f_blocks:  # of /proc, /sys and the like
+                raise WorkerError(
+                    f"{name} is made by the kernel while it is read and has no size before: copy "
+                    "the file and name the copy"
+                )
+            raise ChangedError(name, f"{self.size} bytes", "another size")
+
+    def check_kind(self, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise WorkerError(
+                f"{self.name} is not a regular file: name a file, or with a / at the end a folder "
+                "that has only files"
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):  # nothing was written
+            os.close(self.fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        with self.naming:
+            return os.pread(self.fd, length, offset)
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        end = offset + length
+        while offset < end and (piece := self.read(offset, min(PIECE, end - offset))):
+            offset += len(piece)
+            yield piece
+        if offset < end:
+            raise ChangedError(self.name, f"{self.size} bytes", offset)
+
+    def append_to(self, out: BinaryIO, offset: int, length: int) -> None:
+        """Copy bytes to the end of `out`, in the kernel as far as possible. The rest is read and
+        written here, which raises the errors that are not about copying in the kernel."""
+        end = offset + length
+        copy = getattr(os, "copy_file_range", None)  # macOS has none
+        with Naming(out.name):
+            out.flush()
+            with suppress(OSError):  # ENOSYS from an old kernel, EXDEV and others from the volume
+                while copy and offset < end:
+                    if not (done := copy(self.fd, out.fileno(), min(CHUNK, end - offset), offset)):
+                        break
+                    offset += done
+            out.writelines(self.pieces(offset, end - offset))
+
+    def data(self, offset: int) -> int:
+        if sys.platform != "linux":
+            return offset  # macOS may skip stored bytes
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return offset
+        with suppress(OSError):  # a hole up to the end; but ossfs2 says ENXIO for a 503, too
+            if os.lseek(self.fd, offset, os.SEEK_HOLE) == offset:
+                return self.size
+        return offset
+
+
+class Folder:
+    """A folder, local or mounted. All names are relative to it; a folder's name ends with /."""
+
+    copies_at_once = 0  # one at a time: each keeps a disk or a mount busy
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.made: set[str] = set()
+        self.listed: set[str] = set()
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+    def real(self, name: str) -> str:
+        return os.path.realpath(self.path(name))
+
+    @contextmanager
+    def open(self, name: str, version: str = "", size: int | None = None) -> Iterator[File]:
+        file = File(self.path(name), name)
+        if not file.size and folder_of(name) not in self.listed:
+            file.close()
+            self.has(name)  # until then, a mount may show an old size of 0
+            file = File(self.path(name), name)
+        try:
+            if version not in ("", file.version):
+                raise ChangedError(name, f"version {version}", file.version)
+            yield file
+        finally:
+            file.close()
+        if version:  # after the reads: a mount may read from another file than it opened
+            with self.open(name) as again:
+                if again.version != version:
+                    raise ChangedError(name, f"version {version}", again.version)
+
+    def read(self, segments: Iterable[Segment]) -> Iterator[bytes]:
+        for name, version, offset, length in segments:
+            with self.open(name, version) as file:
+                yield from file.pieces(offset, length)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        with self.open(name) as file:
+            yield from file.pieces(0, file.size)
+
+    def names(self, folder: str) -> Iterator[str]:
+        found, folders = list[bytes](), [folder]
+        while folders:
+            parent = folders.pop()
+            try:
+                entries = os.scandir(self.path(parent))
+            except FileNotFoundError:
+                if parent == folder:
+                    return iter(())
+                raise
+            with entries:
+                for entry in entries:
+                    name = parent + entry.name
+                    if entry.is_symlink():
+                        raise WorkerError(f"{name} is a link: put the file itself in its place")
+                    if entry.is_dir():
+                        folders.append(name + "/")
+                    else:
+                        found.append(os.fsencode(name))
+                    if len(found) > MOST:
+                        raise WorkerError(f"{folder} has more than {MOST} files: move some away")
+            self.listed.add(parent)
+        found.sort(reverse=True)
+        return (os.fsdecode(found.pop()) for _ in range(len(found)))  # each is freed
+
+    def folders(self, folder: str) -> list[str]:
+        with suppress(FileNotFoundError), os.scandir(self.path(folder)) as entries:
+            return [f"{folder}{one.name}/" for one in entries if one.is_dir(follow_symlinks=False)]
+        return []
+
+    def make_folder(self, folder: str) -> None:
+        if folder not in self.made:
+            path = self.path(folder.rstrip("/"))
+            try:
+                os.makedirs(path, exist_ok=True)
+            except OSError:
+                steps = accumulate(path.split("/"), "{}/{}".format)
+                for step in (each for each in steps if os.path.lexists(each)):
+                    if not os.path.isdir(step):
+                        what = "a link to no folder" if os.path.islink(step) else "a file"
+                        raise WorkerError(
+                            f"{step} is {what}, where a folder must be: move it away, or use "
+                            "another name"
+                        ) from None
+                raise
+            self.made.add(folder)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name))
+
+    def has(self, name: str) -> bool:
+        folder, base = folder_of(name), os.path.basename(name)
+        with suppress(FileNotFoundError), os.scandir(self.path(folder)) as entries:
+            found = [entry for entry in entries if entry.name == base and not entry.is_symlink()]
+            self.listed.add(folder)
+            return bool(found)
+        return False
+
+    def likely(self, names: Iterable[str]) -> Iterable[str]:
+        wanted, there = set(names), list[str]()
+        for folder in {folder_of(name) for name in wanted}:
+            with suppress(FileNotFoundError), os.scandir(self.path(folder)) as entries:
+                there += wanted.intersection(folder + entry.name for entry in entries)
+        return there
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[Writer]:
+        writer = Writer(self, name)
+        try:
+            yield writer
+            if writer.file:
+                writer.publish()
+        except BaseException:  # SIGTERM, too
+            writer.remove()
+            raise
+
+    def put(self, name: str, pieces: Iterable[bytes]) -> Segment:
+        with self.writer(name) as out, out.naming:
+            out.open().writelines(pieces)
+        return out.whole()
+
+    def copy(self, name: str, inputs: Folder, segments: Iterable[Segment]) -> Segment:
+        with self.writer(name) as out:
+            target = out.open()
+            for source, version, offset, length in segments:
+                with inputs.open(source, version) as file:
+                    file.append_to(target, offset, length)
+        return out.whole()
+
+    def checksum(self, name: str) -> str:
+        from hashlib import sha256
+
+        total = sha256()
+        for piece in self.stream(name):
+            total.update(piece)
+        return f"sha256:{total.hexdigest()}"
+
+
+class Writer:
+    """A file being written, under a hidden name until it is complete."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder, self.name, self.naming = folder, name, Naming(folder.path(name))
+        self.file: BinaryIO | None = None
+        self.made: Segment | None = None
+        parent, base = os.path.split(name)
+        # Unique, so that two writers do not share it; hidden, so that no reader takes it.
+        self.temporary = folder.path(os.path.join(parent, f".{cut(base)}.{nonce()}.tmp"))
+
+    def open(self) -> BinaryIO:
+        if not self.file:
+            self.folder.make_folder(os.path.dirname(self.name))
+            self.file = open(self.temporary, "xb", buffering=SMALL)  # noqa: SIM115
+        return self.file
+
+    def write(self, data: bytes) -> None:
+        with self.naming:
+            self.open().write(data)
+
+    def publish(self) -> None:
+        assert self.file  # noqa: S101
+        with self.naming, self.file:
+            self.file.flush()
+            # Before the rename: a power cut must not leave a whole file's name and size on holes.
+            os.fsync(self.file.fileno())
+        os.replace(self.temporary, self.folder.path(self.name))
+        # The version after the rename, which changes ctime.
+        with self.folder.open(self.name) as file:
+            self.made = self.name, file.version, 0, file.size
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            if self.file:
+                self.file.close()
+        with suppress(OSError):
+            os.unlink(self.temporary)
+
+    def whole(self) -> Segment:
+        """The published file."""
+        assert self.made  # noqa: S101
+        return self.made

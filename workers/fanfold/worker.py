@@ -1,0 +1,126 @@
+"""The edge of every worker: exit codes, log lines on stderr, SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from fanfold import parallel
+from fanfold.errors import Naming, RetryError, WorkerError, explain
+
+OF_ALL = """
+All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
+OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/README.md says what
+each means."""
+GRACE = 20  # seconds that the cleanup after SIGTERM may take: a pod has 30
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def log(worker: str, event: str, **fields: object) -> None:
+    """One line on stderr: key=value, the value as a JSON string where it is more than a word."""
+    words = []
+    for key, value in {"worker": worker, "event": event, **fields}.items():
+        text = str(value)
+        plain = text.isprintable() and not set(text) & set(' "=')
+        words.append(f"{key}={text if plain else json.dumps(text, ensure_ascii=False)}")
+    say("stderr", f"{' '.join(words)}\n")
+
+
+def say(name: str, text: str) -> str:
+    """Print a text at once; return why that failed, or nothing. What is left of it is dropped: the
+    interpreter would try again at its end, and end with an exit code of its own."""
+    if not (stream := getattr(sys, name)):  # print would take stdout instead
+        return "it is closed"
+    try:
+        print(text, end="", file=stream, flush=True)
+    except OSError as error:
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error.strerror or str(error)
+    return ""
+
+
+def output(text: str) -> None:
+    """Print what is read by others. Whoever gets none of it, or half, must not take it for all."""
+    if problem := say("stdout", f"{text}\n"):
+        kind = RetryError if sys.stdout else WorkerError
+        raise kind(
+            f"stdout cannot be written: {problem}: send it to a program or file that takes it"
+        )
+
+
+def hand_over(environ: Mapping[str, str], name: str, text: str) -> None:
+    """Write what the workflow reads to the file outside the volume that a setting names."""
+    if path := environ.get(name):
+        with Naming(path), open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+
+
+def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
+    """Do the work and return the exit code: 0, 2 for what the operator must fix, 75 for what a
+    retry can fix, 143 after SIGTERM, which removes unfinished files. A bug keeps its traceback."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signal.SIGTERM))
+        signal.alarm(GRACE)  # the storage may hang while unfinished files are removed
+        parallel.terminated = True
+        raise Terminated
+
+    parallel.terminated = False
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, terminate)
+        code = attempt(worker, work, environ)
+        signal.signal(signal.SIGTERM, before)
+    except (Terminated, KeyboardInterrupt) as error:
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, before)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    finally:
+        for stream in ("stdout", "stderr"):  # what a custom map has printed
+            say(stream, "")
+    return code
+
+
+def judge(error: Exception | SystemExit) -> tuple[int, str]:
+    """The exit code for an error of one part among several, and the sentence. Of a bug the
+    traceback goes to stderr."""
+    if isinstance(error, (WorkerError, OSError)):
+        return explain(error)
+    if isinstance(error, SystemExit):  # of a custom map
+        code = error.code if isinstance(error.code, int) else 1
+        return code & 255 or 1, f"the map has called sys.exit({error.code!r}): let it return"
+    from traceback import format_exception
+
+    say("stderr", "".join(format_exception(error)))
+    return 1, f"{type(error).__name__}: {error}"
+
+
+def attempt(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
+    """Do the work and return the exit code. The sentence of an error goes to stderr and to
+    ERROR_FILE, where Argo finds it."""
+    try:
+        if sys.argv[1:] == ["--help"]:
+            output((sys.modules["__main__"].__doc__ or "") + OF_ALL)
+        else:
+            work()
+        return 0
+    except SystemExit as error:
+        if error.code in (None, 0):  # of a custom map: what it should publish is not there
+            raise RuntimeError("the map has called sys.exit: let it return") from error
+        raise
+    except (WorkerError, OSError) as error:
+        code, sentence = explain(error)
+    log(worker, "failed", exit=code, error=sentence)
+    if path := environ.get("ERROR_FILE"):
+        with suppress(OSError), open(path, "w", encoding="utf-8", errors="replace") as file:
+            file.write(sentence)
+    return code
