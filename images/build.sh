@@ -15,6 +15,7 @@ Environment:
   IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
   VERSION, REVISION  labels (default: TAG, the commit)
   SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
+  STORAGE            folder of images and layers, for podman and buildah (default: theirs)
   PIP_CERT           file of the CA certificates that pip trusts in the build (default: Debian's)
   PIP_INDEX_URL      where pip finds packages (default: pip's own)
 END
@@ -58,18 +59,16 @@ epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
 created=$(TZ=UTC printf '%(%Y-%m-%dT%H:%M:%SZ)T' "$epoch")
 revision=${REVISION:-$(git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
 
-# As --label and not as --build-arg: buildah's cache would give the labels of an earlier build.
 labels=()
 for label in created="$created" version="${VERSION:-$tag}" revision="$revision" base.name="$base"; do
-    labels+=(--label "org.opencontainers.image.$label")
+    labels+=("org.opencontainers.image.$label")
 done
 
 for image in "${images[@]}"; do
     name=${IMAGE_PREFIX:-localhost/fanfold-}$image:$tag
-    arguments=(--file "Dockerfile.$image" --build-arg BASE="$base" ${secrets[@]+"${secrets[@]}"})
-    # docker needs no help to find a stage in its cache.
-    [[ $builder == docker || -n $no_cache ]] || build "${arguments[@]}" --target oss2 .
-    build "${arguments[@]}" --tag "$name" "${labels[@]}" ${no_cache:+"$no_cache"} .
+    cat images/Dockerfile.shared "Dockerfile.$image" |
+        build_labelled "$name" "${labels[@]}" -- --file - --build-arg BASE="$base" \
+            ${secrets[@]+"${secrets[@]}"} ${no_cache:+"$no_cache"} .
     [[ -z $archive ]] || save "$name" "$archive/$image.tar"
     echo "built $name with $builder${archive:+, archived as $archive/$image.tar}"
 done

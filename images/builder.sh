@@ -1,17 +1,28 @@
 # shellcheck shell=bash
 # For build.sh and base.sh to source: choose a builder that works here, and build with it.
+# STORAGE, where it is set, is the folder in which podman and buildah keep images and layers, in place
+# of the machine's own. docker has one storage, whose cache goes by contents.
+
+STORAGE=${STORAGE:+$(realpath -m "$STORAGE")}
 
 fail() {
     echo "${0##*/}: $1" >&2
     exit 2
 }
 
+run_builder() {
+    local storage=()
+    if [[ -n ${STORAGE:-} && $builder != docker ]]; then
+        storage=(--root "$STORAGE/root" --runroot "$STORAGE/run")
+    fi
+    "$builder" ${storage[@]+"${storage[@]}"} "$@"
+}
+
 # A client without its daemon, or docker without buildx, is no builder.
 works() {
     case $1 in
         docker) docker buildx version && docker version ;;
-        podman) podman info ;;
-        buildah) buildah info ;;
+        podman | buildah) builder=$1 run_builder info ;;
     esac >/dev/null 2>&1
 }
 
@@ -29,26 +40,50 @@ choose_builder() {
 # builder's cache compares contents, not times: any other time would be the one of whoever built a
 # layer first. And a layer whose contents did not change is not pulled again.
 build() {
-    local options
-    case $builder in
-        docker)
-            SOURCE_DATE_EPOCH=0 docker buildx build --provenance=false \
-                --output type=docker,rewrite-timestamp=true "$@"
-            ;;
-        *)
-            options=(--layers --timestamp 0 --identity-label=false)
-            # The history and the base.* annotations name the images between the steps, and these
-            # carry the labels of whoever built them first. But the cache passes over images without
-            # a history, so a stage that is built for it keeps its own.
-            [[ " $* " == *" --target "* ]] || options+=(--omit-history
-                --annotation org.opencontainers.image.base.name
-                --annotation org.opencontainers.image.base.digest)
-            # Isolation by chroot needs no container runtime, so it works inside a container too.
-            # Newer builders refuse --timestamp beside SOURCE_DATE_EPOCH.
-            BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot} env -u SOURCE_DATE_EPOCH \
-                "$builder" build "${options[@]}" "$@"
-            ;;
-    esac
+    if [[ $builder == docker ]]; then
+        SOURCE_DATE_EPOCH=0 docker buildx build --provenance=false \
+            --output type=docker,rewrite-timestamp=true "$@"
+        return
+    fi
+    # Isolation by chroot needs no container runtime, so it works inside a container too.
+    # Newer builders refuse --timestamp beside SOURCE_DATE_EPOCH.
+    (
+        unset SOURCE_DATE_EPOCH
+        export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
+        run_builder build --layers --timestamp 0 --identity-label=false \
+            --annotation org.opencontainers.image.base.name \
+            --annotation org.opencontainers.image.base.digest "$@"
+    )
+}
+
+# build_labelled NAME LABEL... -- ARGUMENT...: the same under a name and with labels. buildah gives the
+# labels to every step, whose history names the step before: whoever labels an image while building
+# it gets the history of whoever built its layers first. So the labels are a step of their own.
+build_labelled() {
+    local name=$1 labels=()
+    while shift && [[ $1 != -- ]]; do labels+=(--label "$1"); done
+    shift
+    if [[ $builder == docker ]]; then
+        build --tag "$name" "${labels[@]}" "$@"
+        return
+    fi
+    (
+        folder=$(mktemp -d)
+        trap 'rm -r "$folder"' EXIT
+        build --iidfile "$folder/id" "$@"
+        echo "FROM $(cut -d: -f2 "$folder/id")" >"$folder/Dockerfile"
+        build --tag "$name" "${labels[@]}" "$folder"
+    )
+}
+
+# empty_storage: remove STORAGE. buildah leaves the container of a step that failed mounted.
+empty_storage() {
+    local target
+    findmnt --raw --noheadings --output TARGET | tac | while read -r target; do
+        target=$(printf '%b' "$target")
+        [[ $target != "$STORAGE"/* ]] || umount "$target"
+    done
+    rm -rf "$STORAGE"
 }
 
 # save NAME FILE: the image as an OCI archive.
@@ -56,6 +91,6 @@ save() {
     rm -f "$2"
     case $builder in
         docker) docker save --output "$2" "$1" ;;
-        *) "$builder" push --quiet "$1" "oci-archive:$2:$1" ;;
+        *) run_builder push --quiet "$1" "oci-archive:$2:$1" ;;
     esac
 }

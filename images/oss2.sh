@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install in $1 what a volume oss://... takes: oss2 and its dependencies, as oss2.lock.txt has them.
-# Runs as root in the build stage of the Dockerfiles, where pip and a C compiler are installed.
+# Runs as root in a stage of Dockerfile.shared, where pip and a C compiler are installed.
 set -euo pipefail
 
 folder=${1:?the folder to fill}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Put together in $1 the root of the images: Debian's Python, what it loads, and nothing else.
-# Runs as root in the build stage of the Dockerfiles, where python3 and ca-certificates are installed.
+# Runs as root in a stage of Dockerfile.shared, where python3 and ca-certificates are installed.
 set -euo pipefail
 
 root=${1:?the folder to fill}
