@@ -1,0 +1,34 @@
+"""Estimate pi with the dice of each seed on stdin: a line SEED,ESTIMATE per seed.
+
+For 1 of 100 seeds this fails the first time, as programs do: an empty file in RUN_DIR remembers.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+DARTS = 1000
+
+
+def estimate(seed: int) -> float:
+    """Four times the share of darts that hit the quarter of a circle."""
+    dice = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+    return 4 * sum(abs(complex(dice.random(), dice.random())) < 1 for _ in range(DARTS)) / DARTS
+
+
+def main() -> int:
+    """Simulate."""
+    for line in sys.stdin:
+        seed = int(line)
+        tried = Path(os.environ["WORK_DIR"], os.environ["RUN_DIR"], f"tried-{seed}")
+        if seed % 100 == 42 and not tried.exists():
+            tried.touch()
+            print(f"no luck with seed {seed}", file=sys.stderr)
+            return 1
+        print(f"{seed},{estimate(seed)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
