@@ -8,10 +8,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import oss
 import pytest
-from contract import WorkerError
 from fake import FakeOSS
+from fanfold.errors import WorkerError
+from fanfold.storage import bucket
 from hypothesis import HealthCheck, settings
 from pipeline import Volume, settings_of, volumes_in
 
@@ -52,7 +52,7 @@ def a_bucket() -> Iterator[None]:
     names = [name for name in os.environ if name.startswith(("OSS_", "ALIBABA_CLOUD_"))]
     given = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
     try:
-        oss.open_stores(given)[0].names("")
+        next(bucket.open_storage(given)[0].names(""), None)
     except WorkerError as error:
         pytest.exit(str(error), 2)
     with volumes_in(given):

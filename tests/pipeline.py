@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,22 +24,26 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, cast
 
-import contract
 import count
+import map as map_worker
 import merge
-import oss
 import oss2
 import process
 import pytest
 import split
-import store
 from fake import FakeOSS
+from fanfold import Part, cuts, map_part, names, records
+from fanfold.settings import map_settings
+from fanfold.storage import bucket, folder, uploads
 
 WORKERS = Path(split.__file__).parent
 INPUT = "log-count-data.txt"
+LEVEL_1 = "aggregation-demo/l1/{}.txt"
+JOINED = "aggregation-demo/result.txt"
 KEYWORDS = ("INFO", "WARN", "ERROR", "DEBUG")
 TIMEOUT = 60  # seconds; nothing here takes a tenth of it
 
@@ -50,6 +55,7 @@ Main = Callable[[list[str], Mapping[str, str]], int]
 MAINS: dict[str, Main] = {
     "split": lambda _, environ: split.main(environ),
     "count": lambda _, environ: count.main(environ),
+    "map": lambda _, environ: map_worker.main(environ),
     "process": process.main,
     "merge": merge.main,
 }
@@ -69,6 +75,12 @@ class Outcome:
     output: str
     words: str
 
+    def event(self, event: str) -> dict[str, str]:
+        """The fields of the last log line of an event, those that are plain words; empty if there
+        is none."""
+        lines = [line for line in self.words.splitlines() if f" event={event} " in line]
+        return dict(re.findall(r"(\S+)=([^\s\"]+)", lines[-1])) if lines else {}
+
     @property
     def part_ids(self) -> list[str]:
         """What split.py printed, which has to be a JSON array of strings and nothing else."""
@@ -84,7 +96,7 @@ class Place:
     """A prefix in a bucket, below which volumes are made."""
 
     settings: Mapping[str, str]  # of the workers
-    store: oss.Bucket  # for the tests' own eyes and hands
+    store: bucket.Bucket  # for the tests' own eyes and hands
     fake: FakeOSS | None  # which it lies in, unless it is a real one
 
 
@@ -253,16 +265,60 @@ class Volume:
             shutil.rmtree(self.run_dir)
 
     def plan(self) -> dict[str, Any]:
-        """plan.json, which has to be JSON as a whole, too."""
+        """The newest plan.json, which has to be JSON as a whole, too."""
         return dict(json.loads((self.run_dir / "split-output/plan.json").read_bytes()))
+
+    def sizes(self) -> list[int]:
+        """The bytes of every part of the newest plan."""
+        return [stop - at for at, stop in pairwise(self.plan()["cuts"])]
+
+    def plan_path(self) -> Path:
+        """Where the newest plan lies under its own id."""
+        return self.run_dir / names.PLAN.format(self.plan()["id"])
+
+    def copy_path(self, number: int) -> Path:
+        """Where the copy of a part of the newest plan lies."""
+        return self.run_dir / names.PART_COPY.format(self.plan()["id"], number)
 
     def copies(self, count: int) -> list[bytes]:
         """The parts that SPLIT_MODE=copy wrote."""
-        return [(self.run_dir / f"split-output/{n}.txt").read_bytes() for n in range(count)]
+        return [self.copy_path(n).read_bytes() for n in range(count)]
 
-    def result_path(self, part_id: str) -> Path:
-        """Where the result of a part lies."""
-        return self.run_dir / f"cout-output/{part_id}.json"
+    def job(self, **settings: object) -> str:
+        """The id of the newest plan and the settings of its map."""
+        made_by = map_settings(self.environ(settings))
+        return records.job_id(str(self.plan()["id"]), made_by)
+
+    def record_path(self, part_id: str, **settings: object) -> Path:
+        """Where the record of a part of the newest plan lies."""
+        return self.run_dir / names.PART_RECORD.format(self.job(**settings), part_id)
+
+    def record(self, part_id: str, **settings: object) -> dict[str, Any]:
+        """The record of a part, which has to be JSON as a whole, too."""
+        return dict(json.loads(self.record_path(part_id, **settings).read_bytes()))
+
+    def reseal(self, path: Path, **changes: object) -> None:
+        """Put a record in place of another, whole and with these changes."""
+        path.write_bytes(records.seal({**records.unseal(path.read_bytes()), **changes}))
+
+    def final(self, name: str) -> bytes | None:
+        """What lies at a final name; None if there is nothing."""
+        path = self.run_dir / name
+        return path.read_bytes() if path.exists() else None
+
+    def results(self) -> dict[str, dict[str, bytes]]:
+        """What is in results/, by folder and name, the newest run last."""
+        found: dict[str, dict[str, bytes]] = {}
+        for path in sorted((self.run_dir / "results").rglob("*")):
+            folder, _, name = str(path.relative_to(self.run_dir / "results")).partition("/")
+            if name and path.is_file():
+                found.setdefault(folder, {})[name] = path.read_bytes()
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """The summary.json of the newest run."""
+        *_, newest = self.results().values()
+        return dict(json.loads(newest["summary.json"]))
 
     def totals(self) -> dict[str, int | float] | None:
         """What result.json says; None if there is none."""
@@ -276,8 +332,8 @@ class Volume:
         more = {key: str(value) for key, value in settings.items()}
         work_dir = {"WORK_DIR": str(self.root)}
         if self.in_bucket and (place := BucketPath.place):
-            bucket = place.store.bucket.bucket_name
-            work_dir = {**place.settings, "WORK_DIR": f"oss://{bucket}/{self.root}"}
+            name = place.store.bucket.bucket_name
+            work_dir = {**place.settings, "WORK_DIR": f"oss://{name}/{self.root}"}
         return {**work_dir, **self.settings, **more}
 
     def run(self, worker: str, *arguments: object, **settings: object) -> Outcome:
@@ -297,6 +353,46 @@ class Volume:
         for part_id in part_ids:
             outcome = self.run("count", PART_ID=part_id, **settings)
             assert (outcome.code, outcome.output) == (0, ""), outcome.words
+
+    def run_map(
+        self, function: Callable[[Part], Any], part_id: object, **settings: object
+    ) -> Outcome:
+        """Run a custom map in this process. A traceback is the caller's."""
+        words = io.StringIO()
+        with contextlib.redirect_stderr(words):
+            code = map_part(function, self.environ({"PART_ID": part_id, **settings}))
+        return Outcome(code, "", words.getvalue())
+
+    def fan_out(self, function: Callable[[Part], Any], **settings: object) -> Outcome:
+        """The whole pipeline with a custom map, which has to go well up to the merge; gives the
+        outcome of that."""
+        for part_id in self.split(**settings):
+            outcome = self.run_map(function, part_id, **settings)
+            assert outcome.code == 0, outcome.words
+        return self.run("merge", **settings)
+
+    def write_level_1(self, files: Iterable[bytes]) -> None:
+        """Put the files of level 1 there."""
+        for number, data in enumerate(files):
+            name = self.run_dir / LEVEL_1.format(number)
+            self.write(str(name.relative_to(self.root)), data)
+
+    def process(self, files: int, fan_in: int = 2, levels: int = 2, **settings: object) -> int:
+        """Run process-data up to a level; gives how many files that has."""
+        for level in range(1, levels):
+            more = {"FILES": files, "FAN_IN": fan_in, **settings}
+            files = -(-files // fan_in)
+            for number in range(files):
+                outcome = self.run("process", number, level, **more)
+                assert (outcome.code, outcome.output) == (0, ""), outcome.words
+        return files
+
+    def aggregate(
+        self, files: int, fan_in: int = 2, levels: int = 2, **settings: object
+    ) -> Outcome:
+        """The whole of process-data, as wide as its level 1; gives the outcome of the merge."""
+        width = self.process(files, fan_in, levels, **settings)
+        return self.run("merge", width, LEVEL=levels, **settings)
 
     def merge(self, **settings: object) -> None:
         """Merge the counts."""
@@ -381,7 +477,7 @@ def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iter
             door = stack.enter_context(FakeOSS())
             door.service.buckets = fake.service.buckets
             ours = {**settings, "OSS_ENDPOINT": door.endpoint}
-        store, _ = oss.open_stores(ours)
+        store, _ = bucket.open_storage(ours)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(BucketPath, "place", Place(settings, store, fake))
         try:
@@ -395,26 +491,25 @@ def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iter
 
 
 @contextlib.contextmanager
-def pieces_of(size: int, edge: int = contract.EDGE) -> Iterator[None]:
-    """Have the workers read, copy and group by `size`, so that small inputs have many pieces, and
-    know a copy by its `edge`; that one is part of the plan, so all of a run have to have it. Parts
+def pieces_of(size: int) -> Iterator[None]:
+    """Have the workers read, copy and group by `size`, so that small inputs have many pieces. Parts
     of uploads shrink in a fake OSS alone."""
     with pytest.MonkeyPatch.context() as patch:
-        least = oss.LEAST
+        least = uploads.LEAST
         if place := BucketPath.place:
             size = max(size, 16 if place.fake else 256)  # a piece is a request
             if place.fake:
                 least = size
                 limits = replace(place.fake.service.limits, part_least=least)
                 patch.setattr(place.fake.service, "limits", limits)
-        patch.setattr(contract, "EDGE", edge)
-        patch.setattr(oss, "AHEAD", 4 * size)
-        for module, value, names in (
-            (store, size, ("PIECE", "COPY")),
-            (split, size, ("PIECE", "BLOCK", "GROUP")),
-            (oss, size, ("PIECE",)),
-            (oss, least, ("BLOCK", "LEAST", "MOST")),
+        patch.setattr(bucket, "AHEAD", 4 * size)
+        for module, value, constants in (
+            (folder, size, ("PIECE", "CHUNK")),
+            (cuts, size, ("PIECE", "FIRST_READ", "GROUP")),
+            (bucket, size, ("PIECE",)),
+            (bucket, least, ("WHOLE",)),
+            (uploads, least, ("SENT", "LEAST", "MOST", "FIRST", "GROWTH")),
         ):
-            for name in names:
+            for name in constants:
                 patch.setattr(module, name, value)
         yield

@@ -33,35 +33,69 @@ build_programs() {
 }
 
 build_images() {
+    local base
     say "building the images"
-    BASE=${BASE:-$(images/base.sh)} images/build.sh --archive build/images >build/images.log 2>&1 ||
-        { tail -30 build/images.log >&2 && return 1; }
+    if ! { base=${BASE:-$(images/base.sh)} && BASE=$base images/build.sh --archive build/images &&
+        BASE=$base tests/e2e/examples.sh; } >build/images.log 2>&1; then
+        tail -30 build/images.log >&2
+        return 1
+    fi
 }
 
+# start_cluster [--argo VERSION]
 start_cluster() {
     local output
-    say "starting the cluster"
+    say "starting the cluster ${*:-with the newest Argo}"
     trap 'cluster down' EXIT
-    output=$(cluster up)
-    export E2E_KUBECONFIG=${output##*KUBECONFIG=}
+    output=$(cluster up "$@")
+    E2E_KUBECONFIG=${output##*KUBECONFIG=}
+    output=${output%$'\n'*}
+    FANFOLD_BIN=${output##*BIN=}
     E2E_VOLUME=$(dirname "$E2E_KUBECONFIG")/volume
-    export E2E_VOLUME
+    export E2E_KUBECONFIG FANFOLD_BIN E2E_VOLUME
     install -d -o 65532 -g 65532 "$E2E_VOLUME"
     cluster load build/images/*.tar
 }
 
+# One test after the other to whoever is free: tests/e2e says in which order.
+test_on_cluster() { .venv/bin/pytest "$@" --numprocesses 4 --dist load --maxschedchunk 1; }
+
+# What stops or changes the controller, with no other test beside it.
+ALONE=(tests/e2e/test_controller.py tests/e2e/test_strict.py)
+
 mkdir -p build
+ours='' # whether the cluster is one that this script starts
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     install_packages
 fi
 all=$((!$#))
+# Images and layers of this run alone: what the machine has decides nothing.
+export STORAGE=$PWD/build/storage
+# shellcheck source-path=SCRIPTDIR/..
+source images/builder.sh
+empty_storage
+has_cluster='' # whether one can be had here
+[[ -n ${E2E_KUBECONFIG:-} ]] || ! cluster check || has_cluster=1
+building=''
+if ((all)) && [[ -n $has_cluster ]]; then
+    # Half an hour on a new machine, of which these tests need half the time of the cores. The
+    # lowest priority: the tests do not wait for it.
+    say "building all programs of the cluster, beside the tests"
+    nice -n 19 python3 tests/cluster/cluster.py build >build/programs.log 2>&1 &
+    building=$!
+    trap 'kill "$building" 2>/dev/null' EXIT
+fi
 if ((all)); then
     say "tests without a cluster"
     .venv/bin/pytest --numprocesses 2 --dist loadfile --ignore tests/cluster \
         --ignore tests/manifests --ignore tests/e2e --ignore tests/gitops \
         --ignore-glob 'tests/*/test_workflows.py'
 fi
-if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
+if [[ -n $has_cluster ]]; then
+    if [[ -n $building ]]; then
+        wait "$building" || tail -30 build/programs.log >&2
+        trap - EXIT
+    fi
     build_programs
     if ((all)); then
         say "tests of the cluster itself"
@@ -70,18 +104,28 @@ if [[ -z ${E2E_KUBECONFIG:-} ]] && cluster check; then
     fi
     build_images
     start_cluster
-elif [[ -z ${FANFOLD_BIN:-} ]] && command -v go >/dev/null; then
-    build_programs kustomize argo-workflows # the bundle's tests use them without a cluster, too
+    ours=1
+elif [[ -z ${FANFOLD_BIN:-} ]] && cluster check --go; then
+    # The tests of the bundle use these without a cluster, too.
+    build_programs kustomize kustomize-oldest argo-workflows-4.0
 fi
 if ((all)); then
     say "tests of the bundle"
     .venv/bin/pytest tests/manifests --numprocesses 4
-    set -- tests/e2e tests/*/test_workflows.py
-fi
-say "tests on the cluster"
-# One test after the other to whoever is free: tests/e2e says in which order.
-.venv/bin/pytest "$@" --numprocesses 4 --dist load --maxschedchunk 1
-if ((all)); then
+    say "tests on the cluster"
+    test_on_cluster tests/e2e tests/*/test_workflows.py "${ALONE[@]/#/--ignore=}"
+    .venv/bin/pytest "${ALONE[@]}"
     say "tests of GitOps"
     .venv/bin/pytest tests/gitops --exitfirst # one story in order
+    if [[ -n $ours ]]; then
+        cluster down
+        start_cluster --argo 3.7
+        say "tests on Argo 3.7"
+        test_on_cluster tests/e2e -m each_argo "${ALONE[@]/#/--ignore=}"
+        .venv/bin/pytest "${ALONE[@]}"
+    fi
+else
+    say "tests on the cluster"
+    test_on_cluster "$@"
 fi
+say "all passed"

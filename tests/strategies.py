@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fanfold.errors import WorkerError
+from fanfold.formats import refuse_coded
 from hypothesis import strategies as st
 
 # Words that overlap themselves and each other, and bytes that are not text.
@@ -16,7 +18,7 @@ WORDS = [
     "ba",
     "é",
     "\x00",
-    " ",
+    "a b",
     "磁盘",
     "INF",
     "O\tI",
@@ -24,19 +26,29 @@ WORDS = [
 BITS = [word.encode() for word in WORDS] + [b"\n", b"\r\n", b"\r", b"\xff", b"\xc3", b"IN", b"FO"]
 
 
+def is_text(data: bytes) -> bool:
+    """Whether a file that begins so is not refused, by a mark or as UTF-16 without one."""
+    try:
+        refuse_coded("a file", data)
+    except WorkerError:
+        return False
+    return True
+
+
 def contents(most: int = 60) -> st.SearchStrategy[bytes]:
     """The bytes of a file: none, lines of all kinds, with a final newline and without, one giant
-    line, anything."""
+    line, anything but what is refused by its first bytes."""
     bits = st.sampled_from(BITS) | st.binary(max_size=4)
     some = st.lists(bits, max_size=most).map(b"".join)
     giant = st.tuples(some, bits, st.integers(0, 50), some).map(lambda t: t[0] + t[1] * t[2] + t[3])
-    return some | giant
+    return (some | giant).filter(is_text)
 
 
 def keywords() -> st.SearchStrategy[list[str]]:
     """Keywords as KEYWORDS may have them."""
     text = st.text(st.characters(exclude_characters=",\r\n", codec="utf-8"), min_size=1, max_size=4)
-    return st.lists(st.sampled_from(WORDS) | text, min_size=1, max_size=4, unique=True)
+    trimmed = (st.sampled_from(WORDS) | text).filter(lambda word: word == word.strip())
+    return st.lists(trimmed, min_size=1, max_size=4, unique=True)
 
 
 def pieces() -> st.SearchStrategy[int]:

@@ -6,7 +6,6 @@ import gzip
 import importlib.util
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +13,13 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 
-import contract
+from fanfold import records as fanfold_records
+from fanfold.names import LEVEL_FILE, LEVEL_RESULT, NEWEST_PLAN, PART_RECORD, RESULT, RESULTS
+from fanfold.plan import Plan
 from measure import (
     CORES,
     GIB,
@@ -105,7 +106,6 @@ def tallied(output: str) -> Totals:
 
 def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
     """What one would use instead, as one would write it."""
-    path, pieces, copy = (shlex.quote(str(folder / name)) for name in (log, "pieces", "copy"))
     env = environ(folder, SPARK_LOCAL_IP="127.0.0.1", POLARS_MAX_THREADS=CORES)
     words = " ".join(f"-e {word}" for word in KEYWORDS)
     grep, tally = f"grep -aoF {words}", "sort | uniq -c"
@@ -114,7 +114,9 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
         label: str, script: str, tool: str, totals: Callable[[str], Totals] | None, *clean: Path
     ) -> Job:
         missing = "" if shutil.which(tool) else f"{tool} is not installed"
-        return Job(label, [[(("sh", "-c", script), env)]], totals, clean, missing)
+        # In the folder, which has whatever name it was given: no script holds it.
+        command = "sh", "-c", f'cd "$HOME" && {script}'
+        return Job(label, [[(command, env)]], totals, clean, missing)
 
     def library(name: str) -> Job:
         missing = "" if importlib.util.find_spec(name) else f"{name} is not installed"
@@ -133,24 +135,24 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
         return Job(label, [[(program, env)]], lambda output: dict(json.loads(output)), (), missing)
 
     by_word = f"printf '%s\\n' {' '.join(KEYWORDS)} | xargs -P {CORES} -I WORD sh -c"
-    count = f'n=$(rg -acF --count-matches --include-zero WORD "{path}"); echo "$n WORD"'
-    by_piece = f"parallel --no-notice -j {CORES} '{grep} {{}} | {tally}' ::: {pieces}/*"
+    count = f'n=$(rg -acF --count-matches --include-zero WORD {log}); echo "$n WORD"'
+    by_piece = f"parallel --no-notice -j {CORES} '{grep} {{}} | {tally}' ::: pieces/*"
     return [
-        shell("cp (a copy)", f"cp {path} {copy}", "cp", None, folder / "copy"),
-        shell("cat (a read)", f"cat {path} >/dev/null", "cat", None),
-        shell("grep -o, sort, uniq -c", f"{grep} {path} | {tally}", "grep", tallied),
-        shell("ripgrep -o, sort, uniq -c", f"rg -aoNIF {words} {path} | {tally}", "rg", tallied),
+        shell("cp (a copy)", f"cp {log} copy", "cp", None, folder / "copy"),
+        shell("cat (a read)", f"cat {log} >/dev/null", "cat", None),
+        shell("grep -o, sort, uniq -c", f"{grep} {log} | {tally}", "grep", tallied),
+        shell("ripgrep -o, sort, uniq -c", f"rg -aoNIF {words} {log} | {tally}", "rg", tallied),
         shell("ripgrep, a count a word", f"{by_word} '{count}'", "rg", tallied),
         shell(
             f"split -n l/{CORES}, parallel, grep",
-            f"mkdir {pieces} && split -n l/{CORES} {path} {pieces}/ && {by_piece}",
+            f"mkdir pieces && split -n l/{CORES} {log} pieces/ && {by_piece}",
             "parallel",
             tallied,
             folder / "pieces",
         ),
         shell(
             "parallel --pipepart, grep",
-            f"parallel --no-notice -j {CORES} --pipepart -a {path} --block -1 '{grep} | {tally}'",
+            f"parallel --no-notice -j {CORES} --pipepart -a {log} --block -1 '{grep} | {tally}'",
             "parallel",
             tallied,
         ),
@@ -261,6 +263,12 @@ def split(sizes: Sizes, folder: Path) -> Section:
 # --- count
 
 
+def record_name(plan: bytes, part: int, words: Sequence[str]) -> str:
+    """The record of a part, given its plan.json and the keywords."""
+    job = fanfold_records.job_id(Plan(NEWEST_PLAN, [plan]).id, {"keywords": list(words)})
+    return PART_RECORD.format(job, part)
+
+
 def count(sizes: Sizes, folder: Path) -> Section:
     """Case 3: one thing at a time is other than in the first row."""
     many = [*KEYWORDS, "TRACE", "FATAL", "NOTICE", "ALERT", "PANIC", "AUDIT", "CRIT", "EMERG"]
@@ -291,12 +299,14 @@ def count(sizes: Sizes, folder: Path) -> Section:
             measure(Job("split", [[worker(folder, "split", **settings)]]), folder)
         script, env = worker(folder, "count", **settings, PART_ID=0)
         program = (
-            f"import sys; sys.path.insert(0, {str(workers(folder))!r}); import store, count;"
-            f"store.PIECE = {have['chunk']}; sys.exit(count.main())"
+            f"import sys; sys.path.insert(0, {str(workers(folder))!r}); import count;"
+            "from fanfold.storage import folder;"
+            f"folder.PIECE = {have['chunk']}; sys.exit(count.main())"
         )
         if have["chunk"] != MIB:
             script = (sys.executable, "-c", program)
-        result = folder / f"run-{name}/cout-output/0.json"
+        plan = (folder / f"run-{name}" / NEWEST_PLAN).read_bytes()
+        result = folder / f"run-{name}" / record_name(plan, 0, words)
 
         def unlike(_: str, result: Path = result, name: str = name) -> Totals:
             found = dict(json.loads(result.read_bytes())["counts"])
@@ -324,17 +334,26 @@ def count(sizes: Sizes, folder: Path) -> Section:
 # --- merge and the aggregation
 
 
-def write_results(folder: Path, parts: int) -> str:
-    """A plan of so many parts with all its results, as the maps would have left them."""
+def write_records(folder: Path, parts: int) -> str:
+    """A plan of so many parts with all its records, as the maps would have left them."""
     run_dir = f"merge-{parts}"
     settings = {"INPUT": "small", "RUN_DIR": run_dir, "NUM_PARTS": parts, "SPLIT_MODE": "range"}
     measure(Job("split", [[worker(folder, "split", **settings)]]), folder)
-    plan = contract.Plan(contract.PLAN, [(folder / run_dir / contract.PLAN).read_bytes()])
-    settings = {"keywords": KEYWORDS}
-    made = {"counts": dict.fromkeys(KEYWORDS, 1), "start": "2026-01-01T00:00:00.120Z"}
-    for part in plan.parts():
-        text = contract.result(plan.id, part, settings, **made, end="2026-01-01T00:00:00.125Z")
-        (folder / run_dir / contract.COUNT.format(part[0])).write_bytes(text)
+    text = (folder / run_dir / NEWEST_PLAN).read_bytes()
+    plan = Plan(NEWEST_PLAN, [text])
+    made_by = fanfold_records.maker({}, 1767225600.12)
+    for part, (at, stop) in enumerate(pairwise(plan.cuts())):
+        path = folder / run_dir / record_name(text, part, KEYWORDS)
+        record = {
+            "job": path.parent.name,
+            "plan": plan.id,
+            "part": str(part),
+            "bytes": stop - at,
+            "counts": dict.fromkeys(KEYWORDS, 1),
+            "output": None,
+            **made_by,
+        }
+        path.write_bytes(fanfold_records.seal(record))
     return run_dir
 
 
@@ -349,16 +368,17 @@ def merge(sizes: Sizes, folder: Path) -> Section:
     write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
     jobs, number_of = [], {}
     for parts in sizes.parts:
-        label = f"merge of {parts:,} results"
+        label = f"merge of {parts:,} records"
         number_of[label] = parts
-        run_dir = write_results(folder, parts)
+        run_dir = write_records(folder, parts)
         command = worker(folder, "merge", RUN_DIR=run_dir, NUM_PARTS=parts)
 
         def unlike(_: str, parts: int = parts, run_dir: str = run_dir) -> Totals:
-            found = dict(json.loads((folder / run_dir / contract.RESULT).read_bytes()))
+            found = dict(json.loads((folder / run_dir / RESULT).read_bytes()))
             return {} if found == dict.fromkeys(KEYWORDS, parts) else found
 
-        jobs.append(Job(label, [[command]], unlike, [folder / run_dir / contract.RESULT]))
+        clean = [folder / run_dir / name for name in (RESULT, RESULTS)]
+        jobs.append(Job(label, [[command]], unlike, clean))
     for files, fan_in in product(sizes.files, (2, 8, 64)):
         levels, pods = 1, 1
         left = files
@@ -369,19 +389,22 @@ def merge(sizes: Sizes, folder: Path) -> Section:
         number_of[label] = files
         volume = folder / f"files-{files}"
         if not volume.exists():
-            (volume / contract.LEVEL.format(1, 0)).parent.mkdir(parents=True)
+            (volume / LEVEL_FILE.format(1, 0)).parent.mkdir(parents=True)
             for n in range(files):
-                (volume / contract.LEVEL.format(1, n)).write_bytes(b"%d\n" % n)
+                (volume / LEVEL_FILE.format(1, n)).write_bytes(b"%d\n" % n)
         program = (sys.executable, str(HERE / "programs.py"), "aggregate", str(files), str(fan_in))
 
         def lost(_: str, files: int = files, volume: Path = volume) -> Totals:
-            joined = (volume / contract.LEVEL_RESULT).read_bytes().split()
+            joined = (volume / LEVEL_RESULT).read_bytes().split()
             return {} if joined == [b"%d" % n for n in range(files)] else {"files": len(joined)}
 
-        stages = [[(program, environ(folder, WORK_DIR=volume))]]
-        jobs.append(Job(label, stages, lost, [volume / contract.LEVEL_RESULT]))
+        run = {"RUN_ID": "bench", "RUN_STARTED": 1767225600}
+        stages = [[(program, environ(folder, WORK_DIR=volume, **run))]]
+        made = [(volume / LEVEL_FILE.format(level, 0)).parent for level in range(2, levels + 1)]
+        clean = [volume / LEVEL_RESULT, volume / RESULTS, *made]
+        jobs.append(Job(label, stages, lost, clean))
     runs = in_turn(jobs, sizes.repeats, folder, {})
-    section.compare(runs, "µs a result or file", each(runs, number_of))
+    section.compare(runs, "µs per record or file", each(runs, number_of))
     section.bars = walls(runs)
     for label, values in section.bars:
         if label.startswith("merge"):
@@ -399,7 +422,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
     line = next(records(KEYWORDS))
     (folder / "line").write_bytes(line)
     settings = {"INPUT": "line", "RUN_DIR": "start", "NUM_PARTS": 1, "SPLIT_MODE": "range"}
-    group = contract.LEVEL.format(1, 0)
+    group = LEVEL_FILE.format(1, 0)
     (folder / "start" / group).parent.mkdir(parents=True, exist_ok=True)
     (folder / "start" / group).write_bytes(line)
 
@@ -407,6 +430,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
         return (sys.executable, *arguments), environ(folder)
 
     floor, path = "python3 -c pass", str(workers(folder))
+    imported = f"import sys; sys.path[:0] = [{path!r}]; import fanfold.storage.bucket"
     commands = {
         floor: python("-c", "pass"),
         "python3 -I -S -c pass": python("-I", "-S", "-c", "pass"),
@@ -414,9 +438,15 @@ def start(sizes: Sizes, folder: Path) -> Section:
         "count.py": worker(folder, "count", **settings, PART_ID=0),
         "merge.py": worker(folder, "merge", **settings),
         "process.py": worker(folder, "process", 0, 1, **settings, FILES=1),
-        "oss.py, imported": python("-c", f"import sys; sys.path[:0] = [{path!r}]; import oss"),
+        "bucket.py, imported": python("-c", imported),
     }
-    jobs = [Job(label, [[command]]) for label, command in commands.items()]
+    clean = {
+        "merge.py": [folder / "start" / RESULTS],
+        "process.py": [(folder / "start" / LEVEL_FILE.format(2, 0)).parent],
+    }
+    jobs = [
+        Job(label, [[command]], None, clean.get(label, ())) for label, command in commands.items()
+    ]
     runs = in_turn(jobs, sizes.starts, folder)
     wall = {label: median(values) for label, values in walls(runs)}
     section = Section(
@@ -426,7 +456,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
         f"Medians of {sizes.starts} runs. What bounds it: to read JSON, to heed SIGTERM and to "
         "prove what was read takes `json`, `signal`, `contextlib` and `hashlib`, which come with "
         "`re` and `enum`; to import these alone is 2.3 times the instructions of `pass`, by "
-        "callgrind. process.py does without `hashlib`. oss.py, which only who works in a bucket "
+        "callgrind. bucket.py, which only who works in a bucket "
         "without a mount imports, has oss2 in it. Imports are those of `-X importtime`, each "
         "module without what it imports itself, the longest first.",
         bars=walls(runs),

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cases import Sizes
+from cases import Sizes, record_name
+from fanfold.names import NEWEST_PLAN
 from measure import (
     HERE,
     KEYWORDS,
@@ -31,7 +32,7 @@ from measure import (
 from report import Section, size
 
 LATENCY, BANDWIDTH = 0.02, 100e6  # seconds, bytes a second of one connection
-KEY = "count-run/cout-output/0.json"
+RUN_DIR = "count-run/"
 
 
 @contextmanager
@@ -73,22 +74,26 @@ def oss(sizes: Sizes, folder: Path) -> Section:
         bucket.put_object_from_file("log", str(folder / "log"))
         settings = {
             "OSS_ENDPOINT": endpoint, "OSS_REGION": "cn-hangzhou", "OSS_ACCESS_KEY_ID": "id",
-            "OSS_ACCESS_KEY_SECRET": "secret", "INPUT": "log", "RUN_DIR": "count-run",
+            "OSS_ACCESS_KEY_SECRET": "secret", "INPUT": "log", "RUN_DIR": RUN_DIR,
             "NUM_PARTS": 1, "SPLIT_MODE": "range", "PART_ID": 0,
         }  # fmt: skip
-
-        def found(_: str) -> Totals:
-            counts = json.loads(bucket.get_object(KEY).read())["counts"]
-            bucket.delete_object(KEY)
-            return dict(counts)
 
         script, env = worker(folder, "split", **settings)
         there = {**env, "WORK_DIR": "oss://bench"}
         measure(Job("split", [[(script, env)]]), folder)
         measure(Job("split", [[(script, there)]]), folder)
+        plan = bucket.get_object(RUN_DIR + NEWEST_PLAN).read()
+        key = RUN_DIR + record_name(plan, 0, KEYWORDS)
         post_faults(endpoint)
+
+        def found(_: str) -> Totals:
+            counts = json.loads(bucket.get_object(key).read())["counts"]
+            bucket.delete_object(key)
+            return dict(counts)
+
         script, _ = worker(folder, "count", **settings)
-        result = folder / KEY
+        plan = (folder / RUN_DIR / NEWEST_PLAN).read_bytes()
+        result = folder / RUN_DIR / record_name(plan, 0, KEYWORDS)
         local = lambda _: dict(json.loads(result.read_bytes())["counts"])  # noqa: E731
         jobs = [Job("count, no network", [[(script, env)]], local, [result])]
         for lanes in (1, 4, 16):

@@ -115,7 +115,9 @@ def main() -> int:
     elif name == "oss2":
         oss2(arguments[0], int(arguments[1]))
     else:
-        print(json.dumps(PEERS[name](arguments[0], arguments[1].split(","))))
+        file = Path(arguments[0])
+        os.chdir(file.parent)  # its name may hold what means something to SQL or in a pattern
+        print(json.dumps(PEERS[name](file.name, arguments[1].split(","))))
     return 0
 
 

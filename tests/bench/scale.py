@@ -33,7 +33,7 @@ ASSUMED = (
     ("split", 30e-6, "µs a part in split", 1e-6),
     ("merge", 60e-6, "µs a part in merge", 1e-6),
     ("packed", 200, "bytes a part in the packed workflow object", 1),
-    ("line", 140, "bytes a part in the plan, which every map reads whole", 1),
+    ("line", 16, "bytes per part in the plan, which every map reads whole", 1),
 )
 Known = dict[str, float]
 

@@ -23,11 +23,14 @@ LOCAL = ("log-count", "split", "count", "merge", "start", "oss", "scale")
 
 def test_it_runs(tmp_path: Path) -> None:
     """Every local case on small inputs: the peers find the same totals, or it would not end well;
-    those of the system that are not here are left out and named."""
+    those of the system that are not here are left out and named. The name of the folder is run
+    and expanded nowhere."""
     made = HERE.parents[1] / "build/bench"
     shutil.rmtree(made, ignore_errors=True)
+    folder = tmp_path / """a $(shell touch pwned) $(touch pwned) `touch pwned` it's "x" 9%[y]* &"""
+    folder.mkdir()
     ended = subprocess.run(
-        ["make", "bench", "QUICK=1", f"CASES={' '.join(LOCAL)}", f"FOLDER={tmp_path}"],
+        ["make", "bench", "QUICK=1", f"CASES={' '.join(LOCAL)}", f"FOLDER={folder}"],
         cwd=HERE.parents[1], capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
@@ -44,7 +47,8 @@ def test_it_runs(tmp_path: Path) -> None:
     for case in LOCAL:
         assert f"(results/{case}.svg)" in page
         ElementTree.parse(made / "results" / f"{case}.svg")  # noqa: S314 - our own
-    assert list(tmp_path.iterdir()) == []
+    assert (list(folder.iterdir()), list(tmp_path.iterdir())) == ([], [folder])
+    assert not (HERE.parents[1] / "pwned").exists()
 
 
 def test_a_signal_leaves_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ GO_ENVIRONMENT = {
     # The compiler may use more memory: its garbage collector takes a share of two cores.
     "GOGC": "400",
 }
+# Whatever else the user builds for.
+FOR_HERE = dict.fromkeys(("GOOS", "GOARCH", "GOAMD64", "GOARM64", "GOEXPERIMENT"), "")
 LOCK_TIMEOUT = 3600
 
 
@@ -66,30 +68,44 @@ class Component:
 
 
 KUBERNETES = "1.34.4"
-ARGO = "v3.7.4"
-ARGO_CD = "v3.1.9"
+ARGO_CD = "v3.2.11"
+# A cluster runs one of these.
+ARGO = {"4.0": "v4.0.5", "3.7": "v3.7.4"}
+NEWEST_ARGO = "4.0"
+# The newest and the oldest that renders the bundle.
+KUSTOMIZE = {"kustomize": "v5.8.2", "kustomize-oldest": "v5.5.0"}
 
-# In the order in which others wait for them.
-COMPONENTS = (
-    Component(
-        name="kustomize",
+
+def _kustomize(name: str, version: str) -> Component:
+    return Component(
+        name=name,
         module="sigs.k8s.io/kustomize/kustomize/v5",
-        version="v5.7.1",
+        version=version,
         packages=(".",),
         timeout=900,
         version_variables=("sigs.k8s.io/kustomize/api/provenance.version",),
-    ),
-    Component(
-        name="argo-workflows",
-        module="github.com/argoproj/argo-workflows/v3",
-        version=ARGO,
+    )
+
+
+def _argo(minor: str, version: str) -> Component:
+    module = f"github.com/argoproj/argo-workflows/{version.partition('.')[0]}"
+    return Component(
+        name=f"argo-workflows-{minor}",
+        module=module,
+        version=version,
         packages=("./cmd/workflow-controller", "./cmd/argoexec", "./cmd/argo"),
         timeout=2400,
-        version_variables=("github.com/argoproj/argo-workflows/v3.version",),
+        version_variables=(f"{module}.version",),
         files=(("ui/dist/app/index.html", "<!doctype html>\n"),),
         links=(("workflow/executor/osspecific/signal_linux.go", "signal_darwin.go"),),
         keep=("manifests",),
-    ),
+    )
+
+
+# In the order in which others wait for them.
+COMPONENTS = (
+    *(_kustomize(name, version) for name, version in KUSTOMIZE.items()),
+    *(_argo(minor, version) for minor, version in ARGO.items()),
     Component(
         name="etcd",
         module="go.etcd.io/etcd/server/v3",
@@ -128,9 +144,15 @@ COMPONENTS = (
 )
 
 
-def bin_directory() -> Path:
+def components(argo: str) -> list[Component]:
+    """All components of a cluster with this minor version of Argo."""
+    others = {f"argo-workflows-{minor}" for minor in ARGO if minor != argo}
+    return [c for c in COMPONENTS if c.name not in others]
+
+
+def bin_directory(argo: str = NEWEST_ARGO) -> Path:
     """The folder of links to the programs of exactly these versions and recipes."""
-    return cache_directory() / "bin" / _digest(" ".join(c.key for c in COMPONENTS))
+    return cache_directory() / "bin" / _digest(" ".join(c.key for c in components(argo)))
 
 
 def component_directory(component: Component) -> Path:
@@ -144,8 +166,8 @@ def missing(names: Sequence[str] = ()) -> list[str]:
 
 
 def build(names: Sequence[str] = ()) -> Path:
-    """Build those components (all without any named) that are missing, and return their folder."""
-    target = bin_directory()
+    """Build those components (all without any named) that are missing, and return the folder of
+    a cluster with the newest Argo."""
     with lock(cache_directory() / "build.lock", LOCK_TIMEOUT):
         for component in _selected(names):
             started = time.monotonic()
@@ -153,10 +175,12 @@ def build(names: Sequence[str] = ()) -> Path:
             if fresh:
                 say(f"building {component.name} {component.version} ...")
                 _build(component)
-            _link(component, target)
+            for argo in ARGO:
+                if component in components(argo):
+                    _link(component, bin_directory(argo))
             how = f"built in {time.monotonic() - started:.0f} s" if fresh else "cached"
             say(f"{component.name} {component.version}: {how}")
-    return target
+    return bin_directory()
 
 
 def _build(component: Component) -> None:
@@ -227,12 +251,12 @@ class _Go:
             process = subprocess.Popen(
                 ["go", *arguments],
                 cwd=folder,
-                env={**os.environ, **GO_ENVIRONMENT},
+                env={**os.environ, **FOR_HERE, **GO_ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,
+                process_group=0,  # in our session: the scheduler may weigh sessions, not processes
             )
         try:
             output, _ = process.communicate(timeout=max(1, self.deadline - time.monotonic()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import builds
 
-GO_MINIMUM = (1, 24, 10)
+GO_MINIMUM = (1, 26, 0)
 # Bits of the effective set, as linux/capability.h numbers them.
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 PACKAGES = Path(__file__).with_name("packages.txt")
@@ -18,7 +18,7 @@ def find_problems(to_build: bool) -> list[str]:
     """What is missing on this machine, each as one sentence with its remedy."""
     problems = [*_privilege_problems(), *_package_problems()]
     if to_build:
-        problems += _go_problems()
+        problems += go_problems()
     return problems
 
 
@@ -58,7 +58,8 @@ def _package_problems() -> list[str]:
     return [f"Debian packages are missing: apt-get install --yes --no-install-recommends {names}"]
 
 
-def _go_problems() -> list[str]:
+def go_problems() -> list[str]:
+    """What is wrong with Go, if programs are to be built."""
     wanted = ".".join(map(str, GO_MINIMUM))
     remedy = f"install Go {wanted} or newer (https://go.dev/doc/install) and put it on the PATH."
     if not shutil.which("go"):
@@ -67,7 +68,7 @@ def _go_problems() -> list[str]:
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     version, _, toolchain = done.stdout.partition("\n")
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    # Any other setting lets an older Go fetch the one that a module asks for.
-    if numbers < GO_MINIMUM and toolchain.strip() == "local":
+    # Any other setting lets Go, from 1.21 on, fetch the one that a module asks for.
+    if numbers < GO_MINIMUM and (toolchain.strip() == "local" or numbers < (1, 21)):
         return [f"Go is {version}, which is too old: {remedy}"]
     return []

@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 # Where the state of this machine's one cluster lies.
 RECORD = Path("/run/fanfold-cluster/state")
 LOCK_TIMEOUT = 300
-# Only a folder with this file in it is ever emptied.
+# Only a folder with this file in it is ever emptied. The file names the folder of the programs.
 MARK = ".fanfold-cluster"
 NETWORK = {
     "pod_network": "10.244.0.0/24",
@@ -47,10 +47,10 @@ USERS = (
 class Cluster:
     """A cluster whose state lies in one folder."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, argo: str = builds.NEWEST_ARGO) -> None:
         """Name the folder; nothing is started."""
         self.state = state
-        self.programs = builds.bin_directory()
+        self.programs = builds.bin_directory(argo)
         self.kubeconfig = state / "kubeconfig"
         self.started: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -82,6 +82,9 @@ class Cluster:
         """What is wrong with a running cluster; nothing if it is well."""
         if stopped := set(self._commands()) - machine.running():
             return f"{', '.join(sorted(stopped))} not running"
+        mark = self.state / MARK
+        if not mark.exists() or mark.read_text() != str(self.programs):
+            return f"it does not run the programs of {self.programs}"
         try:
             self._kubectl_wait(f"node/{machine.NAME}", "Ready", 5)
             self._kubectl_wait("deployment/workflow-controller", "Available", 5)
@@ -115,7 +118,7 @@ class Cluster:
                 raise ClusterError(f"{points[0]} is still mounted: unmount it first")
             shutil.rmtree(self.state)
         self.state.mkdir(parents=True, mode=0o700)
-        (self.state / MARK).touch()
+        (self.state / MARK).write_text(str(self.programs))
 
     def _install_argo(self) -> None:
         manifests = self.programs / "manifests"
@@ -267,12 +270,13 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def up(arguments: argparse.Namespace) -> None:
-    """Start a cluster, or see that the one of this state is well; print its kubeconfig."""
+    """Start a cluster, or see that the one of this state is well; print the folder of its programs
+    and its kubeconfig."""
     started = time.monotonic()
     _demand(checks.find_problems(to_build=False))
     if unbuilt := builds.missing():
         raise ClusterError(f"{', '.join(unbuilt)} not built yet: run `cluster.py build` first")
-    cluster = Cluster(arguments.state.absolute())
+    cluster = Cluster(arguments.state.absolute(), arguments.argo)
     with _lock_machine(cluster) as previous:
         running = machine.running()
         complaint = cluster.find_complaint() if running else "nothing runs"
@@ -290,7 +294,7 @@ def up(arguments: argparse.Namespace) -> None:
                 cluster.clean()
                 raise
     say(f"the cluster is up ({time.monotonic() - started:.1f} s)")
-    print(f"KUBECONFIG={cluster.kubeconfig}")
+    print(f"BIN={cluster.programs}\nKUBECONFIG={cluster.kubeconfig}")
 
 
 def down(arguments: argparse.Namespace) -> None:
@@ -316,8 +320,12 @@ def load(arguments: argparse.Namespace) -> None:
         Cluster(Path(RECORD.read_text())).load(archive)
 
 
-def check(_: argparse.Namespace) -> None:
-    """Say whether a cluster can be had here, and what mends it where not."""
+def check(arguments: argparse.Namespace) -> None:
+    """Say whether a cluster can be had here, or with --go whether programs can be built, and what
+    mends it where not."""
+    if arguments.go:
+        _demand(checks.go_problems())
+        return
     _demand(checks.find_problems(to_build=bool(builds.missing())))
     print("A cluster can be had here.")
 
@@ -338,9 +346,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (add(up), add(down)):
         default = cache_directory() / "cluster"
         command.add_argument("state", nargs="?", type=Path, default=default, metavar="STATE")
+    commands.choices["up"].add_argument(
+        "--argo", choices=builds.ARGO, default=builds.NEWEST_ARGO, help="version of Argo Workflows"
+    )
     commands.choices["down"].add_argument("--purge", action="store_true", help="remove STATE too")
     add(load).add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE")
-    add(check)
+    add(check).add_argument("--go", action="store_true", help="only whether Go is there")
     arguments = parser.parse_args(argv)
     # So that a terminated build ends the compilers that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,6 +143,24 @@ def pods_of(workflow: dict[str, Any]) -> Counter[str]:
     )
 
 
+def results_folder(workflow: dict[str, Any]) -> str:
+    """The name of the folder in results/ that holds the results of a workflow."""
+    created = re.sub("[-:]", "", workflow["metadata"]["creationTimestamp"])
+    return f"{created}-{workflow['metadata']['uid']}"
+
+
+def outputs_of(workflow: dict[str, Any]) -> dict[str, str]:
+    """The output parameters of a workflow, which have to be those of its template `main`, too."""
+    status = workflow["status"]
+    (main,) = (node for node in status["nodes"].values() if node["name"] == node["displayName"])
+    found, same = (
+        {each["name"]: each["value"] for each in outputs["parameters"]}
+        for outputs in (status["outputs"], main["outputs"])
+    )
+    assert found == same
+    return found
+
+
 def submit(template: str, **parameters: object) -> Run:
     """Submit a template by name."""
     chosen = [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
@@ -206,6 +225,16 @@ class Volume:
         """The names in a folder, hidden ones included."""
         return self.run("print(*sorted(os.listdir(sys.argv[1])))", folder).decode().split()
 
+    def files(self, folder: str) -> list[str]:
+        """The names of all files below a folder, relative to it."""
+        script = (
+            "from pathlib import Path\n"
+            "below = Path(sys.argv[1])\n"
+            "found = (path.relative_to(below) for path in below.rglob('*') if path.is_file())\n"
+            "print(*sorted(map(str, found)))"
+        )
+        return self.run(script, folder).decode().split()
+
     def join(self, folder: str, files: int) -> str:
         """What the files 0.txt, 1.txt, ... hold, in the order of their numbers."""
         names = (f"{folder}/{number}.txt" for number in range(files))
@@ -216,6 +245,28 @@ class Volume:
         """The result.json of a run directory."""
         found: dict[str, int] = json.loads(self.get(os.path.join(run_dir, "result.json")))
         return found
+
+    def own_result(self, workflow: dict[str, Any], run_dir: str = "") -> dict[str, int]:
+        """The result.json in the workflow's own folder of results/, which has to be what its output
+        parameters say."""
+        name = os.path.join(run_dir, "results", results_folder(workflow), "result.json")
+        found: dict[str, int] = json.loads(self.get(name))
+        outputs = outputs_of(workflow)
+        assert os.path.normpath(outputs["resultPath"]) == f"/mnt/vol/{os.path.normpath(name)}"
+        assert json.loads(outputs["result"]) == found
+        return found
+
+
+def own_join(volume: Volume, workflow: dict[str, Any], run_dir: str = ".") -> str:
+    """The result.txt in the workflow's own folder of results/, which has to be what its output
+    parameters say."""
+    name = f"{run_dir}/results/{results_folder(workflow)}/result.txt"
+    content = volume.get(name)
+    outputs = outputs_of(workflow)
+    assert os.path.normpath(outputs["resultPath"]) == os.path.normpath(f"/mnt/vol/{name}")
+    digest = f"sha256:{sha256(content).hexdigest()}"
+    assert json.loads(outputs["result"]) == {"bytes": len(content), "digest": digest}
+    return content.decode()
 
 
 def check_three_levels(volume: Volume, run: Run, levels: list[int], run_dir: str = ".") -> None:
@@ -228,6 +279,7 @@ def check_three_levels(volume: Volume, run: Run, levels: list[int], run_dir: str
 
     assert re.fullmatch(r"[A-Z]+", expected := volume.join(f"{folder}/l1", 2 * levels[0]))
     assert volume.get(f"{folder}/result.txt").decode() == expected
+    assert own_join(volume, found, run_dir) == expected
     assert found["status"]["progress"] == f"{sum(levels)}/{sum(levels)}"
     assert pods_of(found) == {"process-data": sum(levels[:2]), "merge-data": 1}
     assert [len(re.findall(rf"✔ {step}\(", tree)) for step in steps] == levels
@@ -255,10 +307,12 @@ def kill(run: Run, template: str, phases: set[str]) -> None:
     step, _, _ = killed["annotations"]["workflows.argoproj.io/node-name"].rpartition("(")
 
     def attempts() -> int:
-        nodes = run.get()["status"]["nodes"].values()
+        nodes = run.get()["status"].get("nodes", {}).values()
         return sum(node["name"].startswith(f"{step}(") for node in nodes)
 
-    before = attempts()
+    before = until(
+        "its node", 60, attempts
+    )  # Argo makes the pods of a first step before it says so
     kubectl("delete", "pod", killed["name"], "--force", "--grace-period=0")
 
     def replaced() -> bool:

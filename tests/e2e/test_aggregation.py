@@ -8,7 +8,16 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from scenario import Volume, argo, check_three_levels, pods_of, submit, submit_variant, template_of
+from scenario import (
+    Volume,
+    argo,
+    check_three_levels,
+    own_join,
+    pods_of,
+    submit,
+    submit_variant,
+    template_of,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -19,6 +28,7 @@ def letters(volume: Volume, run_dir: str, files: int) -> str:
     return volume.join(f"{run_dir}/aggregation-demo/l1", files)
 
 
+@pytest.mark.each_argo
 def test_process_data_with_an_odd_number(volume: Volume) -> None:
     """Three levels where the second has no pair for its last file."""
     run_dir = "e2e/process-7"
@@ -34,14 +44,20 @@ def test_process_data_with_an_odd_number(volume: Volume) -> None:
     ("files", "fan_in", "levels"), [(1, 8, [1]), (20, 3, [7, 3, 1]), (500, 64, [8, 1])]
 )
 def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -> None:
-    """Any number of files and any fan-in: as many pods as the tree has nodes, all in order."""
+    """Any number of files and any fan-in: as many pods as the tree has nodes, all in order, and
+    with `clean` no file of a level between. `argo get` shows the result, however deep the level."""
     run_dir = f"e2e/aggregate-{files}"
     expected = letters(volume, run_dir, files)
+    run = submit("aggregate", files=files, fanIn=fan_in, clean="true", runDir=run_dir)
 
-    found = submit("aggregate", files=files, fanIn=fan_in, runDir=run_dir).succeed()
+    found = run.succeed()
 
     assert volume.get(f"{run_dir}/aggregation-demo/result.txt").decode() == expected
+    assert own_join(volume, found, run_dir) == expected
     assert sum(pods_of(found).values()) == sum(levels)
+    names = volume.files(f"{run_dir}/aggregation-demo")
+    assert sorted(names) == sorted(["result.txt", *(f"l1/{number}.txt" for number in range(files))])
+    assert re.search(rf'^ +result: +{{"bytes": {files}, ', argo("get", run.name), re.MULTILINE)
 
 
 def test_512_files_are_73_pods(volume: Volume) -> None:

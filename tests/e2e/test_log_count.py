@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 from scenario import (
+    ROOT,
     WORDS,
     Volume,
     argo,
@@ -14,6 +17,7 @@ from scenario import (
     kubectl,
     model,
     pods_of,
+    results_folder,
     submit,
     submit_variant,
     template_of,
@@ -21,6 +25,7 @@ from scenario import (
 
 pytestmark = pytest.mark.e2e
 FIVE = {"split": 1, "map": 5, "reduce": 1}
+PATCH_OF_ARTIFACTS = "manifests/components/artifacts/patches/workflowtemplate.artifacts.yaml"
 
 
 def test_static_fan_out(volume: Volume, log: bytes) -> None:
@@ -30,10 +35,40 @@ def test_static_fan_out(volume: Volume, log: bytes) -> None:
     found = submit("static-fan-out", splitMode="range", runDir=run_dir).succeed()
 
     assert pods_of(found) == FIVE
-    assert volume.result(run_dir) == model(log, WORDS)
-    assert volume.names(f"{run_dir}/split-output") == ["plan.json"]
+    assert volume.result(run_dir) == volume.own_result(found, run_dir) == model(log, WORDS)
+    names = volume.files(f"{run_dir}/split-output")
+    assert {name.rpartition("/")[2] for name in names if "/runs/" not in name} == {"plan.json"}
 
 
+@pytest.mark.each_argo
+def test_outputs(volume: Volume, log: bytes) -> None:
+    """`argo get` shows the totals and where they are, here of four parts in two pods. The path of
+    the component `artifacts` is that of the run's own result."""
+    patch = yaml.safe_load((ROOT / PATCH_OF_ARTIFACTS).read_text())
+    (artifact,) = patch[-1]["value"]
+
+    def read_the_artifact(spec: dict[str, Any]) -> None:
+        outputs = template_of(spec, "reduce")["outputs"]["parameters"]
+        value = {"name": "artifact", "valueFrom": {"path": artifact["path"]}}
+        outputs.append({**value, "globalName": "artifact"})
+
+    run_dir = "e2e/outputs"
+    parts = {"numParts": "4", "partsPerPod": "2"}
+    run = submit_variant("log-count", read_the_artifact, **parts, runDir=run_dir)
+
+    found = run.succeed()
+
+    assert pods_of(found) == {"split": 1, "map": 2, "reduce": 1}
+    shown = argo("get", run.name, "--no-color")
+    _, _, outputs = shown.partition("Output Parameters:")
+    totals = json.dumps(model(log, WORDS))
+    path = f"/mnt/vol/{run_dir}/results/{results_folder(found)}/result.json"
+    assert re.search(rf"^ +result: +{re.escape(totals)}$", outputs, re.MULTILINE)
+    assert re.search(rf"^ +resultPath: +{re.escape(path)}$", outputs, re.MULTILINE)
+    assert re.search(rf"^ +artifact: +{re.escape(totals)}$", outputs, re.MULTILINE)
+
+
+@pytest.mark.each_argo
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
@@ -59,7 +94,7 @@ def test_bad_input(log: bytes, parameters: dict[str, str], sentence: str) -> Non
 
 def test_parameters_arrive_as_given(volume: Volume) -> None:
     """Keywords, input and run directory are what was given, whatever kubelet makes of a $."""
-    words = ("US$$", "$", "$(WORK_DIR)", '"q"', "it's", "\\ ")
+    words = ("US$$", "$", "$(WORK_DIR)", '"q"', "it's", "\\ a")
     content = b'US$$ and $(WORK_DIR) "q" it\'s \\ all\n' * 20
     volume.put("e2e/$$in.txt", content)
     run = {"input": "e2e/$$in.txt", "keywords": ",".join(words), "numParts": "1"}
@@ -70,41 +105,58 @@ def test_parameters_arrive_as_given(volume: Volume) -> None:
         assert volume.result(run_dir) == model(content, words)
 
 
+@pytest.mark.each_argo
 def test_redrive(volume: Volume, log: bytes) -> None:
     """A part that fails for good fails the run; once mended, a run maps that part alone, and one
     more maps none: split prints [], and reduce gives the result."""
     run_dir = "e2e/redrive"
-    volume.put(f"{run_dir}/cout-output/3.json/in-the-way", b"")
-    failed = submit("log-count", runDir=run_dir).fail()
+
+    def break_part_3(spec: dict[str, Any]) -> None:
+        script = "{{=inputs.parameters.partId == '3' ? 'no-such.py' : 'count.py'}}"  # exit code 2
+        template_of(spec, "map")["container"]["args"] = [script]
+
+    failed = submit_variant("log-count", break_part_3, runDir=run_dir).fail()
     assert pods_of(failed) == {"split": 1, "map": 5}
-    volume.run("import shutil; shutil.rmtree(sys.argv[1])", f"{run_dir}/cout-output/3.json")
+    assert "results" not in volume.names(run_dir)
 
     for pods in ({"split": 1, "map": 1, "reduce": 1}, {"split": 1, "reduce": 1}):
         found = submit("log-count", runDir=run_dir, onlyMissing="true").succeed()
 
         assert pods_of(found) == pods
-        assert volume.result(run_dir) == model(log, WORDS)
+        assert volume.result(run_dir) == volume.own_result(found, run_dir) == model(log, WORDS)
         volume.run("os.remove(sys.argv[1])", f"{run_dir}/result.json")  # the next makes its own
-    names = volume.names(f"{run_dir}/split-output")
-    assert names == ["0.txt", "1.txt", "2.txt", "3.txt", "4.txt", "plan.json"]
-    assert b"".join(volume.get(f"{run_dir}/split-output/{name}") for name in names[:5]) == log
-    assert volume.names(f"{run_dir}/cout-output") == [f"{number}.json" for number in range(5)]
+    # One plan and one job for all three: its files, and its copies once.
+    plan, newest = volume.names(f"{run_dir}/split-output")
+    names = volume.names(f"{run_dir}/split-output/{plan}")
+    assert newest == "plan.json"
+    assert names == ["0.txt", "1.txt", "2.txt", "3.txt", "4.txt", "plan.json", "runs"]
+    copies = (volume.get(f"{run_dir}/split-output/{plan}/{name}") for name in names[:5])
+    assert b"".join(copies) == log
+    (job,) = volume.names(f"{run_dir}/cout-output")
+    records = [f"{number}.json" for number in range(5)]
+    assert volume.names(f"{run_dir}/cout-output/{job}") == records
 
 
+@pytest.mark.each_argo
 def test_two_runs_at_once(volume: Volume, log: bytes) -> None:
-    """Runs on one directory queue, runs on different ones go side by side, and all are right."""
-    same = [submit("log-count", runDir="e2e/same", numParts=parts) for parts in (1, 2)]
+    """Runs on one directory queue, runs on different ones go side by side, and all are right. The
+    directory's result.json is that of the run that was created last."""
+    words = ("INFO", "WARN,ERROR")
+    same = [submit("log-count", runDir="e2e/same", keywords=each, numParts=1) for each in words]
     other = submit("log-count", runDir="e2e/other/", numParts=1)
 
     # Of two that were submitted within a second either may come first.
-    first, second = sorted(
-        (run.succeed() for run in same), key=lambda found: str(found["status"]["startedAt"])
-    )
+    ended = [run.succeed() for run in same]
+    first, second = sorted(ended, key=lambda found: str(found["status"]["startedAt"]))
     third = other.succeed()
 
     assert second["status"]["startedAt"] >= first["status"]["finishedAt"]
     assert third["status"]["startedAt"] < first["status"]["finishedAt"]
-    assert volume.result("e2e/same") == volume.result("e2e/other") == model(log, WORDS)
+    totals = [model(log, tuple(each.split(","))) for each in words]
+    assert [volume.own_result(each, "e2e/same") for each in ended] == totals
+    newest = ended.index(max(ended, key=results_folder))
+    assert volume.result("e2e/same") == totals[newest]
+    assert volume.result("e2e/other") == model(log, WORDS)
 
 
 def test_300_parts(volume: Volume, log: bytes) -> None:
@@ -115,7 +167,8 @@ def test_300_parts(volume: Volume, log: bytes) -> None:
 
     assert pods_of(found) == {"split": 1, "map": 300, "reduce": 1}
     assert volume.result("e2e/300") == model(log, WORDS)
-    assert volume.names("e2e/300/split-output") == ["plan.json"]
+    # The plan, the newest plan, and that the run has begun.
+    assert len(volume.files("e2e/300/split-output")) == 3
     size = len(json.dumps(get(f"workflow/{run.name}"), separators=(",", ":")))
     print(f"workflow object: {size} bytes of JSON, {size // 300} a part")
     assert size < 512 * 1024  # half of what Argo takes before it compresses
@@ -125,6 +178,7 @@ def test_10000_ids(volume: Volume, log: bytes) -> None:
     """What split prints at 10,000 parts is parsed whole; its last three ids are fanned out."""
 
     def last_three(spec: dict[str, Any]) -> None:
+        del template_of(spec, "main")["outputs"]  # they are of reduce
         main = template_of(spec, "main")["dag"]
         main["tasks"] = [task for task in main["tasks"] if task["name"] != "reduce"]
         ids = "{{=toJson(jsonpath(tasks['split'].outputs.result, '$[9997:]'))}}"
@@ -135,17 +189,19 @@ def test_10000_ids(volume: Volume, log: bytes) -> None:
     ).succeed()
 
     assert pods_of(found) == {"split": 1, "map": 3}
-    assert volume.names("e2e/10000/cout-output") == ["9997.json", "9998.json", "9999.json"]
+    records = [name.rpartition("/")[2] for name in volume.files("e2e/10000/cout-output")]
+    assert records == ["9997.json", "9998.json", "9999.json"]
 
 
 def test_reclaim(volume: Volume, log: bytes) -> None:
-    """Pods go when they succeed and a workflow when its time is up; the outputs stay."""
+    """Pods are deleted when they succeed, a workflow when its time is up, with `clean` the copies
+    when the result is published. Results and records stay."""
 
     def short(spec: dict[str, Any]) -> None:
         spec["ttlStrategy"] = {"secondsAfterCompletion": 20}
 
-    run = submit_variant("log-count", short, numParts="1", runDir="e2e/reclaim")
-    run.succeed()
+    run = submit_variant("log-count", short, numParts="1", clean="true", runDir="e2e/reclaim")
+    totals = volume.own_result(run.succeed(), "e2e/reclaim")
     label = f"-lworkflows.argoproj.io/workflow={run.name}"
     kubectl("wait", "--for=delete", "pod", label, "--timeout=60s", timeout=70)
     kubectl("wait", "--for=delete", f"workflow/{run.name}", "--timeout=60s", timeout=70)
@@ -153,5 +209,15 @@ def test_reclaim(volume: Volume, log: bytes) -> None:
     left = get("workflowtaskresults", label)["items"]
 
     assert left == []
-    assert sorted(volume.names("e2e/reclaim")) == ["cout-output", "result.json", "split-output"]
-    assert json.loads(volume.get("e2e/reclaim/result.json")) == model(log, WORDS)
+    files = (name for name in volume.files("e2e/reclaim") if "/runs/" not in name)
+    steps = [name.split("/") for name in files]
+    assert sorted((folder, *name[-1:]) for folder, *name in steps) == [
+        ("cout-output", "0.json"),
+        ("result.json",),
+        ("results", "result.json"),
+        ("results", "result.json.record"),
+        ("results", "summary.json"),
+        ("split-output", "plan.json"),
+        ("split-output", "plan.json"),
+    ]
+    assert volume.result("e2e/reclaim") == totals == model(log, WORDS)

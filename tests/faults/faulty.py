@@ -3,12 +3,18 @@
     with faulty.operations(lambda number, name: ...) as seen:
         volume.run("split")
 
-calls the function before every operation of workers/store.py with the storage, counted from 0, or
-before every request of workers/oss.py, of which a SHORT one has an answer that breaks off. It
+calls the function before every operation of fanfold/storage/folder.py with the storage, counted
+from 0, or before every request of bucket.py, of which a SHORT one has an answer that breaks off. It
 may raise (the operation fails), kill the process, return SHORT (the operation does half of its
 work, as the system may), return AFTER (it is done, and then fails), or run other workers, whose
 operations it is not called for. Everything runs in one thread, so that a number means the same
 operation every time.
+
+    with faulty.Stopped(lambda: run.do(3), number) as late:
+        ...
+        assert late.go_on() == 0
+
+has a worker in a process of its own, stopped (SIGSTOP) before an operation.
 """
 
 from __future__ import annotations
@@ -16,16 +22,17 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
-import oss
 import oss2
 import pytest
 import requests
-import store
+from fanfold import parallel
+from fanfold.storage import folder, retries
 from pipeline import BucketPath
 
 NAMES = [
@@ -100,7 +107,7 @@ class Faulty:
         return operation
 
     def open_output(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
-        """The built-in open, for the binary outputs that the store writes."""
+        """The built-in open, for the binary outputs that the folder writes."""
         assert "b" in mode
         what = self.before("open")
         raw = Output(path, mode.replace("b", ""))
@@ -182,11 +189,61 @@ def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
     to a bucket has so many attempts."""
     faulty = Faulty(hook)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "os", faulty)
-        patch.setattr(store, "open", faulty.open_output, raising=False)
-        patch.setattr(store, "MOST_LANES", 0)
+        patch.setattr(folder, "os", faulty)
+        patch.setattr(folder, "open", faulty.open_output, raising=False)
+        patch.setattr(parallel, "MAX_LANES", 0)
         if BucketPath.place:
             patch.setattr(oss2.http.Session, "do_request", faulty.as_method())
-            patch.setattr(oss, "ATTEMPTS", attempts)
-            patch.setattr(oss, "PAUSES", (0, 0))
+            patch.setattr(retries, "ATTEMPTS", attempts)
+            patch.setattr(retries, "PAUSES", (0, 0))
         yield faulty.seen
+
+
+class Stopped:
+    """Work in a process of its own, which is stopped before its operation `moment` and, where that
+    is given, killed before its operation `end`."""
+
+    def __init__(self, work: Callable[[], int], moment: int, end: int | None = None) -> None:
+        """Begin it, and wait until it has stopped."""
+
+        def send(number: int, _: str) -> None:
+            if number == moment:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if number == end:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        self.pid, self.code = os.fork(), None
+        if self.pid == 0:
+            code = 1
+            try:
+                with operations(send):
+                    code = work()
+            finally:
+                os._exit(code)
+        self.wait()
+
+    code: int | None
+
+    def wait(self) -> None:
+        """Wait until it stops or ends."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self.code = os.waitstatus_to_exitcode(status)
+
+    def go_on(self) -> int:
+        """Have it go on, if it has not ended before that operation; gives its exit code."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGCONT)
+            self.wait()
+        assert self.code is not None
+        return self.code
+
+    def __enter__(self) -> Self:
+        """It has stopped."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, if it has not."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()

@@ -1,249 +1,264 @@
-"""Two runs in one run directory at once, at every moment of each other.
+"""Two runs in one run directory, or two attempts of one step, at every moment of each other.
 
-README.md of the workers says what holds: runs with one plan do each other no harm; of runs with
-different plans one may fail. No total is wrong. (A copy is known by its size and by how it starts
-and ends: two parts that are alike in all of these are told apart by nothing, which is why one run
-directory is to have one run at a time.)
+With RUN_ID the newer run ends well whatever an older one does, and the final names hold its
+results; the older one ends right, under its own name in results/, or refuses. By hand the result is
+right, or refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import combinations_with_replacement
+import errno
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import faulty
 import pytest
-from pipeline import INPUT, Volume, model
+from pipeline import Volume
+from runs import (
+    ARGO,
+    BY_HAND,
+    COPY,
+    COUNT,
+    FILES,
+    JOIN,
+    LEVELS,
+    MAP,
+    MAY_NOTICE,
+    OLD,
+    OTHER,
+    OTHER_WORDS,
+    PROGRAM,
+    PROGRAMS,
+    SAME,
+    STEPS,
+    THREE_PARTS,
+    Pipeline,
+    Run,
+    begin,
+    moments,
+    nested,
+    place,
+    some,
+    write_aside,
+)
 
 pytestmark = pytest.mark.usefixtures("storage")
 
-# Parts of two plans that have the same size and not the same bytes: 3 lines, 2 or 3 parts.
-DATA = b"abc\nbbc\nccc\n"
-WORDS = ["a", "b", "c"]
-RIGHT = model([DATA], WORDS)
-# What one process can notice of another: in a folder, and in a bucket.
-SWITCHES = {"open", "replace", "unlink", "scandir"} | {"GET", "HEAD", "PUT", "POST", "DELETE"}
+each_step = pytest.mark.parametrize("step", STEPS)
+each_mode = pytest.mark.parametrize("ids", [ARGO, BY_HAND], ids=["argo", "by hand"])
 
 
-@pytest.fixture
-def run(volume: Volume) -> Volume:
-    """A volume with the input."""
-    volume.write(INPUT, DATA)
-    return volume.having(KEYWORDS=",".join(WORDS), NUM_PARTS=2)
-
-
-def moments(volume: Volume, worker: str, *, every: bool = False, **settings: Any) -> list[int]:
-    """The operations of a worker before which something else may have happened; every one of them
-    where an input may be written in place."""
-    with faulty.operations(lambda *_: None) as seen:
-        assert volume.run(worker, **settings).code == 0
-    return [number for number, name in enumerate(seen) if every or name in SWITCHES]
-
-
-def meanwhile(
+def go_on_late(
     volume: Volume,
-    worker: str,
-    others: Iterable[tuple[int, Callable[[], object]]],
-    **settings: object,
-) -> int:
-    """Run a worker, and before some of its operations something else; gives its exit code."""
+    stopped: tuple[Pipeline, int, dict[str, str]],
+    after: Pipeline,
+    variant: str,
+    ids: tuple[Any, ...],
+) -> None:
+    """A step of an older run is stopped at any moment and goes on after any step of a newer one;
+    what is left of both follows, in either order."""
+    pipeline, at, settings = stopped
+    stops = moments(Run.of(place(volume, **settings), pipeline, OLD, **ids[0]), at)
+    for moment, steps in some(volume, product(stops, range(len(after.steps) + 1)), 8):
+        where = place(volume, **settings)
+        older = begin(Run.of(where, pipeline, OLD, **ids[0]), at)
+        newer = Run.of(where, after, variant, **ids[1])
+        ends: list[int] = []
 
-    def at(number: int, _: str) -> None:
-        for moment, other in others:
-            if moment == number:
-                other()
+        def meanwhile(steps: int = steps, newer: Run = newer, ends: list[int] = ends) -> None:
+            newer.write()
+            ends += map(newer.do, range(steps))
 
-    with faulty.operations(at):
-        return volume.run(worker, **settings).code
+        late = [older.do(at, nested(moment, meanwhile))]
+        assert len(ends) == steps
+        if moment % 2:
+            ends += newer.finish(steps)
+        if late == [0] or ids is BY_HAND:
+            late += older.finish(at + 1)
+        if not moment % 2:
+            ends += newer.finish(steps)
 
-
-def fold(volume: Volume, **settings: object) -> None:
-    """Count all parts and merge, as far as it will go; a total that comes of it is right."""
-    (volume.run_dir / "result.json").unlink(missing_ok=True)
-    merged = {**volume.settings, **settings}
-    for number in range(int(str(merged["NUM_PARTS"]))):
-        volume.run("count", PART_ID=number, **settings)
-    volume.run("merge", **settings)
-    assert volume.totals() in (None, RIGHT)
-
-
-def test_two_splits_with_one_plan(run: Volume) -> None:
-    """At every moment of a split another runs from start to end: both end well, and so does all
-    that follows."""
-    for moment in moments(run, "split"):
-        assert meanwhile(run, "split", [(moment, run.split)]) == 0
-        run.count("01")
-        run.merge()
-        assert run.totals() == RIGHT
-
-
-def test_two_splits_with_two_plans(run: Volume) -> None:
-    """The same where the other split makes more parts: what follows may fail, and a split that
-    runs alone mends it."""
-    for moment in moments(run, "split"):
-        meanwhile(run, "split", [(moment, lambda: run.split(NUM_PARTS=3))])
-        fold(run)
-        fold(run, NUM_PARTS=3)
-        run.log_count()
-        assert run.totals() == RIGHT
+        assert {*ends, *late} <= {0, 2, 75}
+        if ids is ARGO:
+            assert not any(ends), (moment, steps)
+            assert newer.final() == newer.results() == newer.right, (moment, steps)
+            its_own = [older.right, *[newer.right] * (at == 0)]  # it may not have begun to read
+            assert older.results() in ([{}] if any(late) else its_own), (moment, steps)
+        else:
+            refused = ends[-1] and at < pipeline.last
+            right = [older.right, newer.right] if older.files is newer.files else [newer.right]
+            assert newer.final() in right + [{}] * bool(refused), (moment, steps)
+            again = Run.of(where, after, variant)
+            assert not any(again.finish()), (moment, steps)
+            assert again.final() == again.right
 
 
-def pairs(volume: Volume, worker: str, **settings: Any) -> Iterator[tuple[int, ...]]:
-    """Every two moments of a worker, the earlier one first."""
-    return combinations_with_replacement(moments(volume, worker, **settings), 2)
+@each_mode
+@pytest.mark.parametrize("variant", [SAME, OTHER])
+@each_step
+def test_an_older_run_goes_on(volume: Volume, step: str, variant: str, ids: Any) -> None:
+    """The newer run has another input, in files of the same sizes or of others."""
+    go_on_late(volume, STEPS[step], STEPS[step][0], variant, ids)
 
 
-def test_maps_and_merge_while_another_split_goes_on(run: Volume) -> None:
-    """A whole run, its split at one moment of another split in mode copy and its maps and merge at
-    a later one, while the other is putting copies of the same names and sizes in place."""
-    for first, second in pairs(run, "split", NUM_PARTS=3):
-        others = [(first, lambda: run.run("split")), (second, lambda: fold(run))]
-        meanwhile(run, "split", others, NUM_PARTS=3)
-        fold(run, NUM_PARTS=3)
+@each_mode
+@pytest.mark.parametrize("after", [THREE_PARTS, OTHER_WORDS], ids=lambda after: after.name)
+@pytest.mark.parametrize("at", [0, 1, 3], ids=["split", "count", "merge"])
+def test_an_older_run_of_one_input_goes_on(
+    volume: Volume, at: int, after: Pipeline, ids: Any
+) -> None:
+    """The newer run has the same input, which it cuts otherwise or counts other words in."""
+    go_on_late(volume, (COUNT, at, COPY), after, OLD, ids)
 
 
-def test_a_count_while_splits_replace_its_copy(run: Volume) -> None:
-    """A slow count: at one moment another split replaces the copies, at a later one a split puts
-    the count's own plan back. What it publishes, if it does, is right."""
-    run.split()
-    for first, second in pairs(run, "count", PART_ID=1):
-        run.split()
-        run.result_path("1").unlink(missing_ok=True)
-        others = [
-            (first, lambda: run.run("split", NUM_PARTS=3)),
-            (second, lambda: run.run("split")),
-        ]
-        meanwhile(run, "count", others, PART_ID=1)
-        run.count("0")
-        (run.root / "result.json").unlink(missing_ok=True)
-        run.run("merge")
-        assert run.totals() in (None, RIGHT), (first, second)
+@each_step
+def test_two_attempts(volume: Volume, step: str) -> None:
+    """Two attempts of one step, each stopped at any moment (SIGSTOP) while the other goes on. They
+    end well, but for a last step of which a retry may have to; every part's output and numbers are
+    of one attempt, whole."""
+    pipeline, at, settings = STEPS[step]
+    argo = {**settings, **ARGO[0]}
+    stops = moments(Run.of(place(volume), pipeline, OLD, **argo), at)
+    for one, two in some(volume, product(stops, repeat=2), 4):
+        run = begin(Run.of(place(volume), pipeline, OLD, **argo), at)
+        attempt = partial(run.do, at)
+        with faulty.Stopped(attempt, one) as first:
+            assert first.code is None
+            if step.startswith("merge "):
+                assert run.do(at - 1) == 0  # so that the next one finds another attempt's output
+            with faulty.Stopped(attempt, two) as second:
+                ends = [first.go_on(), second.go_on()]
+
+        assert set(ends) <= {0, 75 if at == pipeline.last else 0}, (one, two)
+        assert not any(run.finish(at)), (one, two)
+        assert run.final() == run.results() == run.right, (one, two)
 
 
-# What an input of DATA may become: of the same size, shorter, longer.
-CHANGES = {
-    "other": DATA.replace(b"c", b"a"),
-    "shorter": DATA[:6],
-    "empty": b"",
-    "longer": DATA + b"aaa\n",
-}
+@pytest.mark.parametrize("step", ["merge copy", "merge range", "merge files"])
+def test_a_merge_while_a_part_is_made_again(volume: Volume, step: str) -> None:
+    """A pod of this run that is late puts another output and record in place at any moment of the
+    merge: it takes the one or the other."""
+    pipeline, at, settings = STEPS[step]
+    argo = {**settings, **ARGO[0]}
+    stops = moments(Run.of(place(volume), pipeline, OLD, **argo), at, MAY_NOTICE)
+    for moment in some(volume, stops, 4):
+        run = begin(Run.of(place(volume), pipeline, OLD, **argo), at)
+        assert run.do(at, nested(moment, lambda: run.do(at - 1))) == 0, moment  # noqa: B023
+        assert run.final() == run.results() == run.right, moment
 
 
-@pytest.mark.parametrize("mode", ["copy", "range"])
-@pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
-def test_a_count_while_the_input_changes(run: Volume, mode: str, changed: bytes) -> None:
-    """A slow count: at any moment the input is written anew in place and split again. The old
-    count publishes nothing that a merge takes for one of the new plan, and no bug ends it."""
-    run = run.having(SPLIT_MODE=mode)
-    run.split()
-    for moment in moments(run, "count", every=True, PART_ID=1):
-        run.write(INPUT, DATA)
-        run.split()
+@pytest.mark.parametrize("pipeline", [MAP, JOIN], ids=["merge", "merge files"])
+@pytest.mark.parametrize("killed", [False, True], ids=["fails", "is killed"])
+def test_between_look_and_write(volume: Volume, pipeline: Pipeline, killed: bool) -> None:
+    """The last step of an older run has seen no newer one. Before it writes a final name a newer
+    run publishes, and then the older one fails or is killed at any moment. Until somebody tries it
+    again a final name may hold its result, but results/ tells the truth."""
+    at = pipeline.last
 
-        def change() -> None:
-            run.write(INPUT, changed)
-            run.split()
+    def both() -> tuple[Run, Run]:
+        where = place(volume)
+        newer = begin(Run.of(where, pipeline, SAME, **ARGO[1]), at)
+        return begin(Run.of(where, pipeline, OLD, **ARGO[0]), at), newer
 
-        assert meanwhile(run, "count", [(moment, change)], PART_ID=1) in (0, 75)
-        run.count(run.split(ONLY_MISSING="true"))
-        run.merge()
-        assert run.totals() == model([changed], WORDS)
+    def publish(newer: Run) -> None:
+        newer.write()
+        assert newer.do(at) == 0
 
+    for moment in moments(both()[0], at)[-3:]:
+        code, end = 1, moment
+        while code:
+            end += 3 if volume.in_bucket else 1
+            older, newer = both()
+            if killed:
+                with faulty.Stopped(partial(older.do, at), moment, end) as late:
+                    publish(newer)
+                    code = late.go_on()
+            else:
 
-@pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
-def test_a_count_of_an_input_that_changed(run: Volume, changed: bytes) -> None:
-    """The same without a new split: a count in the mode range publishes what the plan says, or
-    nothing."""
-    run = run.having(SPLIT_MODE="range")
-    run.log_count()
-    for moment in moments(run, "count", every=True, PART_ID=1):
-        run.write(INPUT, DATA)
-        run.log_count()
-        (run.root / "result.json").unlink()
-        run.result_path("1").unlink()
-        change = (moment, lambda: run.write(INPUT, changed))
-        assert meanwhile(run, "count", [change], PART_ID=1) in (0, 75)
-        run.run("merge")
-        assert run.totals() in (None, RIGHT)
+                def fail(number: int, _: str, newer: Run = newer, end: int = end) -> None:
+                    if number == moment:  # noqa: B023
+                        publish(newer)
+                    if number == end:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+                code = older.do(at, fail)
 
-@pytest.mark.parametrize("mode", ["copy", "range"])
-@pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
-def test_a_split_while_the_input_changes(run: Volume, mode: str, changed: bytes) -> None:
-    """At any moment of a split the input is written anew in place: the split fails, or what
-    follows makes the total of one version or the other, or none. The next run is right."""
-    run = run.having(SPLIT_MODE=mode)
-    for moment in moments(run, "split", every=True):
-        run.write(INPUT, DATA)
-        (run.root / "result.json").unlink(missing_ok=True)
-        change = (moment, lambda: run.write(INPUT, changed))
-        if meanwhile(run, "split", [change]) == 0:
-            for part_id in "01":
-                run.run("count", PART_ID=part_id)
-            run.run("merge")
-            assert run.totals() in (None, RIGHT, model([changed], WORDS))
-        run.log_count()
-        assert run.totals() == model([changed], WORDS)
+            assert code in (0, -signal.SIGKILL if killed else 75)
+            assert newer.results() == newer.right
+            for name in newer.right:
+                published = [
+                    found.get(os.path.basename(name)) for found in newer.volume.results().values()
+                ]
+                assert newer.volume.final(name) in published, (moment, end)
+            assert older.do(at) == 0
+            assert newer.final() == newer.right
 
 
-@pytest.mark.parametrize("mode", ["copy", "range"])
-def test_two_counts_of_one_part(run: Volume, mode: str) -> None:
-    """At every moment of a count another one of the same part: both end well, the result is whole
-    at any time, and the total is right."""
-    run.split(SPLIT_MODE=mode)
-    for moment in moments(run, "count", PART_ID=0):
-        assert meanwhile(run, "count", [(moment, lambda: run.count("0"))], PART_ID=0) == 0
-        run.count("1")
-        run.merge()
-        assert run.totals() == RIGHT
+@dataclass
+class Driven:
+    """A run whose steps are processes of their own. Of each step three attempts are killed at a
+    random moment, unless they end before, and the next one is let be."""
+
+    run: Run
+    id_file: Path
+    step = attempts = killed = pid = 0
+    end = 0.0
+
+    def go_on(self, dice: random.Random, longest: float) -> None:
+        """Begin an attempt, kill it if it is time, and look whether it has ended."""
+        if not self.pid:
+            self.end = time.monotonic() + (dice.uniform(0, longest) if self.attempts < 3 else 60)
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 1
+                try:
+                    code = self.run.do(self.step)
+                finally:
+                    os._exit(code)
+        if time.monotonic() > self.end:
+            os.kill(self.pid, signal.SIGKILL)
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            assert code in (0, -signal.SIGKILL)
+            self.pid, self.attempts, self.killed = 0, self.attempts + 1, self.killed + (code != 0)
+            if code == 0:
+                self.step, self.attempts = self.step + 1, 0
+            if self.step and self.id_file.exists():
+                self.run.volume = self.run.volume.having(PLAN_ID=self.id_file.read_text())
 
 
-def test_two_merges(run: Volume) -> None:
-    """At every moment of a merge another one: both end well."""
-    run.log_count()
-    for moment in moments(run, "merge"):
-        assert meanwhile(run, "merge", [(moment, run.merge)]) == 0
-        assert run.totals() == RIGHT
+@pytest.mark.parametrize(
+    "pipeline", [MAP, LEVELS, PROGRAM, PROGRAMS], ids=lambda pipeline: pipeline.name
+)
+def test_two_runs_and_sigkill(volume: Volume, tmp_path: Path, pipeline: Pipeline) -> None:
+    """Two runs at once, with real processes that are killed in every step, at random moments, and
+    tried again: both end right, each in results/, and the final names hold the newer one."""
+    dice, longest = random.Random(9), 0.05 if volume.in_bucket else 0.01
+    killed, files = 0, [tmp_path / "older", tmp_path / "newer"]
+    write_aside(volume)
+    for _ in range(3 if volume.in_bucket else 12):
+        where = place(volume)
+        older, newer = (
+            Driven(Run.of(where, pipeline, variant, PLAN_ID_FILE=file, **ids).read_aside(), file)
+            for ids, file, variant in zip(
+                ARGO, files, (OLD, OLD if pipeline.inputs is FILES else OTHER), strict=True
+            )
+        )
+        while going := [one for one in (older, newer) if one.step <= pipeline.last]:
+            for one in going:
+                one.go_on(dice, longest)
+            time.sleep(0.0005)
 
-
-def test_a_merge_while_a_part_is_counted_again(run: Volume) -> None:
-    """A pod that runs late writes its result anew at every moment of the merge."""
-    run.log_count()
-    for moment in moments(run, "merge"):
-        assert meanwhile(run, "merge", [(moment, lambda: run.count("01"))]) == 0
-        assert run.totals() == RIGHT
-
-
-def test_a_merge_while_the_run_starts_again(run: Volume) -> None:
-    """At every moment of a merge a split with other parts and its maps: the merge writes the total
-    of the plan that it read, or none."""
-    run.log_count()
-    for moment in moments(run, "merge"):
-        run.log_count()
-        (run.root / "result.json").unlink()
-
-        def again() -> None:
-            run.count(run.split(NUM_PARTS=3))
-
-        assert meanwhile(run, "merge", [(moment, again)]) in (0, 2, 75)
-        assert run.totals() in (None, RIGHT)
-
-
-@pytest.mark.parametrize(("worker", "arguments"), [("process", (0, 1)), ("merge", (2,))])
-def test_two_joins(volume: Volume, worker: str, arguments: tuple[int, ...]) -> None:
-    """At every moment of a join another one of the same files: the output is whole."""
-    for number in range(2):
-        volume.write(f"aggregation-demo/l1/{number}.txt", b"%d\n" % number)
-    with faulty.operations(lambda *_: None) as seen:
-        volume.run(worker, *arguments, LEVEL=1)
-    output = volume.root / ("aggregation-demo/" + ("l2/0" if worker == "process" else "result"))
-    for moment in range(len(seen)):
-
-        def other(at: int, _: str, moment: int = moment) -> None:
-            if at == moment:
-                assert volume.run(worker, *arguments, LEVEL=1).code == 0
-
-        with faulty.operations(other):
-            assert volume.run(worker, *arguments, LEVEL=1).code == 0
-        assert output.with_suffix(".txt").read_bytes() == b"0\n1\n"
+        assert older.run.results() == older.run.right
+        assert newer.run.results() == newer.run.final() == newer.run.right
+        killed += older.killed + newer.killed
+        for file in files:
+            file.unlink(missing_ok=True)
+    assert killed > 10

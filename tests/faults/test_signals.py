@@ -1,9 +1,10 @@
-"""SIGTERM and SIGKILL, to real processes at random moments and to the code at every line."""
+"""Signals to real processes at random moments: SIGTERM, SIGKILL, SIGSTOP. SIGTERM at every line."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-import worker
-from pipeline import INPUT, WORKERS, Outcome, Volume, finish, model, pieces_of
+from fanfold import names, worker
+from pipeline import INPUT, LEVEL_1, WORKERS, Outcome, Volume, finish, model, pieces_of
+from runs import ARGO, COUNT, LEVELS, OLD, SAME, Pipeline, Run, begin, place
 
 PROMPT = 2  # seconds that SIGTERM may take
 LINE = b"2026-01-01T00:00:00Z [INFO] caf\xc3\xa9 served, WARN or ERROR\n"
@@ -35,8 +37,8 @@ def test_sigkill(tmp_path: Path) -> None:
     """Real processes are killed at random moments of each step, and each step is then retried:
     the totals are right, and nothing but hidden files of the dead is left."""
     dice = random.Random(9)
-    data = LINE * ((64 << 20) // len(LINE))
-    volume = Volume(tmp_path).having(NUM_PARTS=4)
+    data = LINE * ((16 << 20) // len(LINE))
+    volume = Volume(tmp_path).having(NUM_PARTS=3, **ARGO[0])
     volume.write(INPUT, data)
     killed = 0
 
@@ -46,25 +48,66 @@ def test_sigkill(tmp_path: Path) -> None:
         assert volume.call(name, **settings).code == 0
         longest = time.monotonic() - start
         for _ in range(times):
-            moment = dice.uniform(0.2, 1) * longest
+            moment = dice.uniform(0.3, 1) * longest
             outcome, _ = after(volume.start(name, **settings), moment, signal.SIGKILL)
             assert outcome.code in (-signal.SIGKILL, 0)
             killed += outcome.code != 0
         return volume.call(name, **settings)
 
-    part_ids = step("split", 6).part_ids
+    part_ids = step("split", 4).part_ids
     for part_id in part_ids:
         assert step("count", 2, PART_ID=part_id).code == 0
     assert step("merge", 2).code == 0
 
-    assert killed > 4
+    assert killed > 3
     assert volume.totals() == model([data])
-    assert b"".join(volume.copies(4)) == data
+    assert b"".join(volume.copies(3)) == data
     files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     visible = {name for name in files if not name.startswith(".")}
-    assert visible == {INPUT, "plan.json", "result.json"} | {
+    begun = names.run_name(str(ARGO[0]["RUN_ID"]), int(str(ARGO[0]["RUN_STARTED"])))
+    published = {"plan.json", begun, "result.json", "result.json.record", "summary.json"}
+    assert visible == {INPUT} | published | {
         f"{part_id}.{end}" for part_id in part_ids for end in ("txt", "json")
     }
+
+
+SLOW = """if True:
+    import os, time
+    def slowly(function):
+        def operation(*arguments):
+            time.sleep(0.04)
+            return function(*arguments)
+        return operation
+    os.replace, os.scandir = slowly(os.replace), slowly(os.scandir)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "at"),
+    [(COUNT, 0), (COUNT, 1), (COUNT, 3), (LEVELS, 0), (LEVELS, 3), (LEVELS, 5)],
+    ids=["split", "count", "merge", "process level 1", "process level 2", "merge files"],
+)
+def test_sigstop(volume: Volume, pipeline: Pipeline, at: int) -> None:
+    """A process of an older run is stopped at a random moment and goes on when a newer one has
+    ended: it ends right or refuses, and the final names hold the newer results."""
+    dice = random.Random(at)
+    for _ in range(3):
+        where = place(volume)
+        older = begin(Run.of(where, pipeline, OLD, **ARGO[0]), at)
+        newer = Run.of(where, pipeline, SAME, **ARGO[1])
+        worker, arguments, settings = pipeline.steps[at]
+        with older.volume.start(worker, *arguments, prologue=SLOW, **settings) as process:
+            time.sleep(dice.uniform(0.1, 0.4))
+            process.send_signal(signal.SIGSTOP)
+            newer.write()
+            assert not any(newer.finish())
+            process.send_signal(signal.SIGCONT)
+            outcome = finish(process)
+
+        assert outcome.code in (0, 75)
+        assert newer.final() == newer.results() == newer.right
+        if at == pipeline.last:
+            assert older.results() == (older.right if outcome.code == 0 else {})
 
 
 @pytest.mark.parametrize(
@@ -76,17 +119,18 @@ def test_sigterm(tmp_path: Path, name: str, arguments: tuple[int, ...]) -> None:
     dice = random.Random(name)
     volume = Volume(tmp_path).having(NUM_PARTS=1, LEVEL=1)
     volume.sparse(INPUT, 16 << 30, {0: LINE})
-    volume.split(SPLIT_MODE="range")
     (tmp_path / "aggregation-demo/l1").mkdir(parents=True)
     for number in range(2):
-        (tmp_path / f"aggregation-demo/l1/{number}.txt").hardlink_to(tmp_path / INPUT)
+        (tmp_path / LEVEL_1.format(number)).hardlink_to(tmp_path / INPUT)
+    volume.split(SPLIT_MODE="range")
     before = set(tmp_path.rglob("*"))
     for _ in range(4):
         process = volume.start(name, *arguments, PART_ID=0)
         outcome, seconds = after(process, dice.uniform(0.05, 0.6), signal.SIGTERM)
 
         assert outcome.code in (143, -signal.SIGTERM)
-        assert (outcome.output, outcome.words) == ("", "")
+        assert outcome.output == ""
+        assert outcome.words in ("", "worker=merge event=proven files=2 new=0\n")
         assert seconds < PROMPT
         assert [path for path in set(tmp_path.rglob("*")) - before if path.is_file()] == []
 
@@ -99,7 +143,7 @@ def test_sigterm_on_a_slow_mount(tmp_path: Path, name: str) -> None:
     volume.split()
     if name == "merge":  # results that are no results are read all the same
         for number in range(5000):
-            volume.result_path(str(number)).touch()
+            volume.record_path(str(number)).touch()
     slow = """if True:
         import os, time
         read, fstat = os.pread, os.fstat
@@ -120,15 +164,16 @@ def test_sigterm_on_a_slow_mount(tmp_path: Path, name: str) -> None:
 
 
 class SignalAt:
-    """Sends SIGTERM to this process at the Nth line, and in some functions the Nth instruction, of
-    the workers that are run with it, while they take signals."""
+    """Sends SIGTERM to this process at the Nth place of the workers that are run with it, while
+    they take signals. A place is a line, and in some functions an instruction, with the line that
+    called the function: what comes again in a loop is one place."""
 
-    FILES = frozenset(str(WORKERS / name) for name in os.listdir(WORKERS))
-    CLOSELY = frozenset({"run_worker", "_publish"})
+    FILES = frozenset(map(str, WORKERS.rglob("*.py")))
+    CLOSELY = frozenset({"run_worker", "publish"})
 
     def __init__(self, nth: int) -> None:
         """Do so once."""
-        self.nth, self.seen = nth, 0
+        self.nth, self.places = nth, set[tuple[CodeType | int, ...]]()
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         """What sys.settrace calls."""
@@ -136,24 +181,40 @@ class SignalAt:
             return None
         frame.f_trace_opcodes = frame.f_code.co_name in self.CLOSELY
         if event in ("line", "opcode") and callable(signal.getsignal(signal.SIGTERM)):
-            self.seen += 1
-            if self.seen == self.nth:
-                signal.raise_signal(signal.SIGTERM)
+            caller = frame.f_back or frame
+            where = frame.f_lasti if frame.f_trace_opcodes else frame.f_lineno
+            place = frame.f_code, where, caller.f_code, caller.f_lineno
+            if place not in self.places:
+                self.places.add(place)
+                if len(self.places) == self.nth:
+                    signal.raise_signal(signal.SIGTERM)
         return self
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("step", ["split", "count", "merge", "process 0 1", "broken count"])
+@pytest.mark.parametrize(
+    "step",
+    ["split", "count", "own", "map", "merge", "process 0 1", "merge 2", "broken count", "group"],
+)
 def test_sigterm_at_every_line(volume: Volume, step: str) -> None:
-    """Wherever SIGTERM finds a worker, in the middle of the handling of another error too: 143 (or
-    the end that it was about to have), no traceback, no temporary file."""
+    """Wherever SIGTERM finds a worker, in the middle of the handling of another error or of the
+    start of a program too: 143 (or the end that it was about to have), no traceback, no temporary
+    file, no process."""
     volume.write(INPUT, b"INFO 1\nWARN 2\n")
-    volume.log_count(NUM_PARTS=2)
+    volume = volume.having(NUM_PARTS=2, PART_ID=0, LEVEL=1)
+    volume.log_count()
     for number in range(2):
-        volume.write(f"aggregation-demo/l1/{number}.txt", b"%d\n" % number)
+        volume.write(LEVEL_1.format(number), b"%d\n" % number)
+    more: dict[str, dict[str, object]] = {
+        "own": {"MAP_SETTINGS": "1"},
+        "map": {"MAP_COMMAND": "cat"},
+        "group": {"PART_ID": "0-1", "RUN_ID": "a", "RUN_STARTED": 1},
+    }
+    volume = volume.having(**more.get(step, {}))
     if step == "broken count":
-        volume.write("split-output/0.txt", b"INFO")
-    name, *arguments = step.removeprefix("broken ").split()
+        volume.copy_path(0).write_bytes(b"INFO")
+    name, *arguments = step.removeprefix("broken ").replace("group", "count").split()
+    shutil.rmtree(volume.root / "results")
     before = set(volume.tree())
     ends, escaped, nth = set(), set(), 0
     with pieces_of(64):
@@ -164,18 +225,23 @@ def test_sigterm_at_every_line(volume: Volume, step: str) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             sys.settrace(trace)
             try:
-                outcome = volume.run(name, *arguments, PART_ID=0, NUM_PARTS=2)
+                outcome = volume.run(name, *arguments)
             except worker.Terminated as error:
                 escaped.add(traceback.extract_tb(error.__traceback__)[-3].line)
                 outcome = Outcome(143, "", "")
             finally:
                 sys.settrace(old)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            if trace.seen < nth:
+            if len(trace.places) < nth:
                 break
             ends.add(outcome.code)
             assert volume.temporary_files() == [], nth
-            assert outcome.code == 143 or outcome.words.count("\n") == 1
+            with pytest.raises(ChildProcessError):  # no program is left
+                os.waitpid(-1, os.WNOHANG)
+            assert outcome.code == 143 or outcome.words.count("event=failed") == (outcome.code > 0)
+            shutil.rmtree(volume.root / "results", ignore_errors=True)
+            if step == "split":
+                shutil.rmtree(volume.root / "split-output", ignore_errors=True)
 
     assert escaped == set()
     assert outcome.code == (75 if step.startswith("broken") else 0)

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from container import NAMES, ROOT, Image, build, unpack
+from container import NAMES, ROOT, Image, build, own_storage, unpack
 
 
 def missing() -> str:
@@ -28,7 +28,17 @@ def missing() -> str:
 
 
 @pytest.fixture(scope="session")
-def base() -> str:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Images and layers of these tests alone: those of the whole test run, or an empty folder."""
+    if os.environ.get("STORAGE"):
+        yield
+        return
+    with own_storage(tmp_path_factory.mktemp("storage")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def base(storage: None) -> str:
     """The image of the build stage; skips the tests on a machine that cannot run them."""
     if lack := missing():
         reason = f"images are not built and run: this machine lacks {lack}"

@@ -8,10 +8,13 @@ import subprocess
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("split", "map", "reduce")
@@ -38,19 +41,30 @@ def build(base: str, folder: Path, *arguments: str) -> None:
     bash(f"{ROOT}/images/build.sh --archive {folder} {' '.join(arguments)}", settings)
 
 
+@contextmanager
+def own_storage(folder: Path) -> Iterator[None]:
+    """Let builders keep images and layers in `folder`, and nothing there in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE", str(folder))
+        yield
+        builder("empty_storage")
+
+
 def build_from_map(folder: Path) -> Path:
-    """Build an image upon ours from the Dockerfile in `folder`, and give its archive."""
+    """Build an image on top of ours from the Dockerfile in `folder`, layer by layer as podman does
+    unless it is told, and return its archive."""
     name, archive = f"localhost/fanfold-own:{TAG}", folder / "own.tar"
-    bash(
-        f"source {ROOT}/images/builder.sh; choose_builder; "
-        f"build --file {folder}/Dockerfile --tag {name} {folder}; save {name} {archive}",
-        os.environ,
-    )
+    builder(f"build --file {folder}/Dockerfile --tag {name} {folder}; save {name} {archive}")
     return archive
 
 
-def bash(command: str, environ: Mapping[str, str]) -> None:
-    """Run a command that must succeed."""
+def builder(command: str) -> str:
+    """Run a command that uses the functions of images/builder.sh; return what it printed."""
+    return bash(f"source {ROOT}/images/builder.sh; choose_builder; {command}", os.environ)
+
+
+def bash(command: str, environ: Mapping[str, str]) -> str:
+    """Run a command that must succeed; return what it printed."""
     done = subprocess.run(
         ["bash", "-euc", command],
         env=environ,
@@ -61,6 +75,7 @@ def bash(command: str, environ: Mapping[str, str]) -> None:
         timeout=900,
     )
     assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
 
 
 def unpack(archive: Path, root: Path) -> Image:
@@ -117,7 +132,7 @@ def bundle(
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": uid, "gid": gid},
-            "args": [*config["Entrypoint"], *(arguments or config["Cmd"])],
+            "args": [*config.get("Entrypoint", ()), *(arguments or config["Cmd"])],
             "env": [*config["Env"], *(f"{key}={value}" for key, value in environ.items())],
             "cwd": config["WorkingDir"],
             "capabilities": capabilities,

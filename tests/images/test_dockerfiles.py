@@ -1,6 +1,5 @@
 """The Dockerfiles, read and not built."""
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SHARED = ROOT / "images/Dockerfile.shared"
 DOCKERFILES = {name: ROOT / f"Dockerfile.{name}" for name in ("split", "map", "reduce")}
-ENTRYPOINTS = {"split": ("split",), "map": ("count", "process"), "reduce": ("merge",)}
+ENTRYPOINTS = {"split": ("split",), "map": ("count", "map", "process"), "reduce": ("merge",)}
 MAY_DIFFER = (
     "COPY workers/",
     "CMD ",
@@ -20,40 +20,15 @@ MAY_DIFFER = (
 each = pytest.mark.parametrize("name", DOCKERFILES)
 
 
-def lines(name: str) -> list[str]:
-    """The Dockerfile of an image."""
-    return DOCKERFILES[name].read_text().splitlines()
-
-
-def instructions(name: str, word: str) -> list[str]:
+def instructions(file: Path, word: str) -> list[str]:
     """What follows the instruction `word`, wherever it stands."""
-    return [line.removeprefix(f"{word} ") for line in lines(name) if line.startswith(f"{word} ")]
-
-
-def worker_files(name: str) -> set[str]:
-    """The workers that an image gets."""
-    (copy,) = (copy for copy in instructions(name, "COPY") if copy.startswith("workers/"))
-    return {Path(word).stem for word in copy.split()[:-1]}
-
-
-def imported(module: str) -> set[str]:
-    """The module and all workers that it imports, at any depth."""
-    found: set[str] = set()
-    left = {module}
-    while left:
-        path = ROOT / f"workers/{left.pop()}.py"
-        found.add(path.stem)
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names.append(node.module)
-            left |= {name for name in names if (ROOT / f"workers/{name}.py").exists()} - found
-    return found
+    lines = file.read_text().splitlines()
+    return [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
 
 
 def test_they_differ_only_in_files_labels_and_command() -> None:
     """One image is read like the next."""
-    first, *others = (lines(name) for name in DOCKERFILES)
+    first, *others = (file.read_text().splitlines() for file in DOCKERFILES.values())
 
     for other in others:
         for mine, theirs in zip(first, other, strict=True):
@@ -61,31 +36,39 @@ def test_they_differ_only_in_files_labels_and_command() -> None:
             assert mine == theirs or (prefixes and theirs.startswith(prefixes[0]))
 
 
-@each
-def test_the_base_comes_first(name: str) -> None:
-    """The base is a parameter, and what is built on it is copied to an empty image."""
-    assert lines(name)[0] == "ARG BASE=debian:trixie-slim"
-    assert instructions(name, "FROM") == [
+def test_the_base_is_a_parameter() -> None:
+    """And what is built on it is copied to an empty image."""
+    before = SHARED.read_text().partition("\nFROM ")[0].splitlines()
+
+    assert [line for line in before if line[:1] not in ("", "#")] == ["ARG BASE=debian:trixie-slim"]
+    assert instructions(SHARED, "FROM") == [
         "${BASE} AS build",
         "${BASE} AS packages",
         "scratch AS oss2",
-        "scratch",
     ]
+    for file in DOCKERFILES.values():
+        assert instructions(file, "FROM") == ["build AS workers", "scratch"]
 
 
 @each
 def test_an_image_has_the_workers_that_it_runs_and_no_other(name: str) -> None:
-    """COPY names what the entrypoints import, at any depth."""
-    needed = set().union(*(imported(module) for module in ENTRYPOINTS[name]))
+    """COPY names the package, which is the same in all images, and the image's own entrypoints."""
+    entrypoints = " ".join(f"workers/{module}.py" for module in ENTRYPOINTS[name])
 
-    assert worker_files(name) == needed
+    copies = [*instructions(SHARED, "COPY"), *instructions(DOCKERFILES[name], "COPY")]
+    assert [copy for copy in copies if copy.startswith("workers/")] == [
+        "workers/fanfold /fanfold/fanfold",
+        f"{entrypoints} /fanfold/",
+    ]
 
 
 @each
 def test_the_command_is_in_exec_form(name: str) -> None:
     """There is no shell for the other form."""
-    assert [json.loads(text) for text in instructions(name, "ENTRYPOINT")] == [["python"]]
-    assert [json.loads(text) for text in instructions(name, "CMD")] == [
+    file = DOCKERFILES[name]
+
+    assert [json.loads(text) for text in instructions(file, "ENTRYPOINT")] == [["python"]]
+    assert [json.loads(text) for text in instructions(file, "CMD")] == [
         [ENTRYPOINTS[name][0] + ".py"]
     ]
 
@@ -93,7 +76,7 @@ def test_the_command_is_in_exec_form(name: str) -> None:
 @each
 def test_the_user_is_a_number(name: str) -> None:
     """A cluster can tell that a number is not root; of a name it cannot."""
-    assert instructions(name, "USER") == ["65532:65532"]
+    assert instructions(DOCKERFILES[name], "USER") == ["65532:65532"]
 
 
 def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
@@ -110,6 +93,8 @@ def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
         "!images/oss2.sh",
         "!images/oss2.lock.txt",
         "!workers/*.py",
+        "!workers/fanfold/*.py",
+        "!workers/fanfold/storage/*.py",
         "workers/run.py",
     ]
 

@@ -20,8 +20,11 @@ from container import (
     VOLUME,
     Container,
     Image,
+    bash,
     build,
     build_from_map,
+    builder,
+    own_storage,
     run,
     unpack,
 )
@@ -32,8 +35,8 @@ each = pytest.mark.parametrize("name", NAMES)
 
 USER = 65532
 LIMIT = 30 * MEBIBYTE
-WORKERS = {"split": {"split"}, "map": {"count", "process"}, "reduce": {"merge"}}
-SHARED = {"contract", "credentials", "oss", "store", "worker"}
+WORKERS = {"split": {"split"}, "map": {"count", "map", "process"}, "reduce": {"merge"}}
+SOURCES = ROOT / "workers"
 PACKAGES = "/usr/lib/python3/dist-packages"
 Images = dict[str, Image]
 
@@ -116,10 +119,42 @@ def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Pa
     build(base, tmp_path, "--no-cache", "split")
 
     again = unpack(tmp_path / "split.tar", tmp_path / "split")
-    assert again.digest == images["split"].digest, (
-        "if not for a change: the builder's cache holds layers that build.sh did not make, remove "
-        "them (buildah prune, docker builder prune)"
-    )
+    assert again.digest == images["split"].digest
+
+
+def test_nothing_on_the_machine_gets_into_an_image(
+    images: Images, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's storage has a wrong image of every name that a build uses; a build in a storage
+    of its own gives the same digest as ever."""
+    if builder("echo $builder").strip() == "docker":
+        pytest.skip("docker has one storage")
+    found = re.search(r'graphDriverName"?: "?(\w+)', builder("run_builder info"), re.IGNORECASE)
+    assert found
+    machine = tmp_path / "machine"
+    settings = f"""
+        [storage]
+        driver = "{found[1]}"
+        graphroot = "{machine}/root"
+        runroot = "{machine}/run"
+    """
+    (tmp_path / "storage.conf").write_text(settings)
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /usr/bin/python\n")
+    monkeypatch.delenv("STORAGE")
+    for name in (base, "build", *(f"localhost/fanfold-{name}:{TAG}" for name in NAMES)):
+        builder(f"build --tag {name} {wrong}")
+    planted = builder("run_builder images --no-trunc")
+
+    with own_storage(tmp_path / "own"):
+        bash(f"{ROOT}/images/base.sh", os.environ)
+        build(base, tmp_path, "split")
+
+    assert builder("run_builder images --no-trunc") == planted
+    again = unpack(tmp_path / "split.tar", tmp_path / "split")
+    assert again.digest == images["split"].digest
 
 
 # --- what is in them --------------------------------------------------------------------------
@@ -158,10 +193,13 @@ def test_nothing_is_setuid_or_writable_for_all(images: Images, name: str) -> Non
 
 @each
 def test_the_workers_are_its_own(images: Images, name: str) -> None:
-    """No worker of another image, and no local runner."""
-    found = {path.name for path in (images[name].root / "fanfold").iterdir()}
+    """No worker of another image, and no local runner; and the package as it is here, whole."""
+    folder, package = images[name].root / "fanfold", Path("fanfold")
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.py")}
 
-    assert found == {f"{module}.py" for module in WORKERS[name] | SHARED} | {"__pycache__"}
+    entrypoints = [Path(f"{module}.py") for module in WORKERS[name]]
+    modules = (path.relative_to(SOURCES) for path in (SOURCES / package).rglob("*.py"))
+    assert found == {str(path): (SOURCES / path).read_bytes() for path in (*entrypoints, *modules)}
 
 
 @each
@@ -245,7 +283,8 @@ for path in pathlib.Path("{PACKAGES}").rglob("*.so"):
 
 def test_a_worker_of_a_folder_does_not_pay_for_oss2(images: Images, volume: Path) -> None:
     """It imports nothing of it, and there is no .pth file that Python would run at its start."""
-    code = f"import sys, store; store.open_stores({{'WORK_DIR': '{VOLUME}'}}); print(*sys.path)"
+    code = "import sys; from fanfold.storage import open_storage"
+    code += f"; open_storage({{'WORK_DIR': '{VOLUME}'}}); print(*sys.path)"
     code += "; print(*{name.partition('.')[0] for name in sys.modules})"
     path, modules = python(images["map"], volume, code).splitlines()
     packages = images["map"].root / PACKAGES[1:]
@@ -418,14 +457,15 @@ def test_a_map_of_ones_own(
     images: Images, volume: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The two blocks of workers/README.md, as an image upon ours, count the status classes."""
-    text = (ROOT / "workers/README.md").read_text().partition("## A map of your own")[2]
+    text = (ROOT / "workers/README.md").read_text().partition("## A custom map")[2]
     code, dockerfile = (
         text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "dockerfile")
     )
     dockerfile, replaced = re.subn("^FROM .*", f"FROM localhost/fanfold-map:{TAG}", dockerfile)
     assert replaced == 1
     folder = tmp_path_factory.mktemp("own")
-    (folder / "Dockerfile").write_text(dockerfile)
+    # A step that is run as well, as a user's own might be.
+    (folder / "Dockerfile").write_text(f'{dockerfile}\nRUN ["python", "-c", "import oss2"]\n')
     (folder / "status_classes.py").write_text(code)
     own = unpack(build_from_map(folder), folder / "root")
     statuses = [(200, 301, 404, 500)[i * i % 7 % 4] for i in range(1000)]
@@ -447,6 +487,67 @@ def test_a_map_of_ones_own(
 
     model = collections.Counter(f"{status // 100}xx" for status in statuses)
     assert json.loads((volume / "result.json").read_text()) == model
+
+
+@pytest.mark.parametrize(
+    ("example", "command", "made"),
+    [
+        ("sort", "sort", "1\n2\n3\n"),
+        ("pictures", "convert txt:- -depth 8 ppm:-", "P6\n1 1\n255\n123"),
+    ],
+)
+def test_images_for_programs(  # noqa: PLR0917 - fixtures
+    images: Images, base: str, volume: Path, tmp_path: Path, example: str, command: str, made: str
+) -> None:
+    """The images of two examples, a static program in ours and our workers in another image: both
+    run the program as map and as reduce."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    dockerfile = (ROOT / f"manifests/runs/Dockerfile.{example}").read_text()
+    dockerfile = dockerfile.replace(":dev", f":{TAG}").replace("debian:trixie-slim", base)
+    (folder / "Dockerfile").write_text(dockerfile)
+    own = unpack(build_from_map(folder), folder / "root")
+    pixel = "# ImageMagick pixel enumeration: 1,1,255,srgb\n0,0: (49,50,51)\n"
+    (volume / "log-count-data.txt").write_text("2\n3\n1\n" if example == "sort" else pixel)
+    settings = {"NUM_PARTS": "1", "MAP_COMMAND": command, "SCRATCH_DIR": VOLUME}
+    if example == "sort":
+        settings["REDUCE_COMMAND"] = "sort -m {inputs}"
+
+    assert run(images["split"], volume, **settings).returncode == 0
+    for worker in ("map", "merge"):
+        container = Container(own, volume, "-", environ={**settings, "PART_ID": "0"})
+        container.config["process"]["args"] = ["python3", f"/fanfold/{worker}.py"]  # as a pod does
+        with container:
+            done = container.wait()
+        assert done.returncode == 0, done.stderr.decode()
+
+    assert (volume / "result.out").read_text() == made
+    assert own.config["config"]["User"] == f"{USER}:{USER}"
+    container = Container(own, volume, "-")
+    container.config["process"]["args"] = ["python3", "-c", "import oss2, crcmod._crcfunext"]
+    with container:
+        assert container.wait().returncode == 0
+
+
+def test_a_map_that_writes(images: Images, volume: Path) -> None:
+    """The second example of workers/README.md, in our image: what its parts wrote is joined."""
+    _, _, text = (ROOT / "workers/README.md").read_text().partition("## A custom map")
+    _, code, *_ = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    log = [f"2026-01-01 [{'INFO' if i % 7 else 'ERROR'}] {i}\n" for i in range(1000)]
+    (volume / "log-count-data.txt").write_text("".join(log))
+    settings = {"NUM_PARTS": "3", "MAP_SETTINGS": "errors, 1"}
+
+    for image, arguments, environ in (
+        ("split", (), {}),
+        *(("map", ("-c", code), {"PART_ID": str(part)}) for part in (2, 0, 1)),
+        ("reduce", (), {}),
+    ):
+        done = run(images[image], volume, *arguments, **settings, **environ)
+        assert done.returncode == 0, done.stderr.decode()
+
+    expected = "".join(line for line in log if "[ERROR]" in line)
+    assert (volume / "result.out").read_text() == expected
+    assert json.loads((volume / "result.json").read_text()) == {}
 
 
 @pytest.mark.parametrize(

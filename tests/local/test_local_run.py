@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import run
 from fake import FakeOSS
 from pipeline import KEYWORDS, model, settings_of
 from run import sample
@@ -31,7 +32,7 @@ def start(
     environ: Mapping[str, str] = os.environ,
 ) -> subprocess.Popen[str]:
     """The runner, with its outputs in `folder`."""
-    strange = {"PLAN_ID": "of another run", "MAP_SETTINGS": "of another map"}
+    strange = {"PLAN_ID": "of another run", "MAP_SETTINGS": "of another map", "RUN_ID": "another"}
     return subprocess.Popen(
         [sys.executable, *program, *arguments, "--folder", folder],
         stdout=subprocess.PIPE,
@@ -69,6 +70,95 @@ def test_the_sample(tmp_path: Path) -> None:
     assert (again[0], "5 of 5 parts were counted before" in again[2]) == (0, True)
 
 
+def test_several_parts_per_worker(tmp_path: Path) -> None:
+    """The same result. What was counted part by part counts for groups, and the other way round."""
+    log = tmp_path / "app.log"
+    log.write_text("INFO\nWARN\n" * 100)
+    arguments = ("log-count", "--input", str(log), "--parts", "10", "--parts-per-pod")
+    code, output, words = finish(start(tmp_path, *arguments, "4"))
+    assert (code, "counted before" in words) == (0, False)
+    assert result(tmp_path) == {"INFO": 100, "WARN": 100, "ERROR": 0, "DEBUG": 0}
+    (records,) = tmp_path.glob("runs/*/cout-output/*")
+    assert len(list(records.iterdir())) == 10
+    for number in (1, 2, 9):
+        (records / f"{number}.json").unlink()
+    for per_pod, before in (("4", 7), ("1", 10)):
+        code, output, words = finish(start(tmp_path, *arguments, per_pod))
+        assert (code, f"{before} of 10 parts were counted before" in words) == (0, True)
+        assert output.split()[1:4:2] == ["100", "100"]
+    assert finish(start(tmp_path, *arguments, "0"))[0] == 2
+
+
+def files_in(folder: Path) -> list[str]:
+    """All that is there, with one name for what differs per run, plan and job."""
+    differs = r"\d{8}T\d{6}Z-local-\d+-[0-9a-f]{16}|\b[0-9a-f]{32}\b"
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return sorted(re.sub(differs, "ID", name) for name in found)
+
+
+def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:
+    """Every run has its own results, of which the newest five stay. Nothing else stays of a run
+    that is over, nor copies or levels of the last one: neither where every run has another log, nor
+    where one was killed."""
+    log, out = tmp_path / "app.log", tmp_path / "out"
+    seen: list[str] = []
+    left = []
+    for number in range(7):
+        log.write_text("INFO\n" * (10 + number))
+        if number == 5:
+            killed = start(out, "aggregate", "--files", "9")
+            while not [*out.glob("aggregate-9/aggregation-demo/l2/local-*")]:
+                assert killed.poll() is None
+            killed.terminate()
+            assert finish(killed)[0] != 0
+        for arguments in (("log-count", "--input", str(log)), ("aggregate", "--files", "9")):
+            code, _, words = finish(start(out, *arguments))
+            assert code == 0, words
+        assert result(out)["INFO"] == 10 + number
+        there = sorted(path.name for path in out.glob("runs/*/results/2*"))
+        for mine in (*out.glob("runs/*/results"), out / "aggregate-9/aggregation-demo/l2"):
+            (mine / "notes").mkdir(exist_ok=True)
+        seen = sorted({*seen, *there})
+        assert (there, len(seen)) == (seen[-5:], number + 1)
+        left.append(files_in(out))
+
+    assert left[4] == left[5] == left[6]
+    assert len([name for name in left[6] if name.endswith("/notes")]) == 2
+    gone = re.compile(r"\.tmp$|split-output/.*\.txt$|/l[2-9]/(?!notes)")
+    assert [name for name in left[6] if gone.search(name)] == []
+
+
+def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    """A run prints its own totals, and says that the final result is of a run that began later."""
+    log = tmp_path / "app.log"
+    later = time.time_ns() + 3600 * 10**9
+    future = f"import runpy, time; time.time_ns = lambda: {later}; RUN = {RUNNER!r}"
+    program = ("-c", f"{future}; runpy.run_path(RUN, run_name='__main__')")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "workers")}
+    said = []
+    for lines, runner in ((10, program), (20, (RUNNER,))):
+        log.write_text("INFO\n" * lines)
+        arguments = ("log-count", "--input", str(log))
+        said.append(finish(start(tmp_path, *arguments, program=runner, environ=environ)))
+
+    assert [output.split()[1] for _, output, _ in said] == ["10", "20"]
+    assert ["of a run with a later start" in words for *_, words in said] == [False, True]
+    assert result(tmp_path)["INFO"] == 10
+
+
+def test_a_folder_that_holds_the_run(tmp_path: Path) -> None:
+    """What a run writes must not be its input, nor that of the next."""
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text("x")
+    for arguments in (("aggregate",), ("log-count",)):
+        for _ in range(2):
+            done = start(tmp_path / "out", *arguments, "--input", f"{tmp_path}/")
+            code, output, words = finish(done)
+            assert (code, output) == (2, "")
+            assert "INPUT is" in words
+            assert "use another INPUT, OUTPUT or RUN_DIR" in words
+
+
 def test_inputs_of_one_name(tmp_path: Path) -> None:
     """Two inputs of one name, counted at once, do not meet."""
     runs = []
@@ -81,6 +171,21 @@ def test_inputs_of_one_name(tmp_path: Path) -> None:
     outputs = [finish(run)[1] for run in runs]
 
     assert [output.split()[1:4:2] for output in outputs] == [["100,000", "0"], ["0", "100,000"]]
+
+
+def test_inputs_with_long_names(tmp_path: Path) -> None:
+    """As long as a file's name can be, and alike but for the last letter: each has its own run. A
+    name in UTF-8 is cut between two letters."""
+    for name in ("x" * 250 + "é", "x" * 250 + "e", "é" * 127, "é" * 126 + "e"):
+        log = tmp_path / name
+        log.write_text("INFO\n" * len(name))
+        code, output, words = finish(start(tmp_path / "out", "log-count", "--input", str(log)))
+        assert (code, output.split()[:2]) == (0, ["INFO", str(len(name))]), words
+
+    runs = [path.name for path in tmp_path.glob("out/runs/*")]
+    assert len(runs) == 4
+    assert max(len(os.fsencode(name)) for name in runs) <= 255
+    assert {name[:99] for name in runs} == {"x" * 99, "é" * 99}
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
@@ -170,6 +275,76 @@ def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> Non
     assert f"{workers} workers on" in output
 
 
+def test_programs(tmp_path: Path) -> None:
+    """A map and a last step by programs. They run again at the next run, which may be of others of
+    the same name, unless MAP_SETTINGS says what they are. What they write to stderr is shown."""
+    log, out, script = tmp_path / "app.log", tmp_path / "out", tmp_path / "map.sh"
+    log.write_text("".join(f"{n % 7} {'ERROR' if n % 3 else 'INFO'}\n" for n in range(1000)))
+    for word in ("ERROR", "INFO"):
+        script.write_text(f"echo note >&2; head -c 100000 /dev/zero >&2; echo >&2; grep {word}")
+        options = ("--map", f"sh {script}", "--map-exit-ok", "0,1", "--reduce", "sort -u")
+        code, output, words = finish(start(out, "log-count", "--input", str(log), *options))
+        assert code == 0, words
+        lines = [line for line in log.read_text().splitlines() if word in line]
+        (result,) = out.glob("runs/*/result.out")
+        assert result.read_text().splitlines() == sorted(set(lines))
+        assert output.endswith(f"result: {result}\n")
+        assert "\0\n" in words
+
+    failing = ("--map", "sh -c 'cat >/dev/null; echo because >&2; exit 7'")
+    code, _, words = finish(start(out, "log-count", "--input", str(log), *failing))
+    assert (code, "because" in words) == (7, True)
+    assert workers_in(tmp_path) == []
+
+
+def test_a_reduce_without_a_map(tmp_path: Path) -> None:
+    """One sentence and exit 2, before anything is split."""
+    code, output, words = finish(start(tmp_path, "log-count", "--reduce", "sort -u"))
+    assert (code, output, words.count("\n")) == (2, "", 1)
+    assert "REDUCE must come with MAP, got REDUCE alone: set MAP as well" in words
+    assert [path for path in tmp_path.glob("runs/*/*") if not path.name.startswith(".")] == []
+
+
+def test_settings_of_a_program(tmp_path: Path) -> None:
+    """With MAP_SETTINGS a part that was mapped before a failure is not mapped again."""
+    log, seen = tmp_path / "app.log", tmp_path / "seen"
+    log.write_text("a\nb\nc\n")
+    what = f"sh -c 'echo $PART_ID >>{seen}; cat; test $PART_ID = 0 || ! test -e {tmp_path}/bad'"
+    for settings in ("", "1"):
+        seen.write_text("")
+        arguments = ("log-count", "--input", str(log), "--parts", "2", "--map", what,
+                     "--map-settings", settings)  # fmt: skip
+        (tmp_path / "bad").touch()
+        assert finish(start(tmp_path / "out", *arguments))[0] == 1
+        (tmp_path / "bad").unlink()
+        assert finish(start(tmp_path / "out", *arguments))[0] == 0
+        assert sorted(seen.read_text().split()) == ["0", "1", "1"] if settings else list("0011")
+
+
+def test_aggregate_a_folder(tmp_path: Path) -> None:
+    """The files of a folder, in the order of their numbers, by programs: again with one file less
+    and with a wrong number."""
+    folder, out = tmp_path / "in put", tmp_path / "out"
+    folder.mkdir()
+    for number in range(11):
+        (folder / f"it's {number}.csv").write_text(f"{number}\n")
+    programs = (
+        *("--process", "sh -c 'cat \"$@\" >$0; echo ${0##*/} >>$0' {output} {inputs}"),
+        *("--reduce", "sh -c 'cat \"$@\" | tac' x {inputs}"),
+    )
+    for count in (11, 10):
+        code, _, words = finish(start(out, "aggregate", "--input", f"{folder}/", *programs))
+        assert code == 0, words
+        (result,) = out.glob("aggregate/*/aggregation-demo/result.txt")
+        lines = result.read_text().split()
+        assert [int(line) for line in lines if line.isdigit()] == [*reversed(range(count))]
+        assert {line for line in lines if not line.isdigit()} == {"output.csv"}
+        (folder / f"it's {count - 1}.csv").unlink()
+    for files, source in (("8", folder), ("", tmp_path / "nothing")):
+        done = finish(start(out, "aggregate", "--input", f"{source}/", "--files", files))
+        assert (done[0], "FILES is" in done[2]) == (2, True)
+
+
 @pytest.fixture
 def fake() -> Iterator[FakeOSS]:
     """An OSS."""
@@ -185,7 +360,8 @@ def keys(fake: FakeOSS) -> dict[str, str]:
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None:
     """The requests and the bytes of a run: of the log nothing is sent, and read is a little around
-    each cut, and each byte once where no copies are made. A second run counts nothing again."""
+    each cut, and each byte once, of the log itself where no copies are made. No copies are left,
+    and a second run makes none, for it counts nothing again."""
     log = "".join(sample()).encode()
     fake.bucket().put("logs/app.log", log)
     arguments = ("log-count", "--work-dir", "oss://bucket/logs", "--input", "app.log")
@@ -196,37 +372,99 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
     counted = fake.counters.read()
     run = output.rpartition("oss://bucket/")[2].strip().removesuffix("result.json")
     written = {key: fake.bucket().get(key) for key in fake.bucket().objects if run in key}
-    copies = [key for key in written if "/split-output/" in key and key.endswith(".txt")]
     assert json.loads(written[f"{run}result.json"]) == model([log], KEYWORDS)
-    assert len(copies) == (5 if mode == "copy" else 0)
-    # 4 cuts, 5 parts, the plan 7 times, 5 results, result.json
-    requests = {"HeadObject": 1, "GetObject": 22, "PutObject": 7, "ListObjectsV2": 1}
-    cuts, edges = 4 * (64 << 10), 5 * 2 * 4096
-    if mode == "copy":
-        # For each copy its size, two edges of what is copied, and two of what is read.
-        uploads = ("ListMultipartUploads", "InitiateMultipartUpload", "UploadPartCopy")
-        requests |= dict.fromkeys((*uploads, "CompleteMultipartUpload"), 5)
-        requests |= {"HeadObject": 6, "GetObject": 42, "ListObjectsV2": 2}
-        assert counted["down_by_key"]["logs/app.log"] == cuts + edges
-        read = sum(counted["down_by_key"][key] for key in copies)
-        assert 0 <= read - len(log) - edges < 5000  # and answers to what is no GET
-    else:
-        assert counted["down_by_key"]["logs/app.log"] == len(log) + cuts
-    assert counted["requests"] == requests
-    assert counted["up"]["PutObject"] == sum(
-        len(data) for key, data in written.items() if key not in copies
-    )
+    assert [key for key in written if key.endswith(".txt")] == []
+    looks = 4 * (64 << 10) + 16  # the cuts, and the first bytes
+    read = {key: size for key, size in counted["down_by_key"].items() if key.endswith(".txt")}
+    assert counted["down_by_key"]["logs/app.log"] == looks + (len(log) if mode == "range" else 0)
+    made = counted["requests"].get("UploadPartCopy", 0)
+    assert (made, len(read)) == ((5, 5) if mode == "copy" else (0, 0))
+    assert counted["requests"].get("DeleteObject", 0) == made
+    assert "UploadPart" not in counted["requests"]
+    # That the run began, two plans, five records, result.json twice, the summary, its record.
+    assert counted["requests"]["PutObject"] == 1 + 2 + 5 + 4
+    assert counted["up"]["PutObject"] == sum(map(len, written.values()))
     assert list(tmp_path.rglob("*.json")) == []
 
+    fake.counters.reset()
     words = finish(start(tmp_path, *arguments, "--mode", mode, environ=keys(fake)))[2]
     assert "5 of 5 parts were counted before" in words
+    counted = fake.counters.read()
+    assert "UploadPartCopy" not in counted["requests"]
+    assert counted["down_by_key"]["logs/app.log"] == looks
+
+
+def test_a_long_key(tmp_path: Path, fake: FakeOSS) -> None:
+    """A key has no limit of 255 bytes per name."""
+    log = "".join(sample()).encode()
+    for key in ("x" * 304, "é" * 500):
+        fake.bucket().put(f"logs/{key}", log)
+        arguments = ("log-count", "--work-dir", "oss://bucket/logs", "--input", key)
+        code, _, words = finish(start(tmp_path, *arguments, environ=keys(fake)))
+        assert code == 0, words
+
+    results = [key for key in fake.bucket().objects if key.endswith("/result.json")]
+    totals = [json.loads(fake.bucket().get(key)) for key in results if "/results/" not in key]
+    assert totals == [model([log], KEYWORDS)] * 2
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_bucket_behind_a_proxy(tmp_path: Path, fake: FakeOSS, upper: bool) -> None:
+    """The workers go the way that the runner goes. A host in no_proxy is asked directly, by all."""
+    log = "".join(sample()).encode()
+    fake.bucket().put("app.log", log)
+    arguments = ("log-count", "--work-dir", "oss://bucket", "--input", "app.log")
+    proxies = {"http_proxy": fake.endpoint, "no_proxy": "other.test"}
+    if upper:
+        proxies = {name.upper(): value for name, value in proxies.items()}
+    environ = {**keys(fake), "OSS_ENDPOINT": f"http://{fake.domain}", **proxies}
+
+    code, output, words = finish(start(tmp_path, *arguments, environ=environ))
+    assert code == 0, words
+    assert int(output.split()[1].replace(",", "")) == model([log], KEYWORDS)["INFO"]
+
+    proxies = {name: value.replace("other", "127.0.0.1,other") for name, value in proxies.items()}
+    nowhere = {name: re.sub("http:.*", "http://127.0.0.2:9", it) for name, it in proxies.items()}
+    code, _, words = finish(start(tmp_path, *arguments, environ={**keys(fake), **nowhere}))
+    assert code == 0, words
+
+
+def test_what_a_client_of_http_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the workers where the work is in a bucket, and nothing else does."""
+    cases = [
+        name
+        for each in ("http", "https", "all", "no")
+        for name in (f"{each}_proxy", f"{each}_PROXY".upper())
+    ]
+    given = [*cases, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "OSS_REGION"]
+    given += ["OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET"]
+    for name in [*given, "PARTS", "http_proxy_of_another"]:
+        monkeypatch.setenv(name, "cn-hangzhou")
+
+    for work_dir in ("oss://bucket", ""):
+        with run.run_place(tmp_path, "a", work_dir) as (settings, *_):
+            passed = {name for name, value in settings.items() if value == "cn-hangzhou"}
+        assert passed == (set(given) if work_dir else set())
+
+
+def test_too_many_keywords(tmp_path: Path) -> None:
+    """A sentence, where not even the first worker can be started with them."""
+    for text, code in (("x" * 131062, 0), ("x" * 131063, 2)):
+        done = finish(start(tmp_path, "log-count", "--keywords", text))
+        assert done[0] == code, done[2]
+    assert done[2].count("\n") == 1
+    assert "KEYWORDS must have at most 131062 bytes" in done[2]
 
 
 def test_make_in_a_bucket(fake: FakeOSS) -> None:
     """What one types. The sample log gets a name of its own."""
     work_dir = "WORK_DIR=oss://bucket/team a"
     environ = keys(fake)
-    for command in (("run", "MODE=range"), ("aggregate", "FILES=5")):
+    programs = ("run", "MODE=range", "MAP=grep ERROR", "REDUCE=wc -l {inputs}", "MAP_EXIT_OK=0,1")
+    fake.bucket().put("team a/in/9", b"A\n")
+    fake.bucket().put("team a/in/10", b"B\n")
+    folder = ("aggregate", "INPUT=in/", "PROCESS=cat", "REDUCE=tac {inputs}")
+    for command in (programs, folder, ("run", "MODE=range"), ("aggregate", "FILES=5")):
         done = subprocess.run(
             ["make", *command, work_dir], cwd=ROOT, env=environ, capture_output=True, text=True,
             timeout=300,
@@ -234,11 +472,16 @@ def test_make_in_a_bucket(fake: FakeOSS) -> None:
         assert done.returncode == 0, done.stderr
 
     log = fake.bucket().get("team a/log-count-sample.txt")
-    (totals,) = (key for key in fake.bucket().objects if key.endswith("/result.json"))
+    results = [key for key in fake.bucket().objects if key.endswith("/result.json")]
+    (totals,) = (key for key in results if "/results/" not in key)
     demo = "team a/aggregate-5/aggregation-demo"
     letters = b"".join(fake.bucket().get(f"{demo}/l1/{number}.txt") for number in range(5))
     assert json.loads(fake.bucket().get(totals)) == model([log], KEYWORDS)
     assert fake.bucket().get(f"{demo}/result.txt") == letters
+    made = [fake.bucket().get(key) for key in fake.bucket().objects if "/results/" in key]
+    counted = [data.split()[-2] for data in made if data.endswith(b" total\n")]
+    assert counted == [b"%d" % log.count(b"ERROR")]
+    assert b"B\nA\n" in made
 
 
 def test_the_tests_of_a_real_bucket(fake: FakeOSS) -> None:

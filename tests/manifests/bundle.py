@@ -1,19 +1,22 @@
 """The bundle as the tests see it: how it is built, and what it is built of.
 
-`python tests/manifests/bundle.py --update` renews the golden files and kustomizeconfig.argo.yaml.
+`python tests/manifests/bundle.py --update` renews the golden files and kustomizeconfig.argo.yaml;
+`--update golden` renews the golden files alone, which takes nothing but kustomize.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,8 +35,13 @@ COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
 VOLUMES = ("local-volume", "oss-volume", "oss-volume-rrsa")
 DIRECT = ("oss-direct", "oss-direct-rrsa")
-PLACES = ((), ("eci-spot",), ("acs-best-effort",))
-EXTRAS = ("artifacts", "parallelism", "schedule")
+EXTRAS = (
+    *("artifacts", "parallelism", "schedule", "smoke-run", "initless-pod"),
+    *("programs", "runs-as-steps"),
+)
+# A combination takes one value from each axis; "" is no component.
+AXES = ((*VOLUMES, *DIRECT), ("", "eci-spot", "acs-best-effort"), *(("", each) for each in EXTRAS))
+WHOLE = "ack"  # the overlay whose golden file is not a difference
 
 Object = dict[str, Any]  # a Kubernetes object
 
@@ -66,10 +74,11 @@ def require(name: str) -> str:
 
 def argo_manifests() -> Path:
     """The manifests of Argo itself, which are built with the test cluster."""
-    folder = Path(os.environ.get("FANFOLD_BIN", "")) / "manifests"
-    if not folder.is_dir():
+    folder = os.environ.get("FANFOLD_BIN")
+    manifests = Path(folder or "") / "manifests"
+    if not folder or not manifests.is_dir():  # the repository has a folder of that name, too
         lacking("FANFOLD_BIN has no manifests of Argo: tests/cluster/cluster.py builds them")
-    return folder
+    return manifests
 
 
 def cluster() -> dict[str, str]:
@@ -95,14 +104,26 @@ def build(folder: Path) -> str:
 
 def objects(text: str) -> list[Object]:
     """The objects in a YAML stream."""
-    return [each for each in yaml.safe_load_all(text) if each]
+    return [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
+
+
+@functools.cache
+def base() -> list[Object]:
+    """The objects of the base, built once."""
+    return objects(build(MANIFESTS / "base"))
+
+
+@functools.cache
+def overlay(name: str) -> str:
+    """The text of an overlay, built once."""
+    return build(MANIFESTS / "overlays" / name)
 
 
 def kustomize(folder: Path, kustomization: Object, **files: Object) -> list[Object]:
     """Build a kustomization that a test writes into `folder`, with a file for each of `files`."""
     resources = [*kustomization.get("resources", []), *(f"{name}.yaml" for name in files)]
     for name, content in files.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        (folder / f"{name}.yaml").write_text(yaml.dump(content, Dumper=yaml.CSafeDumper))
     (folder / "kustomization.yaml").write_text(
         yaml.safe_dump({**kustomization, "resources": resources})
     )
@@ -132,15 +153,23 @@ def combination(components: tuple[str, ...]) -> list[Object]:
         return compose(Path(folder), components)
 
 
-def combinations() -> Iterator[tuple[str, ...]]:
-    """Every combination of components that the README's matrix allows; those with smoke-run, which
-    touches nothing of the others, only where all are."""
-    for storage, place in itertools.product((*VOLUMES, *DIRECT), PLACES):
-        extras = tuple(each for each in EXTRAS if storage in VOLUMES or each != "artifacts")
-        for size in range(len(extras) + 1):
-            for some in itertools.combinations(extras, size):
-                yield (storage, *place, *some)
-        yield (storage, *place, *extras, "smoke-run")
+def allowed(chosen: Iterable[str]) -> bool:
+    """Whether the README's matrix allows these components together: artifacts needs a volume."""
+    return "artifacts" not in chosen or not set(chosen) & set(DIRECT)
+
+
+@functools.cache
+def combinations() -> list[tuple[str, ...]]:
+    """Combinations of components that contain every pair of values of two axes that the README's
+    matrix allows. Each step takes the combination with the most pairs that are still missing."""
+    every = [each for each in itertools.product(*AXES) if allowed(each)]
+    pairs = {each: set(itertools.combinations(enumerate(each), 2)) for each in every}
+    missing = set().union(*pairs.values())
+    chosen = []
+    while missing:
+        chosen.append(max(every, key=lambda each: len(pairs[each] & missing)))
+        missing -= pairs[chosen[-1]]
+    return [tuple(filter(None, each)) for each in chosen]
 
 
 def named(found: list[Object], kind: str, name: str) -> Object:
@@ -152,6 +181,11 @@ def named(found: list[Object], kind: str, name: str) -> Object:
 def of_kind(found: list[Object], kind: str) -> list[Object]:
     """All objects of a kind."""
     return [each for each in found if each["kind"] == kind]
+
+
+def label(found: Object) -> str:
+    """An object's kind and name."""
+    return f"{found['kind']} {found['metadata']['name']}"
 
 
 def merge(under: Any, over: Any) -> Any:
@@ -185,18 +219,55 @@ def workers(template: Object) -> dict[str, Object]:
     }
 
 
+def values(tree: Any, path: str) -> Iterator[str]:
+    """Every value of a tree with its path, a line each."""
+    if tree and isinstance(tree, dict | list):
+        for key, each in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from values(each, f"{path}/{str(key).replace('/', '~1')}")
+    else:
+        yield f"{path}: {json.dumps(tree, default=str, ensure_ascii=False)}\n"
+
+
+def difference(before: str, after: str) -> str:
+    """The values that differ between two YAML streams: a unified diff without line numbers and
+    context, because each line names its object and field."""
+    old, new = (
+        [line for each in objects(text) for line in values(each, f"{label(each)} ")]
+        for text in (before, after)
+    )
+    lines = itertools.islice(difflib.unified_diff(old, new, n=0), 2, None)
+    return "".join(line for line in lines if not line.startswith("@@"))
+
+
+def changes(file: str, kept: str, made: str) -> str:
+    """What is out of date in a file that --update renews, as a unified diff."""
+    old, new = kept.splitlines(keepends=True), made.splitlines(keepends=True)
+    return "".join(difflib.unified_diff(old, new, f"{file} as it is", "made anew", n=1))
+
+
+def golden(rendered: Mapping[str, str]) -> dict[str, str]:
+    """The golden files of these overlays: one overlay is whole, the others are what differs."""
+    whole = rendered[WHOLE]
+    others = {name: text for name, text in rendered.items() if name != WHOLE}
+    return {f"{WHOLE}.yaml": whole} | {
+        f"{name}.diff": difference(whole, text) for name, text in others.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Renew the golden files and the list of references."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--update", action="store_true", required=True)
-    parser.parse_args(argv)
-    REFERENCES.write_text(references.configuration(argo_manifests()))
-    GOLDEN.mkdir(exist_ok=True)
-    for old in GOLDEN.glob("*.yaml"):
+    parser.add_argument(
+        "--update", nargs="?", const="all", choices=("all", "golden"), required=True
+    )
+    if parser.parse_args(argv).update == "all":
+        REFERENCES.write_text(references.configuration(argo_manifests()))
+    files = golden({each: overlay(each) for each in OVERLAYS})
+    for old in GOLDEN.iterdir():
         old.unlink()
-    for overlay in OVERLAYS:
-        (GOLDEN / f"{overlay}.yaml").write_text(build(MANIFESTS / "overlays" / overlay))
-        print(f"rendered {overlay}", file=sys.stderr)
+    for name, text in files.items():
+        (GOLDEN / name).write_text(text)
+        print(f"wrote {name}", file=sys.stderr)
     return 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import bundle
-import pytest
 import yaml
+from checks import Check, checks
 
 GITOPS = bundle.MANIFESTS / "gitops"
 CLUSTER_WIDE = {"PersistentVolume"}
@@ -26,35 +28,42 @@ def application(folder: str) -> bundle.Object:
     return dict(bundle.named(given(folder), "Application", "fanfold")["spec"])
 
 
-@pytest.mark.parametrize("folder", [*bundle.OVERLAYS, "fleet"])
-def test_address_is_set_in_one_place(folder: str) -> None:
+FOLDERS = (*bundle.OVERLAYS, "fleet")
+
+
+@checks
+def test_address_is_set_in_one_place() -> Iterator[Check]:
     """Every address and revision is that of the one file; no other file has one."""
     file = GITOPS / "source/source-configmap.yaml"
-    source = yaml.safe_load(file.read_text())["data"]
+    source = yaml.safe_load(file.read_text())
+    yield "source", file.name, source, {"data": {"repoURL", "revision"}}
 
-    spec = application(folder)["source"]
-    project = bundle.named(given(folder), "AppProject", "fanfold")["spec"]
+    url, revision = source["data"]["repoURL"], source["data"]["revision"]
+    kinds = {"kind": re.compile("AppProject|Application|ApplicationSet")}
+    for folder in FOLDERS:
+        address = {"source/repoURL": url, "source/targetRevision": revision}
+        yield folder, "Application fanfold", application(folder), address
+        project = bundle.named(given(folder), "AppProject", "fanfold")
+        yield folder, "AppProject fanfold", project, {"spec/sourceRepos": [url]}
+        for each in given(folder):
+            yield folder, bundle.label(each), each, kinds
+    for path in sorted(set(GITOPS.rglob("*.yaml")) - {file}):
+        text = path.read_text().replace("https://kubernetes.default.svc", "")
+        found = {"addresses": re.findall(r"\S*://\S*", text)}
+        yield path.parent.name, path.name, found, {"addresses": []}
 
-    assert {"repoURL": spec["repoURL"], "revision": spec["targetRevision"]} == source
-    assert project["sourceRepos"] == [source["repoURL"]]
-    assert {each["kind"] for each in given(folder)} <= {
-        "AppProject",
-        "Application",
-        "ApplicationSet",
-    }
-    others = [path.read_text() for path in GITOPS.rglob("*.yaml") if path != file]
-    assert not any("://" in text.replace("https://kubernetes.default.svc", "") for text in others)
 
-
-def test_an_application_an_overlay() -> None:
+@checks
+def test_an_application_an_overlay() -> Iterator[Check]:
     """Each overlay has an Application; they and the fleet's differ in what they must."""
-    specs = {folder: application(folder) for folder in (*bundle.OVERLAYS, "fleet")}
-
     for overlay in bundle.OVERLAYS:
-        assert specs[overlay]["source"]["path"] == f"manifests/overlays/{overlay}"
+        path = {"source/path": f"manifests/overlays/{overlay}"}
+        yield overlay, "Application fanfold", application(overlay), path
+    specs = {folder: application(folder) for folder in FOLDERS}
     for spec in specs.values():
         del spec["source"]["path"], spec["destination"]["server"]
-    assert all(spec == specs["local"] for spec in specs.values())
+    for folder, spec in specs.items():
+        yield folder, "Application fanfold", {"spec": spec}, {"spec": specs["local"]}
 
 
 def test_least_rights() -> None:
@@ -75,36 +84,39 @@ def test_least_rights() -> None:
     assert [each["namespace"] for each in project["destinations"]] == ["argo"]
 
 
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
-def test_turns(overlay: str, tmp_path: Path) -> None:
+WAVES = {
+    **dict.fromkeys(("ServiceAccount", "Role", "RoleBinding"), "0"),
+    **dict.fromkeys(("PersistentVolume", "PersistentVolumeClaim"), "1"),
+    "WorkflowTemplate": "2",
+    **dict.fromkeys(("CronWorkflow", "Workflow"), "3"),
+}
+
+
+@checks
+def test_turns(tmp_path: Path) -> Iterator[Check]:
     """With the components of its Application an overlay has a wave for every object, and options
     that keep its storage."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
-    folder = tmp_path / "manifests/overlays" / overlay
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    kustomization["components"] += [
-        "../../components/schedule",
-        *application(overlay)["source"]["kustomize"]["components"],
-    ]
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    for overlay in bundle.OVERLAYS:
+        folder = tmp_path / "manifests/overlays" / overlay
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        kustomization["components"] += [
+            "../../components/schedule",
+            *application(overlay)["source"]["kustomize"]["components"],
+        ]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
-    found = bundle.objects(bundle.build(folder))
+        found = bundle.objects(bundle.build(folder))
 
-    waves = {
-        each["kind"]: int(each["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"])
-        for each in found
-    }
-    assert waves == {
-        **dict.fromkeys(("ServiceAccount", "Role", "RoleBinding"), 0),
-        **dict.fromkeys(("PersistentVolume", "PersistentVolumeClaim"), 1),
-        "WorkflowTemplate": 2,
-        **dict.fromkeys(("CronWorkflow", "Workflow"), 3),
-    }
-    for each in found:
-        annotations = each["metadata"]["annotations"]
-        options = annotations.get("argocd.argoproj.io/sync-options")
-        if each["kind"].startswith("PersistentVolume"):
-            assert options == "Prune=false,Delete=false"
-            assert annotations["argocd.argoproj.io/compare-options"] == "IgnoreExtraneous"
-        elif each["kind"] != "Workflow":
-            assert options is None
+        kinds = {each["kind"]: None for each in found}
+        yield overlay, "the objects", {"kinds": kinds}, {"kinds": set(WAVES)}
+        for each in found:
+            options: dict[str, object] = {"sync-wave": WAVES.get(each["kind"])}
+            if each["kind"].startswith("PersistentVolume"):
+                options["sync-options"] = "Prune=false,Delete=false"
+                options["compare-options"] = "IgnoreExtraneous"
+            elif each["kind"] != "Workflow":
+                options["sync-options"] = None
+            path = "metadata/annotations/argocd.argoproj.io~1"
+            fields = {path + name: value for name, value in options.items()}
+            yield overlay, bundle.label(each), each, fields

@@ -2,224 +2,359 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
 import bundle
-import pytest
 import yaml
+from checks import Check, at, checks
 
-RENDERED = {
-    overlay: bundle.objects(bundle.build(bundle.MANIFESTS / "overlays" / overlay))
-    for overlay in bundle.OVERLAYS
-} | {direct: bundle.combination((direct,)) for direct in bundle.DIRECT}
-RENDERED["smoke-run"] = bundle.combination(("oss-volume", "smoke-run"))
-TEMPLATES = [
-    pytest.param(template, id=f"{overlay}/{template['metadata']['name']}")
-    for overlay, found in RENDERED.items()
-    for template in bundle.of_kind(found, "WorkflowTemplate")
-]
 FINAL = 2  # the workers' exit code for what only the operator can fix
+TEXT = re.compile(r"(?s).*\S.*")
 
 
-def containers(template: bundle.Object) -> Iterator[tuple[str, bundle.Object]]:
-    """Every container of every pod: the workers and, by podSpecPatch, Argo's init and wait."""
-    yield from bundle.workers(template).items()
-    patch = yaml.safe_load(template["spec"]["podSpecPatch"])
-    yield from ((each["name"], each) for each in patch["initContainers"] + patch["containers"])
+@functools.cache
+def builds() -> dict[str, list[bundle.Object]]:
+    """Every overlay, the storages without a volume, and every component that an overlay lacks."""
+    found = {overlay: bundle.objects(bundle.overlay(overlay)) for overlay in bundle.OVERLAYS}
+    found |= {direct: bundle.combination((direct,)) for direct in bundle.DIRECT}
+    rest = ("oss-volume", "acs-best-effort", "artifacts", "schedule")
+    found["the rest"] = bundle.combination(rest)
+    found |= {name: bundle.combination(("oss-volume", name)) for name in ("smoke-run", "programs")}
+    return found
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_containers(template: bundle.Object) -> None:
-    """Each container has requests and limits, a read-only root and no privileges."""
-    names = [name for name, _ in containers(template)]
-    assert names[-2:] == ["init", "wait"]
-    for name, container in containers(template):
-        for amounts in ("requests", "limits"):
-            assert set(container["resources"][amounts]) == {"cpu", "memory"}, name
-        assert container["securityContext"] == {
+def templates() -> Iterator[tuple[str, str, bundle.Object]]:
+    """The build, the name and the tree of every WorkflowTemplate."""
+    for build, found in builds().items():
+        for template in bundle.of_kind(found, "WorkflowTemplate"):
+            yield build, template["metadata"]["name"], template
+
+
+def workers() -> Iterator[tuple[str, str, bundle.Object]]:
+    """The same of every container that does the work."""
+    for build, name, template in templates():
+        for worker, container in bundle.workers(template).items():
+            yield build, f"{name} {worker}", container
+
+
+def argos() -> Iterator[tuple[str, str, bundle.Object]]:
+    """The same of what podSpecPatch adds: Argo's containers, init and wait."""
+    for build, name, template in templates():
+        patch = yaml.safe_load(template["spec"].get("podSpecPatch", ""))
+        yield build, f"{name} podSpecPatch", patch
+
+
+def environment(container: bundle.Object) -> dict[str, str]:
+    """The variables of a container that have a value of their own."""
+    return {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+
+
+@checks
+def test_containers() -> Iterator[Check]:
+    """Each container, Argo's two included, has requests and limits, a read-only root and no
+    privileges."""
+    container = {
+        "resources/requests": {"cpu", "memory"},
+        "resources/limits": {"cpu", "memory"},
+        "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
-        }, name
+        },
+    }
+    for build, name, found in workers():
+        yield build, name, found, container
+    for build, name, patch in argos():
+        for kind, argo in (("initContainers", "init"), ("containers", "wait")):
+            yield build, name, patch, {f"{kind}/0/name": argo, f"{kind}/1": None}
+            yield build, name, patch, {f"{kind}/0/{key}": container[key] for key in container}
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_pods(template: bundle.Object) -> None:
-    """Pods run as nobody in particular, with the bundle's account, and only Argo's containers have
-    its token."""
-    spec = template["spec"]
-    patch = yaml.safe_load(spec["podSpecPatch"])
+@checks
+def test_pods() -> Iterator[Check]:
+    """Pods do not run as root, have the bundle's account, and give its token to Argo's containers
+    alone."""
+    pod = {
+        "securityContext/runAsNonRoot": True,
+        "securityContext/seccompProfile": {"type": "RuntimeDefault"},
+        "securityContext/fsGroup": None,
+        "serviceAccountName": "fanfold",
+    }
     mount = {
         "name": "executor-token",
         "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
         "readOnly": True,
     }
-
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert "fsGroup" not in spec["securityContext"]
-    assert spec["serviceAccountName"] == "fanfold"
-    assert patch["automountServiceAccountToken"] is False
-    for container in patch["initContainers"] + patch["containers"]:
-        assert container["volumeMounts"] == [mount]
-    for container in bundle.workers(template).values():
-        assert "executor-token" not in str(container)
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_workers(template: bundle.Object) -> None:
-    """A worker names its command, pulls its image only when it must, and leaves its sentence."""
-    for container in bundle.workers(template).values():
-        assert container["command"]
-        assert container["imagePullPolicy"] == "IfNotPresent"
-        assert {"name": "ERROR_FILE", "value": "/dev/termination-log"} in container["env"]
-        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    argo = {
+        "automountServiceAccountToken": False,
+        "initContainers/0/volumeMounts": [mount],
+        "containers/0/volumeMounts": [mount],
+    }
+    for build, name, template in templates():
+        yield build, name, template["spec"], pod
+    for build, name, patch in argos():
+        yield build, name, patch, argo
+    for build, name, container in workers():
+        yield build, name, {"tokens": str(container).count("executor-token")}, {"tokens": 0}
 
 
-COMPUTED = {"partId", "planId", "level"}  # by the workflow itself
+@checks
+def test_workers() -> Iterator[Check]:
+    """A worker names its command, pulls its image only when it must, leaves its error, and knows
+    its run, pod and node."""
+    worker = {
+        "command/0": TEXT,
+        "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    variables = {
+        "ERROR_FILE": "/dev/termination-log",
+        "RUN_ID": "{{workflow.uid}}",
+        "RUN_STARTED": "{{workflow.creationTimestamp.s}}",
+    }
+    fields = {"POD_NAME": "metadata.name", "NODE_NAME": "spec.nodeName"}
+    for build, name, container in workers():
+        yield build, name, container, worker
+        yield build, name, environment(container), variables
+        found = {
+            each["name"]: at(each, "valueFrom/fieldRef/fieldPath") for each in container["env"]
+        }
+        yield build, name, found, fields
+
+
+COMPUTED = {"partId", "planId", "level", "lost"}  # by the workflow itself
 AS_GIVEN = r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\w+\)\}\}'
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_parameters_arrive_as_given(template: bundle.Object) -> None:
+@checks
+def test_parameters_arrive_as_given() -> Iterator[Check]:
     """The kubelet would make $$ a $ and $(NAME) a variable in what a worker is given."""
-    for container in bundle.workers(template).values():
-        for each in container["env"]:
-            value = each.get("value", "")
+    for build, name, container in workers():
+        for variable, value in environment(container).items():
             if set(re.findall(r"parameters\.(\w+)", value)) - COMPUTED:
-                assert re.fullmatch(AS_GIVEN, value), each["name"]
+                yield build, name, {variable: value}, {variable: re.compile(AS_GIVEN)}
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_parts_do_not_wait_for_each_other_to_fail(template: bundle.Object) -> None:
+# Words of Argo and of the workers, in which no user has a letter.
+OWN_WORDS = re.compile(
+    r"item|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
+    r"|tasks\.(split\.outputs\.(result|parameters\.planId)|lost\.status)"
+)
+
+
+@checks
+def test_simple_tags_hold_no_text_of_users() -> Iterator[Check]:
+    """Argo puts a simple tag's value into JSON as Go quotes it: a BEL, a flag or a line separator
+    makes that invalid, and the run ends with a message about JSON. An expression, {{=...}}, has
+    any text. In valueFrom.parameter a tag is looked up and put into no text."""
+    for build, found in builds().items():
+        for each in found:
+            for line in bundle.values(each, bundle.label(each)):
+                field, _, value = line.partition(": ")
+                for tag in re.findall(r"\{\{([^=].*?)\}\}", value):
+                    if not field.endswith("/valueFrom/parameter"):
+                        yield build, field, {"tag": tag}, {"tag": OWN_WORDS}
+
+
+@checks
+def test_parts_do_not_wait_for_each_other_to_fail() -> Iterator[Check]:
     """A part that fails for good does not keep the others from being counted."""
-    for each in template["spec"]["templates"]:
-        if len(each.get("dag", {}).get("tasks", [])) > 1:
-            assert each["dag"]["failFast"] is False
+    for build, name, template in templates():
+        for each in template["spec"]["templates"]:
+            if len(each.get("dag", {}).get("tasks", [])) > 1:
+                yield build, f"{name} {each['name']}", each, {"dag/failFast": False}
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_retries(template: bundle.Object) -> None:
+@checks
+def test_retries() -> Iterator[Check]:
     """Every worker is tried again, but not after the exit code that is final."""
-    spec = template["spec"]
-    retried = [each for each in spec["templates"] if {"container", "script"} & set(each)]
-    for each in retried:
-        strategy = each["retryStrategy"]
-        assert strategy["retryPolicy"] == "Always"
-        assert strategy["expression"] == f"asInt(lastRetry.exitCode) != {FINAL}"
-        assert 1 <= int(strategy["limit"]) <= 10
-        assert {"duration", "factor", "cap"} == set(strategy["backoff"])
-
+    retried = {
+        "retryStrategy/retryPolicy": "Always",
+        "retryStrategy/expression": f"asInt(lastRetry.exitCode) != {FINAL}",
+        "retryStrategy/limit": range(1, 11),
+        "retryStrategy/backoff": {"duration", "factor", "cap"},
+    }
     # A retry of a whole DAG would run what has succeeded again.
-    others = [each for each in spec["templates"] if each not in retried]
-    assert not any("retryStrategy" in each for each in others)
-    assert "retryStrategy" not in spec
+    never = {"retryStrategy": None}
+    for build, name, template in templates():
+        yield build, name, template["spec"], never
+        for each in template["spec"]["templates"]:
+            is_worker = {"container", "script"} & set(each)
+            yield build, f"{name} {each['name']}", each, retried if is_worker else never
 
 
 def test_final_is_the_workers_exit_code() -> None:
     """The exit code that is not retried is the one of the workers' own error."""
-    contract = (bundle.REPOSITORY / "workers" / "contract.py").read_text()
+    errors = (bundle.REPOSITORY / "workers/fanfold/errors.py").read_text()
 
-    (code,) = re.findall(
-        r"class WorkerError\(Exception\):.*?exit_code = (\d+)", contract, re.DOTALL
-    )
+    (code,) = re.findall(r"class WorkerError\(Exception\):.*?exit_code = (\d+)", errors, re.DOTALL)
 
     assert int(code) == FINAL
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_reclaim(template: bundle.Object) -> None:
+@checks
+def test_reclaim() -> Iterator[Check]:
     """Runs end, are cleaned up, and queue for the directory that they write to."""
-    spec = template["spec"]
+    run = {
+        "ttlStrategy": {"secondsAfterSuccess", "secondsAfterFailure"},
+        "podGC/strategy": "OnPodSuccess",
+        "synchronization/mutexes/0/name": re.compile(r".*workflow\.parameters\.runDir.*"),
+    }
+    for build, name, template in templates():
+        yield build, name, template["spec"], run
+        shorter = range(1, at(template, "spec/activeDeadlineSeconds") or 0)
+        yield build, name, template, {"spec/templateDefaults/activeDeadlineSeconds": shorter}
 
-    assert 0 < spec["templateDefaults"]["activeDeadlineSeconds"] < spec["activeDeadlineSeconds"]
-    assert set(spec["ttlStrategy"]) == {"secondsAfterSuccess", "secondsAfterFailure"}
-    assert spec["podGC"]["strategy"] == "OnPodSuccess"
-    assert "workflow.parameters.runDir" in spec["synchronization"]["mutexes"][0]["name"]
 
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_metadata(template: bundle.Object) -> None:
+@checks
+def test_metadata() -> Iterator[Check]:
     """Templates and pods are labelled; a template says what it is, and so does each parameter."""
-    labels = template["metadata"]["labels"]
-    annotations = template["metadata"]["annotations"]
+    fields = {
+        "metadata/labels/app.kubernetes.io~1name": "fanfold",
+        "spec/podMetadata/labels/app.kubernetes.io~1part-of": "fanfold",
+        "spec/workflowMetadata/labels/app.kubernetes.io~1part-of": "fanfold",
+        "metadata/annotations/workflows.argoproj.io~1title": TEXT,
+        "metadata/annotations/workflows.argoproj.io~1description": TEXT,
+    }
+    for build, name, template in templates():
+        component = {"metadata/labels/app.kubernetes.io~1component": name}
+        yield build, name, template, fields | component
+        for each in template["spec"]["arguments"]["parameters"]:
+            values = "|".join(map(re.escape, each["enum"])) if "enum" in each else "(?s).*"
+            parameter = {"description": re.compile(r"(?s).+\."), "value": re.compile(values)}
+            yield build, f"{name} parameter {each['name']}", each, parameter
 
-    assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == "fanfold"
-    assert labels["app.kubernetes.io/component"] == template["metadata"]["name"]
-    for metadata in ("podMetadata", "workflowMetadata"):
-        assert template["spec"][metadata]["labels"]["app.kubernetes.io/part-of"] == "fanfold"
-    for key in ("title", "description"):
-        assert annotations[f"workflows.argoproj.io/{key}"].strip()
-    for parameter in template["spec"]["arguments"]["parameters"]:
-        assert parameter["description"].endswith(".")
-        assert isinstance(parameter["value"], str)
-        assert parameter["value"] in parameter.get("enum", [parameter["value"]])
 
-
-@pytest.mark.parametrize("direct", bundle.DIRECT)
-def test_direct_differs_in_its_storage_alone(direct: str) -> None:
+@checks
+def test_direct_differs_in_its_storage_alone() -> Iterator[Check]:
     """Without a volume a run is what it is with one: mutex, retries, deadlines, all but a few
     lines."""
     mounted = {each["metadata"]["name"]: each for each in bundle.combination(("local-volume",))}
-    for template in bundle.of_kind(RENDERED[direct], "WorkflowTemplate"):
-        other = mounted[template["metadata"]["name"]]
+    expected = {
+        "fields": {"env", "envFrom", "volumeMounts", "resources"},
+        "variables": {"WORK_DIR"},
+    }
 
-        def shared(found: bundle.Object) -> bundle.Object:
-            spec = {**found["spec"], "volumes": None, "templateDefaults": None}
-            return {**found, "spec": spec}
+    def variables(container: bundle.Object) -> set[str]:
+        return {each["name"] for each in container["env"]}
 
-        assert shared(template) == shared(other)
-        assert "persistentVolumeClaim" not in str(template)
-        assert "/mnt/vol" not in str(template)
-        for name, container in bundle.workers(template).items():
-            before = bundle.workers(other)[name]
-            changed = {key for key in container if container[key] != before.get(key)}
-            assert changed == {"env", "envFrom", "volumeMounts", "resources"}
-            names = [{each["name"] for each in one["env"]} for one in (before, container)]
-            assert names[0] - names[1] == {"WORK_DIR"}
+    for build, name, template in templates():
+        if build not in bundle.DIRECT:
+            continue
+        other = mounted[name]
+        fields = {*template["spec"], *other["spec"]} - {"volumes", "templateDefaults"}
+        yield build, name, template["spec"], {each: other["spec"].get(each) for each in fields}
+        yield build, name, template, {each: other[each] for each in other if each != "spec"}
+        left = re.findall("persistentVolumeClaim|/mnt/vol", str(template))
+        yield build, name, {"left of the volume": left}, {"left of the volume": []}
+        for worker, container in bundle.workers(template).items():
+            before = bundle.workers(other)[worker]
+            differences = {
+                "fields": {key for key in container if container[key] != before.get(key)},
+                "variables": variables(before) - variables(container),
+            }
+            yield build, f"{name} {worker}", differences, expected
 
 
-def test_rrsa_has_a_token_and_no_key() -> None:
+@checks
+def test_rrsa_has_a_token_and_no_key() -> Iterator[Check]:
     """With RRSA no Secret is named, and the token lies where the workers are told, for them
     alone."""
-    (settings,) = bundle.of_kind(RENDERED["oss-direct-rrsa"], "ConfigMap")
-    for template in bundle.of_kind(RENDERED["oss-direct-rrsa"], "WorkflowTemplate"):
-        assert not re.search("secret(KeyRef|Ref|Name)|ACCESS_KEY", str(template))
-        (volume,) = (each for each in template["spec"]["volumes"] if "projected" in each)
-        (source,) = volume["projected"]["sources"]
-        token = source["serviceAccountToken"]
-        assert token["audience"] == "sts.aliyuncs.com"
-        for container in bundle.workers(template).values():
-            (mount,) = (
-                each for each in container["volumeMounts"] if each["name"] == volume["name"]
-            )
-            assert mount["readOnly"] is True
-            path = f"{mount['mountPath']}/{token['path']}"
-            assert settings["data"]["ALIBABA_CLOUD_OIDC_TOKEN_FILE"] == path
-        assert volume["name"] not in template["spec"]["podSpecPatch"]
+    build = "oss-direct-rrsa"
+    (settings,) = bundle.of_kind(builds()[build], "ConfigMap")
+    for template in bundle.of_kind(builds()[build], "WorkflowTemplate"):
+        name = template["metadata"]["name"]
+        keys = re.findall("secret(?:KeyRef|Ref|Name)|ACCESS_KEY", str(template))
+        yield build, name, {"keys": keys}, {"keys": []}
+        projected = [each for each in template["spec"]["volumes"] if "projected" in each]
+        source = "0/projected/sources/0/serviceAccountToken"
+        only = {"1": None, "0/projected/sources/1": None, f"{source}/audience": "sts.aliyuncs.com"}
+        yield build, f"{name} projected volumes", projected, only
+        volume = at(projected, "0/name")
+        for worker, container in bundle.workers(template).items():
+            mounts = [each for each in container["volumeMounts"] if each["name"] == volume]
+            one = {"1": None, "0/readOnly": True}
+            yield build, f"{name} {worker} mounts of the token", mounts, one
+            path = f"{at(mounts, '0/mountPath')}/{at(projected, f'{source}/path')}"
+            told = {"data/ALIBABA_CLOUD_OIDC_TOKEN_FILE": path}
+            yield build, "ConfigMap oss-direct", settings, told
+        argo = str(template["spec"].get("podSpecPatch")).count(str(volume))
+        yield build, f"{name} podSpecPatch", {"tokens": argo}, {"tokens": 0}
 
 
-@pytest.mark.parametrize("overlay", RENDERED)
-def test_rights(overlay: str) -> None:
+@checks
+def test_rights() -> Iterator[Check]:
     """The account may report outputs and nothing else."""
-    (role,) = bundle.of_kind(RENDERED[overlay], "Role")
-    (binding,) = bundle.of_kind(RENDERED[overlay], "RoleBinding")
+    rule = {
+        "apiGroups": ["argoproj.io"],
+        "resources": ["workflowtaskresults"],
+        "verbs": ["create", "patch"],
+    }
+    for build, found in builds().items():
+        (role,) = bundle.of_kind(found, "Role")
+        (binding,) = bundle.of_kind(found, "RoleBinding")
+        yield build, bundle.label(role), role, {"rules": [rule]}
+        subject = {"subjects/0/name": "fanfold", "subjects/1": None}
+        to_role = {"roleRef/name": role["metadata"]["name"]}
+        yield build, bundle.label(binding), binding, subject | to_role
 
-    assert role["rules"] == [
-        {
-            "apiGroups": ["argoproj.io"],
-            "resources": ["workflowtaskresults"],
-            "verbs": ["create", "patch"],
-        }
+
+@checks
+def test_runs_as_steps() -> Iterator[Check]:
+    """The pod that submits a run has all settings in its own template, since those of the spec do
+    not go with a templateRef. It is restricted as any other. Its account may submit and read runs,
+    and report."""
+    build = "runs-as-steps"
+    found = bundle.combination(("oss-volume", build))
+    template = bundle.named(found, "WorkflowTemplate", "run-as-step")
+    (run,) = template["spec"]["templates"]
+    pod = {
+        "serviceAccountName": "fanfold-runs",
+        "securityContext": bundle.base()[-1]["spec"]["securityContext"],
+        "retryStrategy/retryPolicy": "OnError",
+        "activeDeadlineSeconds": range(86401, 200000),
+    }
+    yield build, "template run", run, pod
+    patch = yaml.safe_load(run["podSpecPatch"])
+    base = yaml.safe_load(bundle.base()[-1]["spec"]["podSpecPatch"])["initContainers"][0]
+    kept = {key: base[key] for key in ("securityContext", "resources")}
+    mounts = [{"name": "manifest", "mountPath": "/tmp"}]  # noqa: S108 - of the container
+    for kind, container in (
+        ("initContainers", {"name": "init", **kept, "volumeMounts": mounts}),
+        ("containers", {"name": "main", **kept}),
+    ):
+        yield build, "podSpecPatch", patch, {f"{kind}/0": container}
+    yield build, "podSpecPatch", patch, {"containers/1": {"name": "wait", "$patch": "delete"}}
+    manifest = run["resource"]["manifest"]
+    for tag in re.findall(r"\{\{(.*?)\}\}", manifest):
+        yield build, "manifest", {"tag": tag}, {"tag": re.compile(r"=toJson\(.+\)")}
+    inputs = {each["name"] for each in run["inputs"]["parameters"]}
+    used = set(re.findall(r"inputs\.parameters\.(\w+)", manifest))
+    yield build, "manifest", {"inputs": used}, {"inputs": inputs}
+    rights = {"workflows": ["create", "get", "watch"], "workflowtaskresults": ["create", "patch"]}
+    rules = [
+        {"apiGroups": ["argoproj.io"], "resources": [name], "verbs": verbs}
+        for name, verbs in rights.items()
     ]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert [each["name"] for each in binding["subjects"]] == ["fanfold"]
+    yield build, "Role", bundle.named(found, "Role", "fanfold-runs"), {"rules": rules}
+    binding = bundle.named(found, "RoleBinding", "fanfold-runs")
+    subject = {"roleRef/name": "fanfold-runs", "subjects/0/name": "fanfold-runs"}
+    yield build, "RoleBinding", binding, subject | {"subjects/1": None}
+    for each in bundle.of_kind(found, "WorkflowTemplate"):
+        if each is not template:
+            count = str(each).count("fanfold-runs")
+            yield build, bundle.label(each), {"fanfold-runs": count}, {"fanfold-runs": 0}
 
 
-@pytest.mark.parametrize("overlay", RENDERED)
-def test_objects(overlay: str) -> None:
+@checks
+def test_objects() -> Iterator[Check]:
     """Everything is labelled, and no key is in the tree."""
-    for each in RENDERED[overlay]:
-        assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "fanfold"
-        assert each["kind"] != "Secret"
+    fields = {
+        "metadata/labels/app.kubernetes.io~1part-of": "fanfold",
+        "kind": re.compile("(?!Secret$).+"),
+    }
+    for build, found in builds().items():
+        for each in found:
+            yield build, bundle.label(each), each, fields

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import bundle
 import pytest
 import yaml
+from checks import at
 
 
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
-def test_golden(overlay: str) -> None:
-    """An overlay renders as its golden file says, to the byte."""
-    rendered = bundle.build(bundle.MANIFESTS / "overlays" / overlay)
+def test_golden() -> None:
+    """The overlays render as the golden files say, and no golden file outlives its overlay."""
+    rendered = bundle.golden({each: bundle.overlay(each) for each in bundle.OVERLAYS})
+    golden = {path.name: path.read_text() for path in bundle.GOLDEN.iterdir()}
 
-    golden = bundle.GOLDEN / f"{overlay}.yaml"
-
-    assert rendered == golden.read_text(), "renew with: python tests/manifests/bundle.py --update"
-
-
-def test_golden_files_are_those_of_the_overlays() -> None:
-    """No golden file outlives its overlay."""
-    assert sorted(path.stem for path in bundle.GOLDEN.iterdir()) == bundle.OVERLAYS
+    problems = "".join(
+        bundle.changes(name, golden.get(name, "no such file"), rendered.get(name, "no overlay"))
+        for name in sorted({*golden, *rendered})
+    )
+    assert not problems, f"{problems}renew with: python tests/manifests/bundle.py --update golden"
 
 
 def test_base_builds_alone() -> None:
     """The base needs nothing beside it."""
-    kinds = {each["kind"] for each in bundle.objects(bundle.build(bundle.MANIFESTS / "base"))}
+    kinds = {each["kind"] for each in bundle.base()}
 
     assert kinds == {"ServiceAccount", "Role", "RoleBinding", "WorkflowTemplate"}
 
 
+INITLESS_POD = (
+    bundle.MANIFESTS / "components/initless-pod/patches/workflowtemplate.initless-pod.yaml"
+)
 # What a component is there for: a path into an object, and what stands there with it.
 EFFECTS = {
     "local-volume": ("PersistentVolume pv-local", "spec/hostPath/type", "Directory"),
@@ -39,7 +41,7 @@ EFFECTS = {
     "oss-volume-rrsa": ("PersistentVolume pv-oss", "spec/csi/volumeAttributes/authType", "rrsa"),
     "oss-direct": (
         "WorkflowTemplate log-count",
-        "spec/templateDefaults/container/env/2/valueFrom/secretKeyRef/name",
+        "spec/templateDefaults/container/env/0/valueFrom/secretKeyRef/name",
         "oss-secret",
     ),
     "oss-direct-rrsa": (
@@ -63,54 +65,79 @@ EFFECTS = {
         "result",
     ),
     "parallelism": ("WorkflowTemplate aggregate", "spec/parallelism", 100),
+    "initless-pod": (
+        "WorkflowTemplate log-count",
+        "spec/podSpecPatch",
+        yaml.safe_load(INITLESS_POD.read_text())[0]["value"],
+    ),
     "smoke-run": ("Workflow smoke-run", "spec/entrypoint", "smoke-run"),
     "schedule": (
         "CronWorkflow log-count",
         "spec/workflowSpec/workflowTemplateRef/name",
         "log-count",
     ),
+    "programs": (
+        "WorkflowTemplate aggregate",
+        "spec/arguments/parameters/4/name",
+        "processCommand",
+    ),
+    "runs-as-steps": ("Role fanfold-runs", "rules/0/resources/0", "workflows"),
 }
 
 
-def look_up(found: list[bundle.Object], name: str, path: str) -> object:
-    """What stands at a JSON pointer in an object, or None."""
-    kind, name = name.split()
-    here: object = next(
-        (each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, name)), None
-    )
-    for step in path.split("/"):
-        if isinstance(here, list):
-            here = here[int(step)] if int(step) < len(here) else None
-        elif isinstance(here, dict):
-            here = here.get(step.replace("~1", "/"))
-    return here
+def test_combinations() -> None:
+    """Every combination builds, and has the effect of each component in it and of no other."""
+    problems = []
+    for components in bundle.combinations():
+        name = "+".join(components)
+        try:
+            found = {bundle.label(each): each for each in bundle.combination(components)}
+        except ValueError as error:
+            problems.append(f"{name} does not build: {error}")
+            continue
+        for component, (label, path, effect) in EFFECTS.items():
+            value = at(found.get(label), path)
+            if (value == effect) != (component in components):
+                must = "must" if component in components else "must not"
+                problems.append(f"{name}: {label} {path} is {value!r}, {must} be {effect!r}")
+        claims = [each for each in found if each.startswith("PersistentVolumeClaim ")]
+        if len(claims) != (components[0] in bundle.VOLUMES):
+            problems.append(f"{name}: the claims are {claims}")
+    assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("components", list(bundle.combinations()), ids="+".join)
-def test_combination(components: tuple[str, ...]) -> None:
-    """A combination has the effect of each component in it and of no other."""
-    found = bundle.combination(components)
-
-    effective = {
-        name for name, effect in EFFECTS.items() if look_up(found, *effect[:2]) == effect[2]
+def test_combinations_are_those_of_the_matrix() -> None:
+    """Every two components are in a combination together, but for those that the README's matrix
+    excludes. A new component has to find its place there, and its effect."""
+    together = {
+        pair for some in bundle.combinations() for pair in itertools.combinations(sorted(some), 2)
     }
-    assert effective == set(components)
-    claims = bundle.of_kind(found, "PersistentVolumeClaim")
-    assert len(claims) == (components[0] in bundle.VOLUMES)
+    excluded = {
+        *itertools.combinations(sorted(bundle.VOLUMES + bundle.DIRECT), 2),
+        ("acs-best-effort", "eci-spot"),
+        *(("artifacts", direct) for direct in bundle.DIRECT),
+    }
+
+    assert set(itertools.combinations(bundle.COMPONENTS, 2)) - together == excluded
+    assert sorted(EFFECTS) == bundle.COMPONENTS
 
 
-@pytest.mark.parametrize("storage", bundle.VOLUMES + bundle.DIRECT)
-def test_order_does_not_matter(storage: str, tmp_path: Path) -> None:
+def test_order_does_not_matter(tmp_path: Path) -> None:
     """Components can be listed in any order, as the README says."""
-    longest = max((each for each in bundle.combinations() if each[0] == storage), key=len)
-    there, back = tmp_path / "there", tmp_path / "back"
-    for folder in (there, back):
-        folder.mkdir()
-
-    def sort(found: list[bundle.Object]) -> list[bundle.Object]:
-        return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
-
-    assert sort(bundle.compose(there, longest)) == sort(bundle.compose(back, longest[::-1]))
+    problems = []
+    for storage in bundle.VOLUMES + bundle.DIRECT:
+        extras = [each for each in bundle.EXTRAS if bundle.allowed((storage, each))]
+        longest = [storage, "eci-spot", *extras]
+        there, back = (
+            {bundle.label(each): each for each in bundle.compose(tmp_path, some)}
+            for some in (longest, longest[::-1])
+        )
+        problems += [
+            f"{storage}: {label} depends on the order of the components"
+            for label in sorted({*there, *back})
+            if there.get(label) != back.get(label)
+        ]
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("direct", bundle.DIRECT)
@@ -140,25 +167,19 @@ def test_local_volume_can_be_changed(tmp_path: Path) -> None:
     assert not bundle.of_kind(replaced, "PersistentVolume")
 
 
-def test_every_component_is_in_a_combination() -> None:
-    """A new component has to find its place in the matrix and its effect."""
-    used = set().union(*bundle.combinations())
-
-    assert sorted(used) == sorted(EFFECTS) == bundle.COMPONENTS
-
-
 def test_readme_names_everything() -> None:
     """Every template, parameter, component, overlay and run is in the README."""
     readme = (bundle.MANIFESTS / "README.md").read_text()
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
-    for template in bundle.of_kind(found, "WorkflowTemplate"):
+    programs = bundle.combination(("local-volume", "programs"))
+    map_reduce = bundle.named(programs, "WorkflowTemplate", "map-reduce")
+    for template in [*bundle.of_kind(bundle.base(), "WorkflowTemplate"), map_reduce]:
         parameters = [each["name"] for each in template["spec"]["arguments"]["parameters"]]
         (row,) = re.findall(rf"^\| `{template['metadata']['name']}` \|.*$", readme, re.MULTILINE)
         assert re.findall(r"`(\w+)`", row.split("|")[3]) == parameters
 
     for name in [*bundle.COMPONENTS, *bundle.OVERLAYS]:
         assert f"| `{name}` |" in readme
-    for run in (bundle.MANIFESTS / "runs").iterdir():
+    for run in (bundle.MANIFESTS / "runs").glob("*.*"):
         assert run.name in readme
 
 
@@ -177,7 +198,9 @@ def test_readme_overlays(tmp_path: Path) -> None:
                 assert "/" in worker["image"], "a name of the base, which no registry has"
         for one in each.get("patches", []):
             patch = yaml.safe_load(one["patch"])
-            if "target" in one:
+            if "programs" in str(each["components"]):
+                check_programs(bundle.named(found, **one["target"]), each)
+            elif "target" in one:
                 worker = bundle.workers(bundle.named(found, **one["target"]))["map"]
                 names = [variable["name"] for variable in worker["env"]]
                 assert worker["args"] == ["status_classes.py"]
@@ -185,6 +208,23 @@ def test_readme_overlays(tmp_path: Path) -> None:
             else:
                 patched = bundle.named(found, patch["kind"], patch["metadata"]["name"])
                 assert patched["data"] == patch["data"]
+
+
+def check_programs(template: bundle.Object, overlay: bundle.Object) -> None:
+    """The overlay changes what it is shown for: the size of scratch, or where the command is."""
+    workers = bundle.workers(template)
+    variables = {
+        name: {each["name"]: each for each in worker["env"]} for name, worker in workers.items()
+    }
+    if "images" in overlay:
+        (tmp,) = (each for each in template["spec"]["volumes"] if each["name"] == "tmp")
+        sizes = {variables[name]["SCRATCH_SIZE"]["value"] for name in ("map", "reduce")}
+        assert sizes == {tmp["emptyDir"]["sizeLimit"]} == {str(10 << 30)}
+    else:
+        commands = [variables[name]["MAP_COMMAND"] for name in ("split", "map", "reduce")]
+        for each in commands:
+            assert set(each) == {"name", "valueFrom"}
+            assert re.fullmatch("map-command-.+", each["valueFrom"]["configMapKeyRef"]["name"])
 
 
 def test_readme_matrix() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,15 +14,27 @@ import bundle
 import pytest
 from fake import FakeOSS
 
-FOUND = bundle.combination(("oss-volume", "smoke-run"))
-SCRIPTS = bundle.workers(bundle.named(FOUND, "WorkflowTemplate", "log-count"))
-ARGUMENTS = {
-    each["name"]: each["value"]
-    for each in bundle.named(FOUND, "Workflow", "smoke-run")["spec"]["arguments"]["parameters"]
-}
-LOG = {each["name"]: each.get("value") for each in SCRIPTS["smoke-check"]["env"]}["LOG"]
 
-OTHERS = [f"{ARGUMENTS['runDir']}.txt", f"{ARGUMENTS['runDir']}/notes.txt"]
+@functools.cache
+def scripts() -> dict[str, bundle.Object]:
+    """The workers of log-count, the steps of the smoke run included."""
+    found = bundle.combination(("oss-volume", "smoke-run"))
+    return bundle.workers(bundle.named(found, "WorkflowTemplate", "log-count"))
+
+
+@functools.cache
+def arguments() -> dict[str, str]:
+    """The arguments of the smoke run, and its log."""
+    run = bundle.named(bundle.combination(("oss-volume", "smoke-run")), "Workflow", "smoke-run")
+    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    log = {each["name"]: each.get("value") for each in scripts()["smoke-check"]["env"]}["LOG"]
+    return {**given, "log": log}
+
+
+def others() -> list[str]:
+    """Files of somebody else's."""
+    return [f"{arguments()['runDir']}.txt", f"{arguments()['runDir']}/notes.txt"]
+
 
 Storage = tuple[dict[str, str], Callable[[], list[str]]]  # its settings, and the names in it
 
@@ -29,7 +43,7 @@ Storage = tuple[dict[str, str], Callable[[], list[str]]]  # its settings, and th
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     """A folder or a bucket, with files of somebody else's."""
     if request.param == "folder":
-        for name in OTHERS:
+        for name in others():
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
         found = tmp_path.rglob
@@ -41,7 +55,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         )
         return
     with FakeOSS() as fake:
-        for name in OTHERS:
+        for name in others():
             fake.bucket().put(f"fanfold/{name}", b"")
         settings = {
             "WORK_DIR": "oss://bucket/fanfold",
@@ -58,7 +72,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
     """What a template of log-count does, with the arguments of the smoke run."""
-    container = SCRIPTS[template]
+    container = scripts()[template]
     done = subprocess.run(
         [sys.executable, *(["-"] if "source" in container else container["args"])],
         input=container.get("source"),
@@ -67,11 +81,13 @@ def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
             **os.environ,
             **storage[0],
             "PYTHONPATH": ".",
-            "INPUT": ARGUMENTS["input"],
-            "RUN_DIR": ARGUMENTS["runDir"],
-            "NUM_PARTS": ARGUMENTS["numParts"],
-            "KEYWORDS": ARGUMENTS["keywords"],
-            "LOG": LOG,
+            "INPUT": arguments()["input"],
+            "RUN_DIR": arguments()["runDir"],
+            "NUM_PARTS": arguments()["numParts"],
+            "KEYWORDS": arguments()["keywords"],
+            "LOG": arguments()["log"],
+            "RUN_ID": "smoke",
+            "RUN_STARTED": "1767225600",
             **more,
         },
         capture_output=True,
@@ -88,25 +104,29 @@ def test_smoke_run(storage: Storage) -> None:
     last steps can be done twice, as after a pod that was lost."""
     for template in ("smoke-write", "split"):
         assert run(storage, template)[0] == 0
-    for part in range(int(ARGUMENTS["numParts"])):
+    for part in range(int(arguments()["numParts"])):
         assert run(storage, "map", PART_ID=str(part))[0] == 0
     assert run(storage, "reduce")[0] == 0
 
-    code, said = run(storage, "smoke-check", LOG=LOG + "INFO")
+    there = "".join(f"{name}\n" for name in storage[1]())
+    code, said = run(storage, "smoke-check", LOG=arguments()["log"] + "INFO")
 
     assert code == 2
     assert "is {'INFO': 3, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1} and must be {'INFO': 4" in said
-    assert f"{ARGUMENTS['runDir']}/result.json" in storage[1]()
+    own = r"results/20260101T000000Z-smoke/result\.json\.record"
+    for name in (r"result\.json", own, "cout-output/.*"):
+        assert re.search(f"^{arguments()['runDir']}/{name}$", there, re.MULTILINE)
     for template in ("smoke-check", "smoke-check", "smoke-clean", "smoke-clean"):
         assert run(storage, template)[0] == 0
-    assert storage[1]() == OTHERS
+    assert storage[1]() == others()
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    """On a volume the folder of the run goes, too."""
+    """On a volume the folders of the run are removed, too, wherever the run has ended."""
     storage: Storage = {"WORK_DIR": str(tmp_path)}, list
 
-    for template in ("smoke-write", "split", "smoke-clean", "smoke-clean"):
-        assert run(storage, template)[0] == 0
+    for templates in (("smoke-write",), ("smoke-write", "split", "map")):
+        for template in (*templates, "smoke-clean", "smoke-clean"):
+            assert run(storage, template, PART_ID="0")[0] == 0
 
     assert not list(tmp_path.iterdir())

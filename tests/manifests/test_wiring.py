@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import bundle
-import pytest
 import yaml
+from checks import Check, at, checks
 
 CONFIGURATIONS = sorted((bundle.MANIFESTS / "base").glob("kustomizeconfig*.yaml"))
 KINDS = ("Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate")
@@ -40,6 +42,7 @@ def cases() -> Iterator[Case]:
 CASES = list(cases())
 BEFORE = {"images": "probe:old", "nameReference": "target", "namespace": "before"}
 AFTER = {"images": "probe:new", "namespace": "after", "templateLabels": {"probe": "label"}}
+HASHED = re.compile("pre-target-suf-[a-z0-9]{10}")  # kustomize generates ConfigMaps and Secrets
 
 
 def nest(path: str, value: Any) -> Any:
@@ -49,17 +52,16 @@ def nest(path: str, value: Any) -> Any:
     return value
 
 
-def dig(tree: Any, path: str) -> Any:
-    """What stands at this path, with the first item of every list."""
-    for step in path.split("/"):
-        while isinstance(tree, list):
-            tree = tree[0]
-        tree = tree.get(step) if tree else None
-    return tree
+def name_of(number: int, path: str) -> str:
+    """The name of a case's object: a volume's handle is the volume's own name."""
+    return "target" if path.endswith("volumeHandle") else f"case-{number}"
 
 
-def probe(folder: Path, configurations: list[str]) -> dict[Case, Any]:
-    """What kustomize puts at each path when everything that it can change is changed."""
+def probe(folder: Path, configurations: list[Path]) -> list[bundle.Object]:
+    """An object for each case, after a build that changes all that kustomize can change."""
+    folder.mkdir()
+    for file in configurations:
+        (folder / file.name).write_text(file.read_text())
     core = ("ServiceAccount", "PersistentVolumeClaim", "PersistentVolume")
     files: dict[str, bundle.Object] = {
         kind.lower(): {"apiVersion": "v1", "kind": kind, "metadata": {"name": "target"}}
@@ -71,8 +73,7 @@ def probe(folder: Path, configurations: list[str]) -> dict[Case, Any]:
         files[f"case-{number}"] = {
             **(argo if "Workflow" in kind else {"apiVersion": "v1"}),
             "kind": kind,
-            # A volume's handle is the volume's own name.
-            "metadata": {"name": "target" if path.endswith("volumeHandle") else f"case-{number}"},
+            "metadata": {"name": name_of(number, path)},
             **(nest(path, BEFORE[section]) if section in BEFORE else {"spec": {}}),
         }
         if path.endswith("volumeHandle"):
@@ -87,52 +88,32 @@ def probe(folder: Path, configurations: list[str]) -> dict[Case, Any]:
             "labels": [{"pairs": {"probe": "label"}, "includeTemplates": True}],
             "configMapGenerator": [{"name": "target", "literals": ["key=value"]}],
             "secretGenerator": [{"name": "target", "literals": ["key=value"]}],
-            "configurations": configurations,
+            "configurations": [file.name for file in configurations],
         },
         **files,
     )
-    seen = {(each["kind"], each["metadata"]["name"]): each for each in found}
-    return {
-        case: dig(
-            seen[case[2], "pre-target-suf"]
-            if case[3].endswith("volumeHandle")
-            else seen[case[2], f"pre-case-{number}-suf"],
-            case[3],
-        )
-        for number, case in enumerate(CASES)
-    }
+    seen = {bundle.label(each): each for each in found}
+    return [
+        seen[f"{kind} pre-{name_of(number, path)}-suf"]
+        for number, (_, _, kind, path) in enumerate(CASES)
+    ]
 
 
-@pytest.fixture(scope="module")
-def with_configuration(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
-    """Every path of the configurations after a build with them."""
-    folder = tmp_path_factory.mktemp("with")
-    for path in CONFIGURATIONS:
-        (folder / path.name).write_text(path.read_text())
-    return probe(folder, [path.name for path in CONFIGURATIONS])
-
-
-@pytest.fixture(scope="module")
-def without_configuration(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Any]:
-    """The same after a build without it."""
-    return probe(tmp_path_factory.mktemp("without"), [])
-
-
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_configuration(
-    case: Case, with_configuration: dict[Case, Any], without_configuration: dict[Case, Any]
-) -> None:
+@checks
+def test_configuration(tmp_path: Path) -> Iterator[Check]:
     """A line of the configurations makes its field change, which nothing else does."""
-    section, target, _, _ = case
+    without = probe(tmp_path / "without", [])
+    configured = probe(tmp_path / "with", CONFIGURATIONS)
+    for number, (section, target, kind, path) in enumerate(CASES):
+        name = f"{section} {target} {kind}"
+        hashed = target in ("ConfigMap", "Secret")
+        after = HASHED if hashed else AFTER.get(section, "pre-target-suf")
+        yield "without configuration", name, without[number], {path: BEFORE.get(section)}
+        yield "with configuration", name, configured[number], {path: after}
 
-    assert without_configuration[case] == BEFORE.get(section)
-    if target in ("ConfigMap", "Secret"):
-        assert re.fullmatch(r"pre-target-suf-[a-z0-9]{10}", with_configuration[case])
-    else:
-        assert with_configuration[case] == AFTER.get(section, "pre-target-suf")
 
-
-def test_components_are_reached(tmp_path: Path) -> None:
+@checks
+def test_components_are_reached(tmp_path: Path) -> Iterator[Check]:
     """A user's overlay renames, retags and moves what comes from components as well."""
     found = bundle.compose(
         tmp_path,
@@ -142,27 +123,31 @@ def test_components_are_reached(tmp_path: Path) -> None:
         nameSuffix="-z",
         secretGenerator=[{"name": "oss-secret", "literals": ["akId=x", "akSecret=y"]}],
     )
-
-    volume = bundle.named(found, "PersistentVolume", "a-pv-oss-z")
-    claim = bundle.named(found, "PersistentVolumeClaim", "a-pvc-oss-z")
-    secret = bundle.of_kind(found, "Secret")[0]
-    schedule = bundle.named(found, "CronWorkflow", "a-log-count-z")
-    assert volume["spec"]["csi"]["volumeHandle"] == "a-pv-oss-z"
-    assert claim["spec"]["volumeName"] == "a-pv-oss-z"
-    assert volume["spec"]["csi"]["nodePublishSecretRef"] == {
-        "name": secret["metadata"]["name"],
-        "namespace": "elsewhere",
+    templates = bundle.of_kind(found, "WorkflowTemplate")
+    (secret,) = bundle.of_kind(found, "Secret")
+    objects = {bundle.label(each): each for each in found}
+    csi = "PersistentVolume a-pv-oss-z/spec/csi"
+    reached = {
+        f"{csi}/volumeHandle": "a-pv-oss-z",
+        f"{csi}/nodePublishSecretRef/name": secret["metadata"]["name"],
+        f"{csi}/nodePublishSecretRef/namespace": "elsewhere",
+        f"{bundle.label(secret)}/metadata/namespace": "elsewhere",
+        "PersistentVolumeClaim a-pvc-oss-z/spec/volumeName": "a-pv-oss-z",
+        "CronWorkflow a-log-count-z/spec/workflowSpec/workflowTemplateRef/name": "a-log-count-z",
     }
-    assert secret["metadata"]["namespace"] == "elsewhere"
-    assert schedule["spec"]["workflowSpec"]["workflowTemplateRef"]["name"] == "a-log-count-z"
-    for template in bundle.of_kind(found, "WorkflowTemplate"):
-        assert template["spec"]["serviceAccountName"] == "a-fanfold-z"
-        assert template["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "a-pvc-oss-z"
-        for reference in re.findall(r"'templateRef': {'name': '([^']+)'", str(template)):
-            assert bundle.named(found, "WorkflowTemplate", reference)
+    for name in re.findall(r"'templateRef': {'name': '([^']+)'", str(templates)):
+        reached[f"WorkflowTemplate {name}/metadata/name"] = name
+    yield "overlay with components", "the objects", objects, reached
+    template = {
+        "spec/serviceAccountName": "a-fanfold-z",
+        "spec/volumes/0/persistentVolumeClaim/claimName": "a-pvc-oss-z",
+    }
+    for each in templates:
+        yield "overlay with components", bundle.label(each), each, template
 
 
-def test_direct_is_reached(tmp_path: Path) -> None:
+@checks
+def test_direct_is_reached(tmp_path: Path) -> Iterator[Check]:
     """The same for a Secret and a ConfigMap that containers and scripts name."""
     found = bundle.compose(
         tmp_path,
@@ -170,64 +155,64 @@ def test_direct_is_reached(tmp_path: Path) -> None:
         namePrefix="a-",
         secretGenerator=[{"name": "oss-secret", "literals": ["akId=x", "akSecret=y"]}],
     )
-
-    secret = bundle.of_kind(found, "Secret")[0]["metadata"]["name"]
-    assert secret.startswith("a-oss-secret-")
+    (secret,) = bundle.of_kind(found, "Secret")
+    name = secret["metadata"]["name"]
+    yield "oss-direct", "Secret", secret, {"metadata/name": re.compile("a-oss-secret-.*")}
     for template in bundle.of_kind(found, "WorkflowTemplate"):
-        for container in bundle.workers(template).values():
-            assert container["envFrom"] == [{"configMapRef": {"name": "a-oss-direct"}}]
-            assert {
-                each["valueFrom"]["secretKeyRef"]["name"]
-                for each in container["env"]
-                if "valueFrom" in each
-            } == {secret}
+        for worker, container in bundle.workers(template).items():
+            where = f"{template['metadata']['name']} {worker}"
+            config = {"envFrom": [{"configMapRef": {"name": "a-oss-direct"}}]}
+            yield "oss-direct", where, container, config
+            keys = [at(each, "valueFrom/secretKeyRef/name") for each in container["env"]]
+            yield "oss-direct", where, {"secrets": {*keys} - {None}}, {"secrets": {name}}
 
 
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
-def test_namespaces_agree(overlay: str) -> None:
+@checks
+def test_namespaces_agree() -> Iterator[Check]:
     """Everything of an overlay is in one namespace, the volume's Secret and the binding's account
     included."""
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "overlays" / overlay))
-    namespaces = {
-        each["metadata"].get("namespace") for each in found if each["kind"] != "PersistentVolume"
-    }
-    for volume in bundle.of_kind(found, "PersistentVolume"):
-        if reference := volume["spec"].get("csi", {}).get("nodePublishSecretRef"):
-            namespaces.add(reference["namespace"])
-    for binding in bundle.of_kind(found, "RoleBinding"):
-        namespaces |= {subject["namespace"] for subject in binding["subjects"]}
+    for overlay in bundle.OVERLAYS:
+        for each in bundle.objects(bundle.overlay(overlay)):
+            fields = [
+                f"subjects/{number}/namespace" for number in range(len(each.get("subjects", ())))
+            ]
+            if each["kind"] != "PersistentVolume":
+                fields.append("metadata/namespace")
+            elif at(each, "spec/csi/nodePublishSecretRef"):
+                fields.append("spec/csi/nodePublishSecretRef/namespace")
+            yield overlay, bundle.label(each), each, dict.fromkeys(fields, "argo")
 
-    assert namespaces == {"argo"}
 
-
-@pytest.mark.parametrize("overlay", bundle.OVERLAYS)
-def test_images_of_an_overlay(overlay: str) -> None:
+@checks
+def test_images_of_an_overlay() -> Iterator[Check]:
     """Each images entry of an overlay changes a template, and none is left with a base's name; a
     tag that an overlay does not set is the release's."""
-    folder = bundle.MANIFESTS / "overlays" / overlay
-    entries = yaml.safe_load((folder / "kustomization.yaml").read_text())["images"]
     base = yaml.safe_load((bundle.MANIFESTS / "base/kustomization.yaml").read_text())["images"]
     release = {each["name"]: each["newTag"] for each in base}
-    templates = bundle.of_kind(bundle.objects(bundle.build(folder)), "WorkflowTemplate")
+    for overlay in bundle.OVERLAYS:
+        file = bundle.MANIFESTS / "overlays" / overlay / "kustomization.yaml"
+        images = {
+            f"{each['newName']}:{each.get('newTag', release[each['name']])}"
+            for each in yaml.safe_load(file.read_text())["images"]
+        }
+        used = {
+            container["image"].partition("@")[0]
+            for template in bundle.of_kind(
+                bundle.objects(bundle.overlay(overlay)), "WorkflowTemplate"
+            )
+            for container in bundle.workers(template).values()
+        }
+        yield overlay, "WorkflowTemplates", {"images": used}, {"images": images}
 
-    used = {each["image"] for template in templates for each in bundle.workers(template).values()}
 
-    assert {image.partition("@")[0] for image in used} == {
-        f"{each['newName']}:{each.get('newTag', release[each['name']])}" for each in entries
-    }
-
-
+@functools.cache
 def base_workers() -> dict[str, bundle.Object]:
     """The containers that the base starts, by "WorkflowTemplate/template"."""
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
     return {
         f"{template['metadata']['name']}/{name}": container
-        for template in bundle.of_kind(found, "WorkflowTemplate")
+        for template in bundle.of_kind(bundle.base(), "WorkflowTemplate")
         for name, container in bundle.workers(template).items()
     }
-
-
-WORKERS = base_workers()
 
 
 def image_of(container: bundle.Object) -> str:
@@ -238,24 +223,26 @@ def image_of(container: bundle.Object) -> str:
 
 def test_images_are_those_of_the_dockerfiles() -> None:
     """Each image of the base has a Dockerfile and is used."""
-    images = {image_of(each) for each in WORKERS.values()}
+    images = {image_of(each) for each in base_workers().values()}
 
     assert images == {path.suffix[1:] for path in bundle.REPOSITORY.glob("Dockerfile.*")}
 
 
 def test_images_hold_the_scripts() -> None:
     """The script that a template starts is in its image, and python is what starts it."""
-    for container in WORKERS.values():
+    found = bundle.combination(("local-volume", "programs"))
+    programs = bundle.workers(bundle.named(found, "WorkflowTemplate", "map-reduce"))
+    for container in (*base_workers().values(), *programs.values()):
         assert container["command"] in (["python"], ["python3"])
         if "source" in container:
             continue
         dockerfile = (bundle.REPOSITORY / f"Dockerfile.{image_of(container)}").read_text()
-        assert f"workers/{container['args'][0]}" in dockerfile
+        assert f"workers/{container['args'][0].removeprefix('/fanfold/')}" in dockerfile
 
 
 def test_user_is_that_of_the_images() -> None:
     """Pods run as the user that the images are built for."""
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
+    found = bundle.base()
     users = {
         f"{context['runAsUser']}:{context['runAsGroup']}"
         for template in bundle.of_kind(found, "WorkflowTemplate")
@@ -269,33 +256,163 @@ def test_user_is_that_of_the_images() -> None:
 
 
 # Settings of a worker that no template sets: for images of the users' own.
-LEFT_OUT = {"MAP_SETTINGS"}
-READS = re.compile(r'(?:environ(?:\.get\(|\[)|choice\(environ, )"([A-Z_]+)"')
+LEFT_OUT = {"MAP_SETTINGS", "OUTPUT"}
+# Those of programs, of which the base runs none; MAP and the like begin several names each.
+LEFT_OUT |= {
+    "MAP_COMMAND",
+    "PROCESS_COMMAND",
+    "REDUCE_COMMAND",
+    "MAP",
+    "PROCESS",
+    "REDUCE",
+    "FILE_SUFFIX",
+    "SCRATCH_DIR",
+    "SCRATCH_SIZE",
+    "MAP_STATUS",
+}
+READS = re.compile(r'(?:environ(?:\.get\(|\[|, )|[(] ?\(|\), \()"([A-Z_]+)"')
+IMPORTS = re.compile(r"^from fanfold(\.[\w.]+)? import (.+)$", re.MULTILINE)
+WORKERS = bundle.REPOSITORY / "workers"
 
 
-def settings_read(*modules: str) -> set[str]:
-    """The environment variables that these modules of the workers read."""
-    folder = bundle.REPOSITORY / "workers"
-    return {name for each in modules for name in READS.findall((folder / each).read_text())}
+def rooms(script: str) -> set[Path]:
+    """A worker and all modules of ours that it imports."""
+    found, new = set[Path](), {WORKERS / script}
+    while new:
+        found |= new
+        imports = {each for path in new for each in IMPORTS.findall(path.read_text())}
+        paths = (
+            WORKERS / "fanfold" / name.replace(".", "/")
+            for inner, names in imports
+            for name in ([inner[1:]] if inner else names.split(", "))
+        )
+        new = {p / "__init__.py" if p.is_dir() else p.with_suffix(".py") for p in paths} - found
+    return found
+
+
+def settings_read(script: str) -> set[str]:
+    """The environment variables that a worker reads."""
+    return {name for each in rooms(script) for name in READS.findall(each.read_text())}
 
 
 def test_settings_are_those_of_the_contract() -> None:
     """A template sets what its worker reads, and every setting can be reached."""
-    shared = settings_read("contract.py", "store.py", "worker.py")
-    scripts = {container["args"][0] for container in WORKERS.values() if "args" in container}
-    set_anywhere = set()
-    for name, container in WORKERS.items():
+    scripts, set_anywhere = set(), set()
+    for name, container in base_workers().items():
         keys = {each["name"] for each in container["env"]}
         if "args" in container:
-            assert keys <= shared | settings_read(container["args"][0]), name
+            scripts.add(container["args"][0])
+            assert keys <= settings_read(container["args"][0]), name
             set_anywhere |= keys
 
-    assert set_anywhere == (shared | settings_read(*scripts)) - LEFT_OUT
+    assert set_anywhere == set().union(*map(settings_read, scripts)) - LEFT_OUT
+
+
+def test_programs_are_set_in_full() -> None:
+    """With the component `programs` each worker gets every setting of a program that it takes, but
+    for those that no run of Argo needs."""
+    found = bundle.combination(("local-volume", "programs"))
+    left_out = {"SCRATCH_DIR", "PROCESS_SETTINGS", "REDUCE_SETTINGS"}
+    of_programs = re.compile("(MAP|PROCESS|REDUCE)_.*|SCRATCH_.*|FILE_SUFFIX|OUTPUT|PARTS_PER_POD")
+    workers = {
+        f"{name}/{worker}": container
+        for name in ("map-reduce", "process-data")
+        for worker, container in bundle.workers(
+            bundle.named(found, "WorkflowTemplate", name)
+        ).items()
+    }
+    # merge.py is the last step of both: of each the other's settings are left out.
+    others = {
+        "map-reduce/reduce": "PROCESS_.*|FILE_SUFFIX",
+        "process-data/merge-data": "MAP_.*|OUTPUT",
+    }
+    for where, container in workers.items():
+        script = container["args"][0].removeprefix("/fanfold/")
+        assert container["command"] == ["python3"], where
+        (taken,) = re.findall(
+            r"^Takes +([^\n]*(?:\n +[^\n]*)*)", (WORKERS / script).read_text(), re.MULTILINE
+        )
+        names = {each.partition("=")[0] for each in taken.split()}
+        other = re.compile(others.get(where, "-"))
+        takes = {
+            each for each in names if of_programs.fullmatch(each) and not other.fullmatch(each)
+        }
+        keys = {each["name"] for each in container["env"]}
+        given = {each for each in keys if of_programs.fullmatch(each)}
+        assert given == takes - left_out, where
+
+
+def test_scratch_has_one_size() -> None:
+    """SCRATCH_SIZE is the size of the volume at /tmp, wherever a program may run."""
+    found = bundle.combination(("local-volume", "programs"))
+    for name in ("map-reduce", "process-data", "aggregate"):
+        template = bundle.named(found, "WorkflowTemplate", name)
+        (tmp,) = (each for each in template["spec"]["volumes"] if each["name"] == "tmp")
+        sizes = {
+            each["value"]
+            for container in bundle.workers(template).values()
+            for each in container["env"]
+            if each["name"] == "SCRATCH_SIZE"
+        }
+        assert sizes <= {tmp["emptyDir"]["sizeLimit"]} == {"1073741824"}
+        assert sizes or name == "aggregate"  # its pods are those of process-data
+
+
+def test_default_program_is_for_our_image() -> None:
+    """The program that map-reduce runs as it comes: the lines of the log with an ERROR."""
+    found = bundle.combination(("local-volume", "programs"))
+    spec = bundle.named(found, "WorkflowTemplate", "map-reduce")["spec"]
+    defaults = {each["name"]: each["value"] for each in spec["arguments"]["parameters"]}
+    log = b"[INFO] a\n[ERROR] b\n[WARN] \xff\n[ERROR] \xff c"
+
+    words = shlex.split(defaults["mapCommand"])
+    done = subprocess.run(words, input=log, capture_output=True, check=True, timeout=60)
+
+    assert done.stdout == b"[ERROR] b\n[ERROR] \xff c"
+
+
+@checks
+def test_results_are_outputs() -> Iterator[Check]:
+    """What the last step writes to RESULT_FILE and RESULT_PATH_FILE becomes an output parameter of
+    the workflow, which `argo get` shows, and of the template main, whatever other outputs a
+    component adds. None of them can make a run fail."""
+    names = {"RESULT_FILE": "result", "RESULT_PATH_FILE": "resultPath"}
+    sets = (("local-volume",), ("oss-volume", "artifacts"), ("oss-direct",))
+    for components in (*sets, ("oss-direct", "programs")):
+        build = "+".join(components)
+        mains = set()
+        for template in bundle.of_kind(bundle.combination(components), "WorkflowTemplate"):
+            workers = bundle.workers(template)
+            (tmp,) = (each for each in template["spec"]["volumes"] if each["name"] == "tmp")
+            for body in template["spec"]["templates"]:
+                where = f"{template['metadata']['name']} {body['name']}"
+                found = {each["name"]: each for each in at(body, "outputs/parameters") or ()}
+                container = workers.get(body["name"], {"env": [], "volumeMounts": []})
+                files = {each["name"]: each.get("value") for each in container["env"]}
+                mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+                for variable, name in names.items():
+                    if variable in files:
+                        file = {"globalName": name, "valueFrom/path": files[variable]}
+                        yield build, where, found.get(name), {**file, "valueFrom/default": ""}
+                        below = {"valueFrom/path": re.compile(f"{mounts['tmp']}/.+")}
+                        yield build, where, found.get(name), below
+                        size = re.compile("1Mi|1073741824")  # programs need more
+                        yield build, "volume tmp", tmp, {"emptyDir/sizeLimit": size}
+                    elif name in found:
+                        source = "expression" if body["name"] == "level" else "parameter"
+                        handed = re.compile(rf"(?s).*\boutputs\.parameters\.{name}\b.*")
+                        fields = {f"valueFrom/{source}": handed, "valueFrom/default": ""}
+                        yield build, where, found[name], fields
+                        mains.add(where)
+        expected = {"log-count main", "static-fan-out main", "process-data main"}
+        expected |= {"aggregate main", "aggregate level"}
+        expected |= {"map-reduce main"} if "programs" in components else set()
+        yield build, "bundle", {"hand a result on": mains}, {"hand a result on": expected}
 
 
 def test_settings_of_oss_are_those_of_the_workers() -> None:
     """What oss-direct and its variant set is what the workers look for."""
-    source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").glob("*.py"))
+    source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
     for direct in bundle.DIRECT:
         found = bundle.combination((direct,))
         (settings,) = bundle.of_kind(found, "ConfigMap")
@@ -313,7 +430,12 @@ def workflow_parameters(tree: object) -> set[str]:
 def test_parameters_are_declared_and_used() -> None:
     """A WorkflowTemplate declares the parameters that it uses, in the templates of others too
     (which Argo finds out only when it runs), and no more."""
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
+    for found in (bundle.base(), bundle.combination(("local-volume", "programs"))):
+        check_declared(found)
+
+
+def check_declared(found: list[bundle.Object]) -> None:
+    """The same of the templates of one build."""
     bodies = {
         (template["metadata"]["name"], body["name"]): body
         for template in bundle.of_kind(found, "WorkflowTemplate")
@@ -330,14 +452,33 @@ def test_parameters_are_declared_and_used() -> None:
         assert used == declared, template["metadata"]["name"]
 
 
+def test_arguments_are_parameters() -> None:
+    """The schedule and the smoke run set parameters that log-count has. What a night leaves is
+    cleaned up."""
+    found = bundle.combination(("local-volume", "schedule", "smoke-run"))
+    log_count = bundle.named(found, "WorkflowTemplate", "log-count")
+    declared = {each["name"] for each in log_count["spec"]["arguments"]["parameters"]}
+    schedule = bundle.named(found, "CronWorkflow", "log-count")["spec"]["workflowSpec"]
+    smoke_run = bundle.named(found, "Workflow", "smoke-run")["spec"]
+
+    of_schedule, of_smoke_run = (
+        {each["name"]: each["value"] for each in spec["arguments"]["parameters"]}
+        for spec in (schedule, smoke_run)
+    )
+
+    assert {*of_schedule, *of_smoke_run} <= declared
+    assert of_schedule["clean"] == "true"
+
+
 def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     """The script template, which Argo starts far from the workers' modules, finds them and writes
     files of one capital letter each; it uses each of its settings."""
-    (script,) = (each for each in WORKERS.values() if "source" in each)
-    settings = {each["name"]: each["value"] for each in script["env"]}
+    (script,) = (each for each in base_workers().values() if "source" in each)
+    settings = {each["name"]: each.get("value") for each in script["env"]}
     dockerfile = (bundle.REPOSITORY / f"Dockerfile.{image_of(script)}").read_text()
     assert f" {settings['PYTHONPATH']}/\n" in dockerfile
-    assert set(settings) == {"FILES", "PYTHONPATH", "WORK_DIR", "RUN_DIR", "ERROR_FILE"}
+    of_all = {"WORK_DIR", "RUN_DIR", "ERROR_FILE", "RUN_ID", "RUN_STARTED", "POD_NAME", "NODE_NAME"}
+    assert set(settings) == {"FILES", "PYTHONPATH"} | of_all
 
     def run(files: str) -> int:
         given = {
@@ -360,8 +501,8 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_workers() -> None:
     """The parameters' defaults are what the workers do without them."""
-    source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").glob("*.py"))
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
+    source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
+    found = bundle.base()
     spec = bundle.named(found, "WorkflowTemplate", "log-count")["spec"]
     defaults = {each["name"]: each["value"] for each in spec["arguments"]["parameters"]}
 
@@ -372,15 +513,35 @@ def test_defaults_are_those_of_the_workers() -> None:
 
 
 def test_runs_name_templates() -> None:
-    """A run refers to a template of the base, and a fixed-name run says so in its file's name."""
-    found = bundle.objects(bundle.build(bundle.MANIFESTS / "base"))
-    for path in (bundle.MANIFESTS / "runs").iterdir():
+    """A run refers to a template of the base, or says which component it needs; it sets parameters
+    that the template has, and a fixed-name run says so in its file's name."""
+    base = bundle.base()
+    found = bundle.combination(("local-volume", "programs"))
+    for path in (bundle.MANIFESTS / "runs").glob("*.yaml"):
         run = yaml.safe_load(path.read_text())
-        reference = run["spec"]["workflowTemplateRef"]["name"]
-        assert bundle.named(found, "WorkflowTemplate", reference)
         assert run["metadata"]["namespace"] == "argo"
+        if "workflowTemplateRef" not in run["spec"]:
+            assert "Needs the components runs-as-steps and programs." in path.read_text()
+            continue
+        reference = run["spec"]["workflowTemplateRef"]["name"]
+        arguments = at(run, "spec/arguments/parameters") or []
+        spec = bundle.named(found, "WorkflowTemplate", reference)["spec"]
+        declared = {each["name"] for each in spec["arguments"]["parameters"]}
+        assert {each["name"] for each in arguments} <= declared
         if "name" in run["metadata"]:
             assert path.stem == run["metadata"]["name"] == f"{reference}-once"
         else:
-            assert path.stem == reference
-            assert run["metadata"]["generateName"] == f"{reference}-"
+            assert run["metadata"]["generateName"] == f"{path.stem}-"
+        if arguments:
+            assert "Needs the component programs" in path.read_text()
+        else:
+            assert bundle.named(base, "WorkflowTemplate", path.stem.removesuffix("-once"))
+
+
+def test_hera_makes_the_same() -> None:
+    """own_workflow.py prints the object of run-as-step.yaml."""
+    folder = bundle.MANIFESTS / "runs"
+    command = [sys.executable, str(folder / "own_workflow.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert yaml.safe_load(done.stdout) == yaml.safe_load((folder / "run-as-step.yaml").read_text())

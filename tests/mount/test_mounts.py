@@ -9,21 +9,24 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
 import pytest
-from mounts import CACHED, UNCACHED, Bucket, Node, unmount, wait_for
+from fanfold.storage.folder import Folder, Segment
+from mounted import PARTS, FailedError, Run, Start
+from mounts import CACHED, TIMEOUT, UNCACHED, Bucket, Node, unmount, wait_for
 from pipeline import Outcome, finish, model
-from runs import PARTS, FailedError, Run, Start
 
 Nodes = tuple[Node, Node]
 MODES = pytest.mark.parametrize("mode", ["copy", "range"])
 CACHES = pytest.mark.parametrize(
     "nodes", [CACHED, UNCACHED], indirect=True, ids=["cached", "uncached"]
 )
+
+BY_HAND = pytest.mark.parametrize("by_hand", [False, True], ids=["argo", "by hand"])
 
 LINES = [b"[INFO] one\n", b"[WARN] a longer line\n", b"[ERROR] 3\n", b"[INFO] [DEBUG] four\n"]
 
@@ -55,23 +58,106 @@ def look(node: Node, folder: str) -> None:
 
 @CACHES
 @MODES
-def test_log_count(nodes: Nodes, run_dir: str, mode: str) -> None:
-    """Split on one node, count on both, merge on one: the totals of the model."""
-    run = Run(nodes, run_dir, SPLIT_MODE=mode)
+@BY_HAND
+def test_log_count(nodes: Nodes, run_dir: str, mode: str, *, by_hand: bool) -> None:
+    """Split on one node, count and write on both, merge on one: the totals of the model, and all
+    that was written."""
+    run = Run(nodes, run_dir, by_hand=by_hand, writes=True, SPLIT_MODE=mode)
     nodes[1].put({run.input: sample(1)})
 
     assert run.log_count() == model([sample(1)])
+    assert run.output() == sample(1)
     assert set(run.codes) == {0}
 
 
 @CACHES
-def test_aggregation(nodes: Nodes, run_dir: str) -> None:
+@BY_HAND
+def test_aggregation(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
     """Every level through both nodes: all files, in order, each once."""
-    run = Run(nodes, run_dir)
+    run = Run(nodes, run_dir, by_hand=by_hand)
     put_pieces(nodes[1], run, pieces(1))
 
     assert run.aggregate(3) == b"".join(pieces(1))
     assert set(run.codes) == {0}
+
+
+@CACHES
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("program", ["cat", "cat {inputs}", "sh -c 'cat >$0 $@' {output} {inputs}"])
+def test_programs(nodes: Nodes, run_dir: str, program: str, parts: int) -> None:
+    """A program as map and last step, and for groups: it gets files of the mount by their paths, or
+    copies of parts, or all through stdin, and its output is whole on the other node."""
+    names = ("MAP_COMMAND", "REDUCE_COMMAND", "PROCESS_COMMAND")
+    run = Run(nodes, run_dir, SPLIT_MODE="range", NUM_PARTS=parts)
+    run.settings |= dict.fromkeys(names, program)
+    nodes[1].put({run.input: sample(1)})
+    put_pieces(nodes[1], run, [piece + b"\n" for piece in pieces(1)])
+
+    for part_id in run.step("split").part_ids:
+        run.step("map", PART_ID=part_id)
+    run.step("merge")
+    assert run.output() == sample(1)
+    assert run.aggregate(3) == b"".join(piece + b"\n" for piece in pieces(1))
+    assert set(run.codes) == {0}
+
+
+@CACHES
+def test_versions(nodes: Nodes, run_dir: str) -> None:
+    """The version of an output as its writer knows it right after it was put in place is the one
+    that every node sees, at once, later, and once its mount has been mounted anew."""
+    stores = [Folder(str(node.root / run_dir)) for node in nodes]
+
+    def check(made: Iterable[Segment]) -> None:
+        for name, version, _, size in made:
+            for store in stores:
+                with store.open(name) as file:
+                    assert (file.version, file.size) == (version, size)
+
+    made: list[Segment] = []
+    for number in range(24):
+        store, name = stores[number % 2], f"out/{number}"
+        content = bytes([number]) * (0, 1, 5000, 6 << 20)[number % 4]
+        if number % 3 == 0:
+            made.append(store.put(name, [content]))
+        elif number % 3 == 1:
+            with store.writer(name) as out:
+                out.write(content)
+            made.append(out.whole())
+        else:
+            made.append(store.copy(name, stores[0], made[-2:]))
+        check(made[-1:])
+    time.sleep(2)
+    check(made)
+    for node in nodes:
+        node.remount()
+    check(made)
+
+
+@pytest.mark.parametrize("way", ["cp -p", "mv"])
+def test_old_times(nodes: Nodes, run_dir: str, way: str) -> None:
+    """A log is put in place of one of its size, with its time: another version, on both nodes."""
+    run = Run(nodes, run_dir, SPLIT_MODE="range")
+    moment = time.time() // 1 - 1000
+
+    def put(content: bytes) -> None:
+        given = nodes[0].root / run_dir / "given"
+        nodes[0].put({f"{run_dir}/given": content, f"{run_dir}/in/other": b""})
+        os.utime(given, (moment, moment))
+        subprocess.run(
+            [*way.split(), given, nodes[0].root / run.input], check=True, timeout=TIMEOUT
+        )
+
+    put(b"[INFO]\n" * 100)
+    ids = run.step("split").part_ids
+    time.sleep(1)
+    put(b"[WARN]\n" * 100)
+    found = [os.stat(node.root / run.input) for node in nodes]
+
+    assert {(each.st_mtime, each.st_size) for each in found} == {(moment, 700)}
+    for _ in nodes:
+        with pytest.raises(FailedError, match="has changed"):
+            run.step("count", PART_ID=ids[0])
+    assert run.log_count()["WARN"] == 100
 
 
 # --- what is replaced
@@ -94,10 +180,14 @@ def test_input_replaced_between_runs(nodes: Nodes, run_dir: str, mode: str) -> N
 
 @CACHES
 @MODES
-def test_input_replaced_during_a_run(nodes: Nodes, run_dir: str, mode: str) -> None:
+@BY_HAND
+def test_input_replaced_during_a_run(
+    nodes: Nodes, run_dir: str, mode: str, *, by_hand: bool
+) -> None:
     """Replaced between the steps: copies are counted as they were made; where the input itself is
-    read the run fails and names it. The next run is right."""
-    run = Run(nodes, run_dir, SPLIT_MODE=mode)
+    read the run fails and names it, and also without PLAN_ID, for the plan may then be an older one
+    than that of the copies. The next run is right."""
+    run = Run(nodes, run_dir, by_hand=by_hand, SPLIT_MODE=mode)
     nodes[1].put({run.input: sample(1)})
     part_ids = run.step("split").part_ids
     run.step("count", PART_ID=part_ids[0])
@@ -105,8 +195,12 @@ def test_input_replaced_during_a_run(nodes: Nodes, run_dir: str, mode: str) -> N
     if mode == "copy":
         for part_id in part_ids[1:]:
             run.step("count", PART_ID=part_id)
-        run.step("merge")
-        assert run.totals() == model([sample(1)])
+        if by_hand:
+            with pytest.raises(FailedError, match=f"{run.input} has changed"):
+                run.step("merge")
+        else:
+            run.step("merge")
+            assert run.totals() == model([sample(1)])
     else:
         with pytest.raises(FailedError, match=f"{run.input} has changed"):
             run.step("count", PART_ID=part_ids[1])
@@ -117,9 +211,42 @@ def test_input_replaced_during_a_run(nodes: Nodes, run_dir: str, mode: str) -> N
 
 
 @CACHES
-def test_files_replaced_between_aggregations(nodes: Nodes, run_dir: str) -> None:
+@pytest.mark.parametrize("step", ["map", "process", "merge"])
+def test_replaced_under_a_program(nodes: Nodes, run_dir: str, tmp_path: Path, step: str) -> None:
+    """A program reads its input by its path before and after another node puts other bytes of that
+    size there: the old ones twice, or an error, and never some of each."""
+    flag = tmp_path / "go"
+    script = f"cat $1; echo up >&2; until [ -e {flag} ]; do sleep 0.05; done; cat $1"
+    setting = {"map": "MAP_COMMAND", "process": "PROCESS_COMMAND", "merge": "REDUCE_COMMAND"}[step]
+    run = Run(nodes, run_dir, SPLIT_MODE="range", NUM_PARTS=1, FILES=1)
+    run.settings[setting] = f"sh -c '{script}' x {{inputs}}"
+    name = run.input if step == "map" else run.level(1, 0)
+    nodes[1].put({name: sample(1)})
+    arguments = {"map": (), "process": (0, 1), "merge": (1,)}[step]
+    if step == "map":
+        run.step("split")
+    volume = nodes[0].volume(**run.settings, **run.of_run, PART_ID=0, LEVEL=1)
+    with volume.start(step, *arguments) as worker:
+        assert worker.stderr
+        while worker.stderr.readline() not in ("up\n", ""):
+            pass
+        nodes[1].put({name: sample(1)[::-1]})
+        flag.touch()
+        outcome = finish(worker)
+    assert outcome.code in (0, 75), outcome.words
+    made = {
+        path.read_bytes()
+        for path in (nodes[1].root / run_dir).rglob("*")
+        if path.is_file() and path.stat().st_size == 2 * len(sample(1))
+    }
+    assert made == ({sample(1) * 2} if outcome.code == 0 else set())
+
+
+@CACHES
+@BY_HAND
+def test_files_replaced_between_aggregations(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
     """Longer files take the place of those that a node has looked at: none is joined in part."""
-    run = Run(nodes[::-1], run_dir)
+    run = Run(nodes[::-1], run_dir, by_hand=by_hand)
     for number in range(2):
         put_pieces(nodes[0], run, pieces(number))
 
@@ -130,10 +257,11 @@ def test_files_replaced_between_aggregations(nodes: Nodes, run_dir: str) -> None
 
 
 @CACHES
-def test_plan_replaced(nodes: Nodes, run_dir: str) -> None:
+@BY_HAND
+def test_plan_replaced(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
     """A node that has looked at an old plan and old results goes by the new ones, at the latest
     with a retry."""
-    run = Run(nodes, run_dir)
+    run = Run(nodes, run_dir, by_hand=by_hand)
     nodes[0].put({run.input: sample(1)})
     for parts in (2, 3):
         run.settings["NUM_PARTS"] = parts
@@ -141,7 +269,7 @@ def test_plan_replaced(nodes: Nodes, run_dir: str) -> None:
         assert run.log_count() == model([sample(1)])
 
         for node in nodes:
-            for folder in ("split-output", "cout-output"):
+            for folder in ("split-output", "cout-output", "results"):
                 look(node, f"{run_dir}/{folder}")
 
 
@@ -169,17 +297,21 @@ def test_input_held_open(nodes: Nodes, run_dir: str, mode: str) -> None:
 # --- mounts that die
 
 
-# Stops a worker the first time it gets to a place, until it is told to go on.
+# Stops a worker at a place, after it has passed it so many times, until it is told to go on.
 HOLD = """
 import os, time
-def hold(name, after):
+def hold(name, after, passes):
     function = getattr(os, name)
     def wait():
         open({ready!r}, "w").close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not os.path.exists({go!r}) and time.monotonic() < deadline:
             time.sleep(0.01)
     def held(*arguments, **more):
+        nonlocal passes
+        passes -= 1
+        if passes >= 0:
+            return function(*arguments, **more)
         setattr(os, name, function)
         if not after:
             wait()
@@ -188,7 +320,7 @@ def hold(name, after):
             wait()
         return found
     setattr(os, name, held)
-hold({name!r}, {after!r})
+hold({name!r}, {after!r}, {passes})
 """
 # Where a worker stands when its mount dies, as the function it is in and whether that has been
 # done; and whether the mount is back when the worker goes on.
@@ -212,7 +344,7 @@ class KilledMount(Run):
         self.victim = ""
         ready, go = (node.bucket.folder / f"{self.run_dir}.{word}" for word in ("ready", "go"))
         name, after, back = MOMENTS.get(self.moment, ("", False, False))
-        prologue = HOLD.format(name=name, after=after, ready=str(ready), go=str(go))
+        prologue = HOLD.format(name=name, after=after, passes=0, ready=str(ready), go=str(go))
         if self.moment == "before":
             node.kill()
         with start(prologue if name else "") as process:
@@ -286,34 +418,181 @@ class Chaos(Run):
 @CACHES
 @MODES
 def test_kills_during_log_count(nodes: Nodes, run_dir: str, mode: str) -> None:
-    """Right totals in spite of them, or, if each attempt of a step was hit, a failed run."""
-    run = Chaos(nodes, run_dir, SPLIT_MODE=mode)
+    """Right totals and outputs in spite of them, or, if each attempt of a step was hit, a failed
+    run; also where the last step removes what is no more needed."""
+    run = Chaos(nodes, run_dir, writes=True, SPLIT_MODE=mode, CLEAN="true")
     run.random = random.Random(run_dir)
     nodes[1].put({run.input: sample(1)})
 
     try:
         totals = run.log_count()
     except FailedError:
-        totals = Run(nodes, run_dir, SPLIT_MODE=mode).log_count()
+        run_again = Run(nodes, run_dir, writes=True, SPLIT_MODE=mode, CLEAN="true")
+        totals = run_again.log_count()
 
     assert totals == model([sample(1)])
+    assert run.output() == sample(1)
     assert run.kills
 
 
 @CACHES
 def test_kills_during_aggregation(nodes: Nodes, run_dir: str) -> None:
     """The same for the aggregation."""
-    run = Chaos(nodes, run_dir)
+    run = Chaos(nodes, run_dir, CLEAN="true")
     run.random = random.Random(run_dir)
     put_pieces(nodes[1], run, pieces(1))
 
     try:
         result = run.aggregate(3)
     except FailedError:
-        result = Run(nodes, run_dir).aggregate(3)
+        result = Run(nodes, run_dir, CLEAN="true").aggregate(3)
 
     assert result == b"".join(pieces(1))
     assert run.kills
+
+
+# --- pods that run late
+
+
+Place = tuple[str, bool, int]  # a function, whether it is done, and how often it was passed before
+Step = tuple[str, *tuple[object, ...]]
+
+
+class Held(Run):
+    """A run on one node, one worker of which is stopped at a place, and let go later."""
+
+    place: Place | None = None
+
+    def attempt(self, node: Node, worker: str, start: Start) -> Outcome:
+        """Stop here, and tell so by an error of its own."""
+        if not self.place:
+            return super().attempt(node, worker, start)
+        (name, after, passes), self.place = self.place, None
+        ready, self.go = (node.bucket.folder / f"{self.run_dir}.{word}" for word in ("ready", "go"))
+        hold = HOLD.format(name=name, after=after, passes=passes, ready=str(ready), go=str(self.go))
+        self.process = start(hold)
+        wait_for(f"{worker} to be held", ready.exists)
+        raise HeldError
+
+    def run_to(self, worker: str, place: Place, steps: Iterable[Step]) -> None:
+        """Run these steps up to the first of this worker, which stops at this place."""
+        for step, *arguments in steps:
+            self.place = place if step == worker else None
+            try:
+                self.part(step, *arguments)
+            except HeldError:
+                return
+        raise AssertionError(f"{worker} is not among these steps")
+
+    def part(self, worker: str, *arguments: object) -> Outcome:
+        """A step; a count takes the id of its part as its argument."""
+        if worker == "count":
+            return self.step(worker, PART_ID=arguments[0])
+        return self.step(worker, *arguments)
+
+    def let_go(self) -> Outcome:
+        """Let it go on, to its end."""
+        self.go.touch()
+        with self.process as process:
+            return finish(process)
+
+
+class HeldError(Exception):
+    """The worker stands where it was to stand."""
+
+
+# A last step renames the result, OUTPUT if there is one, the summary and the record into results/,
+# then the final name.
+FINAL = ("replace", False, 3)
+FINAL_WITH_OUTPUT = ("replace", False, 4)
+LATE = {
+    "split, before a copy": ("split", ("replace", False, 0)),
+    "split, before the newest plan": ("split", ("replace", False, PARTS + 1)),
+    "count, while it reads": ("count", ("pread", True, 6)),
+    "count, before its output": ("count", ("replace", False, 0)),
+    "count, before its record": ("count", ("replace", False, 1)),
+    "merge, before its result": ("merge", ("replace", False, 0)),
+    "merge, before its record": ("merge", ("replace", False, 3)),
+}
+
+
+def late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -> Held:
+    """An older run, one worker of which stands still on one node, while a newer run goes through on
+    the other, with another log in the place of the first."""
+    old = Held([nodes[0]], run_dir, writes=True)
+    nodes[0].put({old.input: sample(1)})
+    old.run_to(worker, place, (("split",), ("count", 0), ("count", 1), ("merge",)))
+    new = Run([nodes[1]], run_dir, writes=True)
+    nodes[1].put({new.input: sample(2)})
+    assert new.log_count() == model([sample(2)])
+    assert set(new.codes) == {0}
+    return old
+
+
+@pytest.mark.parametrize(("worker", "place"), LATE.values(), ids=LATE)
+def test_late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -> None:
+    """It ends, or fails because its input is gone; the newer results stay, also where the steps
+    after it are done."""
+    old = late_log_count(nodes, run_dir, worker, place)
+
+    outcome = old.let_go()
+
+    assert outcome.code in (0, 75), outcome.words
+    assert (old.totals(), old.output()) == (model([sample(2)]), sample(2))
+    if worker == "merge":
+        assert (outcome.code, " event=late " in outcome.words) == (0, True), outcome.words
+    if worker == "split":  # by hand its plan may now be the newest: right or refused
+        with suppress(FailedError):
+            Run(nodes[::-1], run_dir, by_hand=True).step("merge")
+    if worker == "count":
+        for part_id in "01":
+            old.step("count", PART_ID=part_id)
+        assert " event=late " in old.step("merge").words
+    assert (old.totals(), old.output()) == (model([sample(2)]), sample(2))
+
+
+def test_late_at_the_final_name(nodes: Nodes, run_dir: str) -> None:
+    """The older run has seen no newer one and is about to rename: it looks again after that, and
+    puts back what the newer has published meanwhile through the other node."""
+    old = late_log_count(nodes, run_dir, "merge", FINAL_WITH_OUTPUT)
+
+    outcome = old.let_go()
+
+    assert (outcome.code, " event=late " in outcome.words) == (0, True), outcome.words
+    assert (old.totals(), old.output()) == (model([sample(2)]), sample(2))
+
+
+LATE_LEVELS = {
+    "process, before its output": ("process", ("replace", False, 0)),
+    "process, before its record": ("process", ("replace", False, 1)),
+    "merge, before its result": ("merge", ("replace", False, 0)),
+    "merge, before the final name": ("merge", FINAL),
+}
+
+
+@pytest.mark.parametrize(("worker", "place"), LATE_LEVELS.values(), ids=LATE_LEVELS)
+def test_late_aggregation(nodes: Nodes, run_dir: str, worker: str, place: Place) -> None:
+    """The same for the aggregation: of level 1 there is one, so an older run is refused, or it has
+    proven its own before the files were replaced."""
+    old = Held([nodes[0]], run_dir, FILES=3, LEVEL=2)
+    put_pieces(nodes[0], old, pieces(1))
+    old.run_to(worker, place, (("process", 0, 1), ("process", 1, 1), ("merge", 2)))
+    new = Run([nodes[1]], run_dir)
+    put_pieces(nodes[1], new, pieces(2))
+    assert new.aggregate(3) == b"".join(pieces(2))
+    assert set(new.codes) == {0}
+
+    outcome = old.let_go()
+
+    assert outcome.code in (0, 75), outcome.words
+    assert new.joined() == b"".join(pieces(2))
+    if worker == "process":
+        old.step("process", 1, 1)
+        with pytest.raises(FailedError, match="has changed"):
+            old.step("merge", 2)
+    else:
+        assert (outcome.code, " event=late " in outcome.words) == (0, True), outcome.words
+    assert new.joined() == b"".join(pieces(2))
 
 
 # --- storage that fails

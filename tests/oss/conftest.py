@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import oss
 import pytest
 from fake import FakeOSS
+from fanfold.storage import retries
 from pipeline import Volume, settings_of, volumes_in
 
 
@@ -18,7 +18,7 @@ def fake() -> Iterator[FakeOSS]:
         volumes_in(settings_of(made), made),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(oss, "PAUSES", (0.0, 0.0))
+        patch.setattr(retries, "PAUSES", (0.0, 0.0))
         yield made
 
 

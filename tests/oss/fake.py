@@ -79,6 +79,7 @@ class FakeOSS:
         self.sts = TokenService(self.service.keys)
         self.faults, self.counters = Faults(), Counters()
         self.domain = domain  # BUCKET.domain is a bucket's host
+        self.own_domains: dict[str, str] = {}  # buckets by hosts of their own (CNAME)
         self.closing = threading.Event()
         self.errors: list[str] = []
         self._root = Path(tempfile.mkdtemp(prefix="oss-", dir=root))
@@ -219,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
         }
         host = headers.get("host", "").rsplit(":", 1)[0]
-        bucket = host.removesuffix("." + self.fake.domain)
+        bucket = self.fake.own_domains.get(host) or host.removesuffix("." + self.fake.domain)
         bucket, key = (bucket, path) if bucket != host else path.partition("/")[::2]
         pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
         return Request(self.command, host, bucket, key, dict(pairs), headers, self.body)
@@ -228,8 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.fake
         name, act = self._meaning(request)
         self.strikes = fake.faults.strike(name, request.method, request.key)
-        fake.counters.begin(name)
-        self.counted = lambda: fake.counters.end(name, request.key, self.up, self.down)
+        begun = fake.counters.begin(name)
+        self.counted = lambda: fake.counters.end(begun, name, request.key, self.up, self.down)
         try:
             try:
                 self._meet(after=False)

@@ -95,7 +95,12 @@ class Content:
     pieces: tuple[Piece, ...]
     size: int
     md5: bytes
-    crc: int
+    crc: int | None  # what OSS has copied may have none
+
+    @property
+    def crc_header(self) -> str:
+        """The CRC as an answer has it; a header that is empty is not sent."""
+        return "" if self.crc is None else str(self.crc)
 
     def cut(self, offset: int, length: int) -> tuple[Piece, ...]:
         """These bytes of it."""
@@ -117,13 +122,14 @@ def read(pieces: Iterable[Piece]) -> Iterator[bytes]:
                 yield file.read(min(length - start, CHUNK))
 
 
-def measured(pieces: tuple[Piece, ...]) -> Content:
+def measured(pieces: tuple[Piece, ...], *, with_crc: bool = True) -> Content:
     """A content of pieces of others."""
     md5, crc = hashlib.md5(usedforsecurity=False), 0
     for data in read(pieces):
         md5.update(data)
         crc = crc64(data, crc)
-    return Content(pieces, sum(piece.length for piece in pieces), md5.digest(), crc)
+    size = sum(piece.length for piece in pieces)
+    return Content(pieces, size, md5.digest(), crc if with_crc else None)
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,12 @@ class Object:
     @classmethod
     def joined(cls, parts: list[Part], headers: dict[str, str]) -> Object:
         """Of parts: its ETag is no MD5 of the whole."""
-        crc = size = 0
+        crc: int | None = 0
+        size = 0
         pieces: list[Piece] = []
         for part in parts:
-            crc = combined(crc, part.content.crc, part.content.size)
+            more = part.content.crc
+            crc = None if crc is None or more is None else combined(crc, more, part.content.size)
             size += part.content.size
             pieces.extend(part.content.pieces)
         sums = b"".join(part.content.md5 for part in parts)
@@ -163,7 +171,7 @@ class Object:
             "Accept-Ranges": "bytes",
             "x-oss-object-type": self.kind,
             "x-oss-storage-class": "Standard",
-            "x-oss-hash-crc64ecma": str(self.content.crc),
+            "x-oss-hash-crc64ecma": self.content.crc_header,
         }
         if self.kind == "Normal":
             headers["Content-MD5"] = base64.b64encode(self.content.md5).decode()

@@ -91,11 +91,12 @@ class Faults:
 
 
 class Counters:
-    """What was asked for since the last reset: bytes are those of bodies, by operation and key."""
+    """What was asked for since the last reset: bytes are those of bodies, by operation and key. A
+    request from before, such as one that is stalled, does not count."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.open = self.busy = 0
+        self.open = self.resets = 0
         self.reset()
 
     def reset(self) -> None:
@@ -106,7 +107,8 @@ class Counters:
             self.up: Counter[str] = Counter()
             self.down_by_key: Counter[str] = Counter()
             self.up_by_key: Counter[str] = Counter()
-            self.most_open, self.most_busy = self.open, self.busy
+            self.most_open, self.most_busy, self.busy = self.open, 0, 0
+            self.resets += 1
 
     def connection(self, change: int) -> None:
         """A connection more or less."""
@@ -114,16 +116,19 @@ class Counters:
             self.open += change
             self.most_open = max(self.most_open, self.open)
 
-    def begin(self, operation: str) -> None:
-        """A request came in."""
+    def begin(self, operation: str) -> int:
+        """A request came in; return what end() has to be given."""
         with self.lock:
             self.requests[operation] += 1
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
+            return self.resets
 
-    def end(self, operation: str, key: str, up: int, down: int) -> None:
+    def end(self, begun: int, operation: str, key: str, up: int, down: int) -> None:
         """It is answered, or given up."""
         with self.lock:
+            if begun != self.resets:
+                return
             self.busy -= 1
             self.up[operation] += up
             self.down[operation] += down

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import secrets
 
-import oss
 import pytest
-from contract import RetryError
+from fanfold import Part
+from fanfold.errors import RetryError
+from fanfold.storage import bucket, uploads
 from pipeline import Volume, model
 
 pytestmark = [
@@ -31,7 +32,7 @@ def test_log_count(volume: Volume, mode: str) -> None:
     assert run.totals() == model([LOG])
     if mode == "copy":
         assert b"".join(run.copies(4)) == LOG
-    run.result_path("2").unlink()
+    run.record_path("2").unlink()
     assert run.split(ONLY_MISSING="true") == ["2"]
     run.count(["2"])
     run.merge()
@@ -78,15 +79,15 @@ def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
     pieces that come from here; both read back in several ranges at once."""
     volume.write("log", LOG)
     run = volume.having(INPUT="log", NUM_PARTS=2)
-    monkeypatch.setattr(oss, "MOST", 150_000)
-    monkeypatch.setattr(oss, "PIECE", 200_000)
+    monkeypatch.setattr(uploads, "MOST", 150_000)
+    monkeypatch.setattr(bucket, "PIECE", 200_000)
 
     run.log_count()
 
     assert run.totals() == model([LOG])
     assert b"".join(run.copies(2)) == LOG
-    store, _ = oss.open_stores(volume.environ({}))
-    monkeypatch.setattr(oss, "BLOCK", 300_000)
+    store, _ = bucket.open_storage(volume.environ({}))
+    monkeypatch.setattr(bucket, "WHOLE", 300_000)
     store.put("large", (LOG[at : at + 7000] for at in range(0, len(LOG), 7000)))
     assert (volume.root / "large").read_bytes() == LOG
     assert b"".join(store.stream("large")) == LOG
@@ -104,7 +105,7 @@ def test_a_replaced_input(volume: Volume, mode: str) -> None:
     if mode == "range":
         outcome = run.run("count", PART_ID=0)
         assert (outcome.code, "has changed" in outcome.words) == (75, True)
-        assert not run.result_path("0").exists()
+        assert not run.record_path("0").exists()
 
     run.log_count(ONLY_MISSING="true")
     assert run.totals() == model([new])
@@ -113,8 +114,9 @@ def test_a_replaced_input(volume: Volume, mode: str) -> None:
 def test_a_copy_of_what_has_changed(volume: Volume) -> None:
     """No object, and no upload is left that is billed."""
     volume.write("log", LOG)
-    store, run = oss.open_stores(volume.environ({"RUN_DIR": "run"}))
-    version, size = store.look("log")
+    store, run = bucket.open_storage(volume.environ({"RUN_DIR": "run"}))
+    found = store.look("log")
+    version, size = found.version, found.size
     parts = [("log", version, 0, size // 2), ("log", "0" * 32, size // 2, size - size // 2)]
 
     with pytest.raises(RetryError, match="has changed"):
@@ -127,15 +129,67 @@ def test_a_copy_of_what_has_changed(volume: Volume) -> None:
 def test_an_upload_that_was_left(volume: Volume) -> None:
     """What a killed split has left of a copy ends when the copy is made again, and nothing else."""
     volume.write("log", LOG)
-    store, _ = oss.open_stores(volume.environ({}))
-    key = f"{volume.root}/split-output/0.txt"
+    run = volume.having(INPUT="log", NUM_PARTS=2)
+    run.split()
+    run.copy_path(0).unlink()
+    store, _ = bucket.open_storage(volume.environ({}))
+    key = str(run.copy_path(0))
     left, _ = (store.bucket.init_multipart_upload(name).upload_id for name in (key, key + ".gz"))
     store.bucket.upload_part(key, left, 1, b"a part")
 
-    volume.having(INPUT="log", NUM_PARTS=2).split()
+    run.split()
 
     assert volume.uploads() == [key + ".gz"]
-    assert b"".join(volume.copies(2)) == LOG
+    assert b"".join(run.copies(2)) == LOG
+
+
+@pytest.mark.parametrize("size", [0, 1, 90_000, 300_000, 1_000_000])
+def test_a_written_object(volume: Volume, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Of one request or of several parts: its bytes, and the version that OSS tells of it, by a
+    HEAD as by a listing; and so of what was put, and of what OSS has copied."""
+    monkeypatch.setattr(uploads, "FIRST", 200_000)
+    content = (LOG * 2)[:size]
+    store, _ = bucket.open_storage(volume.environ({}))
+    with store.writer("written") as out:
+        for at in range(0, max(size, 1), 70_000):
+            out.write(content[at : at + 70_000])
+    assert out.made
+    made = [out.made, store.put("put", [content]), store.copy("copied", store, [out.made])]
+
+    for name, version, _, length in made:
+        assert (volume.root / name).read_bytes() == content
+        found = store.look(name)
+        assert (found.version, found.size, length) == (version, size, size)
+    names = [name for name, *_ in made]
+    assert list(store.names("")) == sorted(names)
+    assert [store.seen[name].version for name in names] == [version for _, version, *_ in made]
+    assert all(map(store.has, names))
+    assert not store.has("write")
+    assert {store.checksum(name) for name in ("written", "put")} == {store.checksum("put")}
+    assert store.checksum("copied").startswith(("crc64:", "etag:"))
+    assert volume.uploads() == []
+
+
+@pytest.mark.parametrize("repeats", [1, 200])
+def test_outputs_of_maps(volume: Volume, repeats: int) -> None:
+    """They are joined in order, by OSS where they are large enough; one is empty, and one part has
+    written none."""
+    volume.write("log", b"".join(b"%d a line\n" % n for n in range(8000)))
+    run = volume.having(INPUT="log", NUM_PARTS=6, OUTPUT="joined", MAP_SETTINGS="reversed lines")
+    written: dict[str, bytes] = {}
+
+    def map_lines(part: Part) -> None:
+        lines = [line[::-1] for line in part.lines()] * repeats
+        written[part.id] = b"" if part.id in "24" else b"\n".join(lines)
+        if part.id != "4":
+            part.write(written[part.id])
+
+    outcome = run.fan_out(map_lines)
+
+    assert outcome.code == 0, outcome.words
+    assert run.final("joined") == b"".join(data for _, data in sorted(written.items()))
+    assert run.final("result.json") == b"{}\n"
+    assert volume.uploads() == []
 
 
 def test_what_is_not_there(volume: Volume) -> None:

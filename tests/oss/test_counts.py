@@ -2,98 +2,196 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from fake import FakeOSS
-from pipeline import INPUT, Volume, model
+from fanfold import Part, formats
+from pipeline import INPUT, Outcome, Volume, model
 
 KIB = 1 << 10
 LINE = b"INFO a line of sixty-four bytes, so that parts end where they may\n"[:63] + b"\n"
 LOG = LINE * (64 * KIB)  # 4 MiB
 PARTS = 4
 READ = 64 * KIB  # to find a cut
-EDGES = 2 * 4 * KIB
+RECORD = 600  # bytes that a record of a part or of a group takes at most
+RUN = {"RUN_ID": "run", "RUN_STARTED": 1767225600}
+
+Requests = dict[str, int]
+Asked = tuple[Requests, int, int]
 
 
-Asked = tuple[dict[str, int], int, int]
-
-
-def step(volume: Volume, fake: FakeOSS, worker: str, *arguments: object, **more: object) -> Asked:
-    """What a worker asks for: requests, and the bytes down and up that are no plan or result."""
-    fake.counters.reset()
-    outcome = volume.run(worker, *arguments, **more)
+def asked(fake: FakeOSS, outcome: Outcome) -> Asked:
+    """What a worker has asked for: requests, and the bytes down and up that are no plan, record or
+    result of a count."""
     assert outcome.code == 0, outcome.words
     counted = fake.counters.read()
 
     def data(way: str, *operations: str) -> int:
-        small = sum(n for key, n in counted[f"{way}_by_key"].items() if key.endswith(".json"))
+        ours = (".json", ".json.record", ".txt.record")
+        small = sum(n for key, n in counted[f"{way}_by_key"].items() if key.endswith(ours))
         return int(sum(counted[way].get(name, 0) for name in operations) - small)
 
     return counted["requests"], data("down", "GetObject"), data("up", "PutObject", "UploadPart")
 
 
-def test_range(bucket: Volume, fake: FakeOSS) -> None:
-    """Each byte of the input is downloaded once, and 64 KiB more a cut; none is uploaded."""
+def step(volume: Volume, fake: FakeOSS, worker: str, *arguments: object, **more: object) -> Asked:
+    """What a worker asks for."""
+    fake.counters.reset()
+    return asked(fake, volume.run(worker, *arguments, **more))
+
+
+def total(*parts: Requests) -> Requests:
+    """The sum of requests by operation."""
+    return dict(sum(map(Counter, parts), Counter()))
+
+
+def upload(copies: int, sent: int = 0) -> Requests:
+    """One object in parts, of which OSS copies some."""
+    once = ("InitiateMultipartUpload", "CompleteMultipartUpload", "ListMultipartUploads")
+    found = dict.fromkeys(once, 1) | {"UploadPartCopy": copies, "UploadPart": sent}
+    return {name: count for name, count in found.items() if count}
+
+
+# That the run has begun; the plan, under its id and as the newest.
+COMMIT = {"PutObject": 3}
+# Twice whether there is an OUTPUT, whether this run has published, twice whether a newer one has.
+LOOKS = {"ListObjectsV2": 5}
+# result.json, summary.json, the record, which is read, and result.json, which is read and put in
+# its final place; then it is read to be handed on.
+PUBLISH = {"PutObject": 4, "GetObject": 3}
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+@pytest.mark.parametrize("files", [1, 6])
+def test_log_count(bucket: Volume, fake: FakeOSS, mode: str, files: int) -> None:
+    """Each byte of the input is downloaded once, by the maps, and 64 KiB more per cut; none is
+    uploaded: OSS makes the copies. A folder takes one listing, and no look-up per file."""
+    each = LOG[: len(LOG) // files // len(LINE) * len(LINE)]
+    source, found = ("in/", {"ListObjectsV2": 1}) if files > 1 else (INPUT, {"HeadObject": 1})
+    for number in range(files):
+        bucket.write(f"in/{number}" if files > 1 else source, each)
+    volume = bucket.having(INPUT=source, SPLIT_MODE=mode, NUM_PARTS=PARTS, **RUN)
+    # A cut lies within a file unless it is where the file begins.
+    cuts = sum(len(each) * files * n // PARTS % len(each) > 0 for n in range(1, PARTS))
+    first = {"GetObject": files + cuts}  # the first bytes of every file, and the cuts
+    looked = files * formats.SIZE + cuts * READ
+    pieces = [1, 1, 1, 1] if files == 1 else [2, 2, 2, 2]  # that a part has, in files
+    copies = total({"ListObjectsV2": 1}, *map(upload, pieces)) if mode == "copy" else {}
+
+    assert step(volume, fake, "split") == (total(found, first, copies, COMMIT), looked, 0)
+
+    volume = volume.having(PLAN_ID=volume.plan()["id"])
+    sizes = volume.sizes()
+    for part, (size, ranges) in enumerate(zip(sizes, pieces, strict=True)):
+        # The plan, the copy and its size or the ranges of the inputs, the record.
+        expected = {"GetObject": 2, "PutObject": 1, "HeadObject": 1}
+        if mode == "range":
+            expected = {"GetObject": 1 + ranges, "PutObject": 1}
+        assert step(volume, fake, "count", PART_ID=part) == (expected, size, 0)
+
+    # The plan, every record; in the mode copy the copies are the inputs.
+    again = found if mode == "range" else {}
+    proof = total({"GetObject": 1 + PARTS}, again)
+    assert step(volume, fake, "merge") == (total(proof, LOOKS, PUBLISH), 0, 0)
+    assert volume.totals() == model([each] * files)
+    read = fake.counters.read()["down_by_key"]
+    records = [size for key, size in read.items() if "/cout-output/" in key]
+    assert len(records) == PARTS
+    assert max(records) < RECORD
+
+    # Whether there are copies, records and outputs, and every record: nothing is made again.
+    look = {"ListObjectsV2": 2 + (mode == "copy"), "GetObject": PARTS}
+    expected = total(found, first, look, COMMIT)
+    assert step(volume, fake, "split", ONLY_MISSING="true") == (expected, looked, 0)
+
+
+@pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
+def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
+    """What maps have written is joined by OSS where it is large enough, with one look per output;
+    what is smaller comes and goes once."""
     bucket.write(INPUT, LOG)
-    volume = bucket.having(SPLIT_MODE="range", NUM_PARTS=PARTS)
-    assert step(volume, fake, "split") == (
-        {"HeadObject": 1, "GetObject": PARTS - 1, "PutObject": 1},
-        (PARTS - 1) * READ,
-        0,
-    )
-    for part in range(PARTS):  # the plan, its range, its result
-        assert step(volume, fake, "count", PART_ID=part) == (
-            {"GetObject": 2, "PutObject": 1}, len(LOG) // PARTS, 0
-        )  # fmt: skip
-    assert step(volume, fake, "merge") == ({"GetObject": 1 + PARTS, "PutObject": 1}, 0, 0)
-    assert volume.totals() == model([LOG])
+    volume = bucket.having(NUM_PARTS=PARTS, SPLIT_MODE="range", MAP_SETTINGS="writes", **RUN)
+    volume.split()
+    volume = volume.having(PLAN_ID=volume.plan()["id"])
+    for part in range(PARTS):
+
+        def write(part: Part) -> None:
+            for _ in part.pieces():
+                pass
+            part.write(part.id.encode() * size)
+
+        fake.counters.reset()
+        outcome = volume.run_map(write, part)
+        expected = {"GetObject": 2, "PutObject": 2}
+        assert asked(fake, outcome) == (expected, len(LOG) // PARTS, size)
+
+    # Each final name takes a copy of what lies in results/: the look, and its parts.
+    final = total({"HeadObject": 1}, upload(1))
+    if size < 100 * KIB:
+        joined, moved = {**upload(0, 1), "GetObject": PARTS}, PARTS * size
+    else:
+        joined, moved = {"HeadObject": PARTS, **upload(PARTS)}, 0
+    if moved:  # less than 4 MiB: one PUT
+        joined = {"GetObject": PARTS, "PutObject": 1}
+    proof = {"GetObject": 1 + PARTS, "HeadObject": 1}
+    # That there is an OUTPUT goes without a look.
+    publish = total(LOOKS, {"ListObjectsV2": -2}, PUBLISH)
+    found = step(volume, fake, "merge")
+    assert found == (total(proof, joined, final, publish), moved, moved)
+    assert volume.final("result.out") == b"".join(b"%d" % n * size for n in range(PARTS))
+
+    cleaned = step(volume, fake, "merge", CLEAN="true")[0]
+    assert cleaned["DeleteObject"] == PARTS
+    assert cleaned.get("UploadPart", 0) == 0
 
 
-def test_copy(bucket: Volume, fake: FakeOSS) -> None:
-    """The copies are made by OSS: nothing is uploaded, and all is downloaded once by the maps."""
-    bucket.write(INPUT, LOG)
-    volume = bucket.having(SPLIT_MODE="copy", NUM_PARTS=PARTS)
-    assert step(volume, fake, "split") == (
-        {
-            "HeadObject": 1,
-            "GetObject": PARTS - 1 + 2 * PARTS,  # a cut, and two edges a part
-            "ListObjectsV2": 1,  # whether there is another plan
-            "ListMultipartUploads": PARTS,
-            "InitiateMultipartUpload": PARTS,
-            "UploadPartCopy": PARTS,
-            "CompleteMultipartUpload": PARTS,
-            "PutObject": 1,
-        },
-        (PARTS - 1) * READ + PARTS * EDGES,
-        0,
-    )
-    for part in range(PARTS):  # the plan, the copy's edges, the copy, its result
-        assert step(volume, fake, "count", PART_ID=part) == (
-            {"GetObject": 4, "HeadObject": 1, "PutObject": 1}, len(LOG) // PARTS + EDGES, 0
-        )  # fmt: skip
-    assert step(volume, fake, "merge") == ({"GetObject": 1 + PARTS, "PutObject": 1}, 0, 0)
-    assert volume.totals() == model([LOG])
+@pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
+def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
+    """Files that are large enough are joined by OSS, with one look per file; smaller ones come and
+    go once per level."""
+    files, groups = 8, 4
+    bucket.write_level_1(b"%d" % number * size for number in range(files))
+    volume = bucket.having(**RUN)
+    large = size >= 100 * KIB
+    joined = upload(2) if large else {"GetObject": 2, "PutObject": 1}
+    record = {"PutObject": 1}
+    moved = 0 if large else 2 * size
+    for number in range(groups):
+        # The last group alone lists level 1, which tells all but how a file is encoded.
+        looks = {"HeadObject": 2}
+        if number == groups - 1:
+            looks = {"ListObjectsV2": 1, **({"HeadObject": 2} if large else {})}
+        found = step(volume, fake, "process", number, 1, FILES=files)
+        assert found == (total(looks, joined, record), moved, moved)
+
+    for number in range(2):
+        # Their records, of which each is read once; then two files of twice the size.
+        found = step(volume, fake, "process", number, 2, FILES=groups)
+        assert found == (total({"GetObject": 2, "HeadObject": 2}, upload(2), record), 0, 0)
+
+    # Two records; both files are joined into result.txt, which is copied to its final place; one
+    # listing checks level 1; published or not, and twice a newer one; the checksum.
+    found = step(volume, fake, "merge", 2, LEVEL=3)
+    join = total({"GetObject": 2, "HeadObject": 2}, upload(2))
+    final = total({"HeadObject": 1}, upload(1))
+    rest = {"ListObjectsV2": 1 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
+    assert found == (total(join, final, rest), 0, 0)
+    read = fake.counters.read()["down_by_key"]
+    assert max(size for key, size in read.items() if "/l3/" in key) < RECORD
 
 
-COPIES = {"ListMultipartUploads": 1, "InitiateMultipartUpload": 1, "CompleteMultipartUpload": 1}
-
-
-@pytest.mark.parametrize(
-    ("size", "joined", "moved"),
-    [
-        (100 * KIB, COPIES | {"UploadPartCopy": 2}, 0),
-        (99 * KIB, {"GetObject": 2, "PutObject": 1}, 2 * 99 * KIB),
-    ],
-)
-def test_aggregation(
-    bucket: Volume, fake: FakeOSS, size: int, joined: dict[str, int], moved: int
-) -> None:
-    """Files that are large enough are joined by OSS; smaller ones come and go once a level."""
-    for number in range(4):
-        bucket.write(f"aggregation-demo/l1/{number}.txt", b"%d" % number * size)
-    looked = {"HeadObject": 2}
-    for number, listed in enumerate(({}, {"ListObjectsV2": 1})):  # by the last group alone
-        found = step(bucket, fake, "process", number, 1, FILES=4)
-        assert found == (looked | listed | joined, moved, moved)
-    assert step(bucket, fake, "merge", 2, LEVEL=2) == (
-        {**looked, **COPIES, "UploadPartCopy": 2}, 0, 0
-    )  # fmt: skip
+@pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
+def test_one_level(bucket: Volume, fake: FakeOSS, size: int) -> None:
+    """Without levels above, listings tell all of level 1: no file is looked up, but for how it is
+    encoded where OSS copies it."""
+    bucket.write_level_1(b"%d" % number * size for number in range(8))
+    found = step(bucket.having(**RUN), fake, "merge", 8, LEVEL=1)
+    large = size >= 100 * KIB
+    join = {"HeadObject": 8, **upload(8)} if large else {"GetObject": 8, "PutObject": 1}
+    final = total({"HeadObject": 1}, upload(1))
+    # What there is, that this is all, that it is unchanged; published or not, and twice a newer
+    # one; the summary and the record, which is read; the checksum.
+    rest = {"ListObjectsV2": 3 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
+    moved = 0 if large else 8 * size
+    assert found == (total(join, final, rest), moved, moved)

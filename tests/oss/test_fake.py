@@ -222,6 +222,23 @@ def test_parts(fake: FakeOSS, bucket: Any) -> None:
     assert [each.key for each in left] == ["left0"] * 3 + ["left1"] * 2
 
 
+def test_copies_without_a_sum(fake: FakeOSS, bucket: Any) -> None:
+    """What OSS has copied may have no CRC: nothing that is made of it has one then."""
+    fake.service.limits.copies_have_crc = False
+    upload = bucket.init_multipart_upload("joined").upload_id
+    sent = bucket.upload_part_copy("bucket", "key", (0, 999), "joined", upload, 1)
+    more = bucket.upload_part("joined", upload, 2, b"more")
+    parts = [PartInfo(1, sent.etag), PartInfo(2, more.etag)]
+    done = bucket.complete_multipart_upload("joined", upload, parts)
+    bucket.copy_object("bucket", "key", "copy")
+
+    assert done.crc is None
+    for name, data in (("joined", DATA + b"more"), ("copy", DATA)):
+        assert bucket.head_object(name).server_crc is None
+        assert bucket.get_object(name).read() == data
+    assert bucket.head_object("key").server_crc == objects.crc64(DATA, 0)
+
+
 def test_what_is_read_stays(fake: FakeOSS, bucket: Any) -> None:
     """A download goes on with what it began with, and files go with their objects."""
     big = os.urandom(8 * MIB)

@@ -1,5 +1,5 @@
 """What real workers ask of the system, by Python's audit events: an allow list, because what a
-volume that is an object store can do is short (see store.py)."""
+volume that is an object store can do is short (see fanfold/storage)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ FORBIDDEN = re.compile(
     "subprocess|os.fork|os.exec|os.spawn|os.posix_spawn|os.system|fcntl|mmap|ctypes|socket|shutil|"
     "os.(link|symlink|chmod|chown|utime|truncate|rmdir|setxattr|lockf|mkfifo|mknod)|tempfile"
 )
-TEMPORARY = r"(split-output|cout-output|aggregation-demo(/l2)?)?/?\.[\w.]+\.[0-9a-f]{16}\.tmp"
+ARGO = {"RUN_ID": "a", "RUN_STARTED": 1}
+OURS = "(split-output|cout-output|map-output|results|aggregation-demo)/"
+TEMPORARY = rf"({OURS}([\w.-]+/)*)?\.[\w.-]+\.[0-9a-f]{{16}}\.tmp"
+CLEANED = r"split-output/\w+/\d+\.txt|map-output/.*|aggregation-demo/l[2-9]/by-hand/.*"
 
 
 class Event(NamedTuple):
@@ -68,37 +71,36 @@ def events(volume: Volume, worker: str, *arguments: object, **settings: Any) -> 
 
 def check(volume: Volume, worker: str, *arguments: object, **settings: object) -> set[str]:
     """Every event on the volume is one of the few that are allowed; gives the files that were
-    read and, with a / at their end, the folders that were listed."""
-    read = set()
-    published = []
+    read and had not been published by this worker itself and, with a / at their end, the folders
+    that were listed. The folder of a run by hand is called RUN."""
+    read: set[str] = set()
+    published: list[str] = []
     for event in events(volume, worker, *arguments, **settings):
         path = event.paths[0].removeprefix(str(volume.root)) or "/"
         if event.name == "open" and event.flags & os.O_ACCMODE == os.O_RDONLY:
             assert not event.flags & (os.O_CREAT | os.O_TRUNC)
-            assert event.kinds[0] or worker == "merge", f"{path} was probed before it was there"
-            read.add(path)
+            assert event.kinds[0], f"{path} was probed before it was there"
+            read |= {path} - {*published}
         elif event.name == "open":
             assert event.flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
             assert event.flags & os.O_ACCMODE == os.O_WRONLY
             assert not event.flags & (os.O_APPEND | os.O_TRUNC)
             assert re.fullmatch(TEMPORARY, path)
         elif event.name == "os.rename":
-            target = event.paths[1]
+            folder, name = os.path.split(event.paths[1])
             assert re.fullmatch(TEMPORARY, path)
-            assert (os.path.dirname(path), target[0]) == (os.path.dirname(target), target[0])
-            published.append(target)
+            assert path.startswith(os.path.join(folder, f".{name}."))
+            published.append(event.paths[1])
         elif event.name == "os.remove":
-            assert path == "split-output/plan.json"
-            assert worker == "split"
+            assert settings.get("CLEAN") == "true"
+            assert re.fullmatch(CLEANED, path)
         elif event.name == "os.scandir":
-            read.add(path.rstrip("/") + "/")
+            read.add(re.sub(r"^results/.+", "results/RUN", path.rstrip("/")) + "/")
         elif event.name == "os.mkdir":
-            pass
+            assert re.match(OURS, path + "/") or event.kinds == [0o040000]
         else:
             assert event.name == "stat", event
             assert event.kinds[0] in (0, 0o040000), f"{path}: a file's size or time is of its path"
-    if published.count("split-output/plan.json") == 2:  # another plan goes before its copies do
-        published.remove("split-output/plan.json")
     assert len(published) == len(set(published))
     return read
 
@@ -117,37 +119,64 @@ def run(volume: Volume) -> Volume:
 @pytest.mark.parametrize("mode", ["copy", "range"])
 @pytest.mark.parametrize("name", [INPUT, "in/"])
 def test_log_count(run: Volume, mode: str, name: str) -> None:
-    """split, a rerun of it, one over another plan, every map and the reduce: new hidden files that
-    are renamed, once each; and listed are only the input's folders and, by split, the two that
-    tell what is there already."""
+    """split, a rerun of it, every map and the reduce: new hidden files that are renamed, once
+    each; and read or listed is only what the step needs."""
     run = run.having(SPLIT_MODE=mode, INPUT=name)
-    files = {"in/a", "in/b/c"} if name == "in/" else {INPUT}
-    folders = {"in/", "in/b/"} if name == "in/" else set()
-    plan, copies = "split-output/plan.json", {f"split-output/{n}.txt" for n in range(3)}
+    inputs = {"in/a", "in/b/c", "in/", "in/b/"} if name == "in/" else {INPUT}
+    assert check(run, "split") - {"split-output/"} >= inputs
+    plan_id, job = run.plan()["id"], run.job()
+    copies = {f"split-output/{plan_id}/{n}.txt" for n in range(3)} if mode == "copy" else set()
+    listed = {f"split-output/{plan_id}/"} if copies else set()
+    records = [f"cout-output/{job}/{n}.json" for n in range(3)]
 
-    results = {f"cout-output/{number}.json" for number in range(3)}
-    known = {"split-output/", plan}  # what is there already; a first run has none of it
-    assert files | folders <= check(run, "split") <= files | folders | {"split-output/"}
+    plan = "split-output/plan.json"
     for part_id in "01":
         read = check(run, "count", PART_ID=part_id)
         assert plan in read
-        assert read - {plan} <= (copies if mode == "copy" else files)
-    read = check(run, "split", ONLY_MISSING="true") - known - copies
-    assert read == files | folders | {"cout-output/", "cout-output/0.json", "cout-output/1.json"}
+        assert read - {plan} <= (copies or inputs)
+    assert check(run, "count", PART_ID=1, PLAN_ID=plan_id) == (read - {plan}) | {
+        f"split-output/{plan_id}/plan.json"
+    }
+
+    # A group looks at what its run has done: by a listing, never by a probe.
+    group: dict[str, object] = {"PART_ID": "0-1", "PLAN_ID": plan_id, "RUN_DIR": "", **ARGO}
+    known = {f"split-output/{plan_id}/plan.json", f"cout-output/{job}/", *records[:2]}
+    assert check(run, "count", **group) - inputs - copies == known
+    assert check(run, "count", **group) == known
+
+    seen = {f"cout-output/{job}/", f"map-output/{job}/", *records[:2]}
+    missing = {name for name in copies if name.endswith("/2.txt")}
+    assert check(run, "split", ONLY_MISSING="true") == inputs | listed | missing | seen
+    assert check(run, "split") == inputs | listed | copies
     run.count("2")
-    assert check(run, "merge") == {plan} | results
-    assert check(run, "split", NUM_PARTS=4) - known == files | folders
-    assert run.plan()["num_parts"] == 4
+    proof = {plan, *records, *inputs}
+    results = {"/", "results/", "results/RUN/"}
+    assert check(run, "merge") == proof | results
+    known = proof - (inputs if copies else set()) - {plan} | {f"split-output/{plan_id}/plan.json"}
+    begun = f"split-output/{plan_id}/runs/"
+    assert check(run, "merge", PLAN_ID=plan_id, CLEAN="true") == known | results | {begun}
+    assert run.final("result.json")
 
 
 def test_process_data(run: Volume) -> None:
-    """Process and merge read the files of their group; whoever has the last group lists level 1."""
+    """Process and merge read the files of their group and the records of these; level 1 is listed
+    by whoever has the last group of it, and by the merge, which looks at all of its files."""
     files = {f"aggregation-demo/l1/{number}.txt" for number in range(2)}
+    listed, results = {"aggregation-demo/l1/"}, {"results/", "results/RUN/"}
 
     assert check(run, "process", 0, 1) == files
-    assert check(run, "process", 0, 1, FILES=2) == {"aggregation-demo/l1/", *files}
-    assert check(run, "merge", 2, LEVEL=1) == {"aggregation-demo/l1/", *files}
-    assert check(run, "merge", 1, LEVEL=2) == {"aggregation-demo/l2/0.txt"}
+    assert check(run, "process", 0, 1, FILES=2) == listed | files
+    assert check(run, "merge", 2, LEVEL=1) == listed | files | results
+    read = check(run, "merge", 1, LEVEL=2, CLEAN="true") - listed - files - results
+    assert read - {"aggregation-demo/l2/by-hand/"} == {
+        "aggregation-demo/l2/by-hand/0.json",
+        *(
+            path
+            for path in read
+            if re.fullmatch(r"aggregation-demo/l2/by-hand/0-\w{16}\.txt", path)
+        ),
+    }
+    assert len(read) == 3
 
 
 def test_the_audit_sees(run: Volume) -> None:
@@ -162,6 +191,7 @@ def test_the_audit_sees(run: Volume) -> None:
         "os.path.exists(root + '/log-count-data.txt')",
         "os.listdir(root)",
         "os.rename(root + '/in', root + '/out')",
+        "os.remove(root + '/split-output/2.txt')",
         "os.symlink('x', root + '/x')",
         "os.chmod(root + '/log-count-data.txt', 0o600)",
         "os.truncate(root + '/log-count-data.txt', 1)",
@@ -173,7 +203,7 @@ def test_the_audit_sees(run: Volume) -> None:
         with Volume.temporary() as volume, pytest.MonkeyPatch.context() as patch:
             volume.write(INPUT, b"")
             (volume.root / "in").mkdir()
-            (volume.root / "split-output").mkdir()
+            volume.write("split-output/2.txt", b"")
             patch.setitem(globals(), "PROLOGUE", f"{PROLOGUE}    {crime}\n")
             if crime == "pass":
                 check(volume, "split")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contract
+import time
+
 import count
 import pytest
 import strategies
+from fanfold import plan
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline import model
@@ -45,10 +47,28 @@ def test_any_pieces(pieces: list[bytes], words: list[str]) -> None:
     assert count.count(pieces, words) == model([b"".join(pieces)], words)
 
 
+@pytest.mark.parametrize("word", ["a" * 5000, "ab" * 2500, "a" * 2500 + "b" * 2500])
+def test_long_keywords(word: str) -> None:
+    """They are counted as short ones are, whether they overlap themselves or not."""
+    data = (word + "b" + word * 2).encode() + word[:2500].encode() + b"\n" + word.encode()
+    pieces = [data[at : at + 999] for at in range(0, len(data), 999)]
+    for words in ([word], [word, "INFO", word[:4000]]):
+        assert count.count(pieces, words) == model([data], words)
+
+
+def test_the_longest_keyword() -> None:
+    """As long as a variable of the environment may be, and the worst to look at: not of the square
+    of its length, which would be some 10^10 steps."""
+    word = "x" * 65_000 + "y" * 65_000
+    start = time.process_time()
+    assert count.count([b"INFO"], [word]) == {word: 0}
+    assert time.process_time() - start < 0.1
+
+
 @given(pieces=st.lists(strategies.contents(8), max_size=12))
 def test_lines(pieces: list[bytes]) -> None:
-    """contract.lines, for maps of one's own: the lines of the concatenation, each once."""
+    """plan.lines, of which Part.lines is made: the lines of the concatenation, each once."""
     expected = b"".join(pieces).split(b"\n")
     if not expected[-1]:
         expected.pop()
-    assert list(contract.lines(pieces)) == expected
+    assert list(plan.lines(pieces)) == expected

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
-import oss
 import pytest
-import store
+from fanfold import records
+from fanfold.storage.bucket import Bucket
+from fanfold.storage.folder import Folder
 from pipeline import INPUT, KEYWORDS, Volume, model
 
 pytestmark = pytest.mark.usefixtures("storage")
@@ -29,38 +33,34 @@ def done(volume: Volume, request: pytest.FixtureRequest) -> Volume:
 
 
 def edit(**changes: object) -> Callable[[bytes], bytes]:
-    """An edit of a result's JSON."""
-    return lambda text: json.dumps({**json.loads(text), **changes}).encode()
+    """A record that is whole, with other fields."""
+    return lambda text: records.seal({**records.unseal(text), **changes})
 
 
-# What is wrong with a result, and the word that merge.py has for it.
+# What is wrong with a record, and the word that merge.py has for it.
 BROKEN: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
     "missing": ("missing", lambda _: None),
     "empty": ("corrupt", lambda _: b""),
-    "truncated": ("corrupt", lambda text: text[:-3]),
     "not UTF-8": ("corrupt", lambda text: b"\xff" + text),
     "an array": ("corrupt", lambda text: b"[%b]" % text),
     "a number": ("corrupt", lambda _: b"7"),
     "nested too deeply": ("corrupt", lambda _: b"[" * 100_000),
-    "without counts": ("corrupt", lambda _: b"{}"),
-    "of another format": ("corrupt", edit(format=2)),
+    "a count changed by hand": ("corrupt", lambda text: text.replace(b'"INFO":', b'"INFO":1')),
+    "a line too many": ("corrupt", lambda text: text + b"\n"),
+    "of version 0.1": ("corrupt", lambda text: json.dumps(json.loads(text)).encode()),
+    "of another format": ("corrupt", edit(format=3)),
     "a count that is a string": ("corrupt", edit(counts=dict.fromkeys(KEYWORDS, "1"))),
     "a count that is true": ("corrupt", edit(counts=dict.fromkeys(KEYWORDS, True))),
     "a count that is null": ("corrupt", edit(counts=dict.fromkeys(KEYWORDS))),
-    "of another plan": ("stale", edit(plan="0" * 64)),
-    "of another part": ("stale", edit(part="1")),
-    "of other keywords": ("stale", edit(keywords=[*KEYWORDS, "FATAL"])),
-    "keywords in another order": ("stale", edit(keywords=list(reversed(KEYWORDS)))),
-    "of a map of one's own": ("stale", edit(settings="0" * 64, keywords=None)),
-    "one count too few": ("stale", edit(counts={"INFO": 1})),
-    "one count too many": ("stale", edit(counts=dict.fromkeys((*KEYWORDS, "FATAL"), 1))),
+    "of another job": ("corrupt", edit(job="0" * 32)),
+    "of another part": ("corrupt", edit(part="1")),
     "one byte short": ("short", lambda text: edit(bytes=json.loads(text)["bytes"] - 1)(text)),
     "one byte more": ("short", lambda text: edit(bytes=json.loads(text)["bytes"] + 1)(text)),
 }
 
 
 def test_nothing_is_left(done: Volume) -> None:
-    """After a run that ended well: [], and the copies and results stay as they are."""
+    """After a run that ended well: [], and what is there stays as it is."""
     before = done.tree()
 
     assert done.split() == []
@@ -78,7 +78,7 @@ def test_a_result_that_is_not_valid(
 ) -> None:
     """merge.py takes no such result, writes nothing and names the part; ONLY_MISSING lists just
     that part, and when it is counted again the total is right."""
-    part, total = done.result_path("0"), done.run_dir / "result.json"
+    part, total = done.record_path("0"), done.run_dir / "result.json"
     if (text := change(part.read_bytes())) is None:
         part.unlink()
     else:
@@ -87,9 +87,9 @@ def test_a_result_that_is_not_valid(
     before = done.tree()
     outcome = done.run("merge")
 
-    assert outcome.code == (75 if problem == "missing" else 2)
-    assert f"1 {problem} (0)" in outcome.words
-    assert ("retry" in outcome.words) == (problem == "missing")
+    assert outcome.code == 75  # a mount may show what was there before
+    assert f"1 {problem} (0): map these again" in outcome.words
+    assert "a retry elsewhere can help" in outcome.words
     assert done.tree() == before
 
     assert done.split() == ["0"]
@@ -109,16 +109,17 @@ def test_other_keywords(done: Volume) -> None:
 
 @pytest.mark.parametrize("data", [DATA + b"\n", DATA.replace(b"5", b"9"), b""])
 def test_a_changed_input(done: Volume, data: bytes) -> None:
-    """After a change of the input all parts are mapped again, even if it has its size still."""
-    old = done.run_dir / "cout-output"
-    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    """After a change of the input, even one that keeps its size, all parts are mapped again. What
+    was made of the old one stays where it was."""
+    before = done.tree()
+    del before[INPUT], before["result.json"], before["split-output/plan.json"]
     done.write(INPUT, data)
 
     assert done.split() == ALL
-    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
     done.count(ALL)
     done.merge()
     assert done.totals() == model([data])
+    assert before.items() <= done.tree().items()
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
@@ -136,9 +137,27 @@ def test_an_input_changed_in_the_middle(volume: Volume, mode: str) -> None:
     assert done.totals() == model([data])
 
 
+@pytest.mark.folder
+def test_another_log_with_its_old_time(done: Volume) -> None:
+    """`cp -p`, `rsync -t` and `tar x` put another log of the same size in place with the time of
+    the first one: it is counted anew."""
+    path = done.root / INPUT
+    old = path.stat()
+    time.sleep(0.05)  # the clock of ctime ticks every few milliseconds
+    (done.root / "other.log").write_bytes(data := DATA.replace(b"WARN ", b"INFO "))
+    os.utime(done.root / "other.log", ns=(old.st_atime_ns, old.st_mtime_ns))
+    shutil.copy2(done.root / "other.log", path)
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (old.st_mtime_ns, old.st_size)
+
+    assert done.split() == ALL
+    done.count(ALL)
+    done.merge()
+    assert done.totals() == model([data])
+
+
 def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """An input is replaced by another, whose split makes its copies and then fails, and is put back
-    as it was, its version too: none of these copies counts for it."""
+    as it was: none of these copies counts for it."""
     data = (DATA * 500)[:100_000]
     run = volume.having(NUM_PARTS=1, SPLIT_MODE="copy", ONLY_MISSING="true", RUN_DIR="run")
     path = run.write(INPUT, data)
@@ -148,12 +167,12 @@ def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatc
         INPUT, data[:25_000] + data[25_000:26_000].replace(b"WARN ", b"ERROR") + data[26_000:]
     )
 
-    def fails(self: store.Store, name: str, pieces: Iterable[bytes]) -> None:
-        if b'"parts"' in (content := b"".join(pieces)):
+    def fails(self: Any, name: str, pieces: Iterable[bytes]) -> Any:
+        if name.endswith("plan.json"):
             raise OSError(errno.EIO, "the plan")
-        put(self, name, [content])
+        return put(self, name, pieces)
 
-    kind: type[store.Store] = oss.Bucket if run.in_bucket else store.Store
+    kind: Any = Bucket if run.in_bucket else Folder
     put = kind.put
     with monkeypatch.context() as patch:
         patch.setattr(kind, "put", fails)
@@ -168,17 +187,43 @@ def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatc
 
 def test_a_copy_that_is_missing_or_short(volume: Volume) -> None:
     """A copy is not forced to the disk, so a crash of the node can leave it short, or none: the
-    next split makes it again, with ONLY_MISSING too."""
+    next split makes it again, with ONLY_MISSING too, and leaves those alone that are whole."""
     volume.write(INPUT, DATA)
     done = volume.having(NUM_PARTS=PARTS, ONLY_MISSING="true")
     done.split()
     before = done.copies(PARTS)
-    (volume.root / "split-output/2.txt").unlink()
-    (volume.root / "split-output/3.txt").write_bytes(before[3][:-1])
-    (volume.root / "split-output/4.txt").write_bytes(b"")
+    whole = done.copy_path(1)
+    marked = whole.read_bytes().lower()  # which shows whether it was made again
+    whole.write_bytes(marked)
+    done.copy_path(2).unlink()
+    done.copy_path(3).write_bytes(before[3][:-1])
+    done.copy_path(4).write_bytes(b"")
 
     assert done.split() == ALL
-    assert done.copies(PARTS) == before
+    assert done.copies(PARTS) == [before[0], marked, *before[2:]]
+
+
+def test_a_copy_goes_on_where_it_stopped(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split that fails at its fourth copy: the next one makes the copies from there on."""
+    volume.write(INPUT, DATA)
+    run = volume.having(NUM_PARTS=PARTS)
+    kind: Any = Bucket if run.in_bucket else Folder
+    monkeypatch.setattr(Bucket, "copies_at_once", 0)
+    copy, made = kind.copy, list[str]()
+
+    def copies(self: Any, name: str, *arguments: Any, **more: Any) -> Any:
+        if len(made) == 3:
+            made.append("")
+            raise OSError(errno.EIO, "the fourth copy")
+        made.append(name.rpartition("/")[2])
+        return copy(self, name, *arguments, **more)
+
+    monkeypatch.setattr(kind, "copy", copies)
+    assert run.run("split").code == 75
+    assert run.split() == ALL
+
+    assert made == ["0.txt", "1.txt", "2.txt", "", "3.txt", "4.txt", "5.txt"]
+    assert b"".join(run.copies(PARTS)) == DATA
 
 
 def test_leftovers_of_a_larger_run(done: Volume) -> None:
@@ -186,14 +231,14 @@ def test_leftovers_of_a_larger_run(done: Volume) -> None:
     were killed, are never read."""
     more = done.having(NUM_PARTS=PARTS * 3)
     assert len(more.log_count()) == PARTS * 3
-    for name in ("split-output/.0.txt.00.tmp", "cout-output/.0.json.00.tmp", ".result.json.0.tmp"):
+    for name in ("split-output/.plan.json.00.tmp", "cout-output/.0.json.00.tmp", ".result.json.0"):
         done.write(name, b"{")
     done.write(INPUT, data := b"INFO\nWARN\nINFO\n")
 
     assert done.split(NUM_PARTS=3) == ["0", "1", "2"]
     for part_id in ["2", "0"]:
         done.count([part_id])
-        assert done.run("merge", NUM_PARTS=3).code == 2
+        assert done.run("merge", NUM_PARTS=3).code == 75
     done.count(["1"])
     done.merge(NUM_PARTS=3)
     assert done.totals() == model([data])

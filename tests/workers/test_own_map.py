@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import strategies
-import worker
+from fanfold import Part, WorkerError
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline import INPUT, WORKERS, Outcome, Volume, finish, pieces_of
+from pipeline import INPUT, WORKERS, Volume, finish, pieces_of
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -24,40 +22,32 @@ LOG = "".join(
     f'10.0.0.{n % 250} - - [01/Jan/2026:00:00:00 +0000] "GET /é/{n} HTTP/1.1" {status} {n}\n'
     for n, status in enumerate([200, 201, 204, 301, 304, 400, 404, 404, 500, 503] * 30)
 ).encode()
+THREE = {"NUM_PARTS": 3, "MAP_SETTINGS": "1"}
 CLASSES = {"2xx": 90, "3xx": 60, "4xx": 90, "5xx": 60}
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example of workers/README.md, as a file beside the workers would be."""
-    [source] = re.findall(
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The examples of workers/README.md, as files beside the workers would be: what runs each of
+    them in the place of count.py."""
+    sources = re.findall(
         r"^```python\n(.*?map_part.*?)^```", (WORKERS / "README.md").read_text(), re.M | re.S
     )
-    path = tmp_path_factory.mktemp("own") / "status_classes.py"
-    path.write_text(source)
-    return path
-
-
-def run_map(
-    volume: Volume, function: Callable[[Iterator[bytes]], Any], part_id: object = 0
-) -> Outcome:
-    """Run a map in this process."""
-    words = io.StringIO()
-    environ = volume.environ({"PART_ID": part_id})
-    with contextlib.redirect_stderr(words):
-        code = worker.map_part(function, environ)
-    return Outcome(code, "", words.getvalue())
+    folder = tmp_path_factory.mktemp("own")
+    paths = [folder / f"example{number}.py" for number in range(len(sources))]
+    for path, source in zip(paths, sources, strict=True):
+        path.write_text(source)
+    return [f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')" for path in paths]
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
-def test_the_example(volume: Volume, example: Path, mode: str) -> None:
-    """split, the example as a process of its own for every part, merge: what a model finds. With
-    other MAP_SETTINGS the results are stale, and to be made again."""
+def test_the_example(volume: Volume, examples: list[str], mode: str) -> None:
+    """split, the first example as a process of its own for every part, merge: what a model finds.
+    Under other MAP_SETTINGS every part is still to be mapped."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE=mode, MAP_SETTINGS=SETTINGS)
-    prologue = f"import runpy; runpy.run_path({str(example)!r}, run_name='__main__')"
     for part_id in volume.split():
-        with volume.start("count", prologue=prologue, PART_ID=part_id) as process:
+        with volume.start("count", prologue=examples[0], PART_ID=part_id) as process:
             outcome = finish(process)
         assert (outcome.code, outcome.output) == (0, ""), outcome.words
     volume.merge()
@@ -70,8 +60,25 @@ def test_the_example(volume: Volume, example: Path, mode: str) -> None:
     assert volume.split(ONLY_MISSING="true") == []
     assert volume.split(ONLY_MISSING="true", MAP_SETTINGS=SETTINGS + "!") == ["0", "1", "2"]
     outcome = volume.run("merge", MAP_SETTINGS=SETTINGS + "!")
-    assert outcome.code == 2
-    assert "3 stale (0, 1, 2)" in outcome.words
+    assert outcome.code == 75
+    assert "3 missing (0, 1, 2)" in outcome.words
+
+
+def test_the_example_that_writes(volume: Volume, examples: list[str]) -> None:
+    """The second example: OUTPUT has the lines of errors in the order of the log, and result.json
+    has no numbers."""
+    log = b"".join(b"%d [%b] a\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(60))
+    volume.write(INPUT, log)
+    volume = volume.having(NUM_PARTS=3, MAP_SETTINGS="errors")
+    for part_id in volume.split():
+        with volume.start("count", prologue=examples[1], PART_ID=part_id) as process:
+            outcome = finish(process)
+        assert (outcome.code, outcome.output) == (0, ""), outcome.words
+    volume.merge()
+
+    lines = [line for line in log.splitlines(keepends=True) if b"[ERROR]" in line]
+    assert volume.final("result.out") == b"".join(lines)
+    assert volume.totals() == {}
 
 
 @pytest.mark.folder
@@ -84,10 +91,9 @@ def test_the_example(volume: Volume, example: Path, mode: str) -> None:
 def test_lines_of_any_input(files: dict[str, bytes], parts: int, mode: str, piece: int) -> None:
     """A map that counts lines by their first byte sees every line of every file once and whole,
     wherever the parts are cut: one at the end of a file without a line end, too."""
-    from contract import lines
 
-    def first_bytes(pieces: Iterator[bytes]) -> Mapping[str, int]:
-        return Counter(line[:1].hex() or "empty" for line in lines(pieces))
+    def first_bytes(part: Part) -> Mapping[str, int]:
+        return Counter(line[:1].hex() or "empty" for line in part.lines())
 
     expected: Counter[str] = Counter()
     for data in files.values():
@@ -100,9 +106,39 @@ def test_lines_of_any_input(files: dict[str, bytes], parts: int, mode: str, piec
         for name, data in files.items():
             volume.write(f"in/{name}", data)
         for part_id in volume.split():
-            assert run_map(volume, first_bytes, part_id).code == 0
+            assert volume.run_map(first_bytes, part_id).code == 0
         volume.merge()
         assert volume.totals() == dict(sorted(expected.items()))
+
+
+def test_nothing(volume: Volume) -> None:
+    """A map that returns nothing has no numbers for its part, and the part is done."""
+    volume.write(INPUT, b"1\n2\n3\n")
+    volume = volume.having(NUM_PARTS=3, MAP_SETTINGS="odd")
+
+    def odd(part: Part) -> Mapping[str, int] | None:
+        assert part.id in ("0", "1", "2")
+        [line] = part.lines()
+        return {"odd": 1} if int(line) % 2 else None
+
+    for part_id in volume.split():
+        assert volume.run_map(odd, part_id).code == 0
+    volume.merge()
+    assert volume.totals() == {"odd": 2}
+
+
+def test_reading_twice(volume: Volume) -> None:
+    """A map may read its part again, and must have read all of it the last time."""
+    volume.write(INPUT, LOG)
+    volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="twice")
+    volume.split()
+
+    def twice(part: Part) -> Mapping[str, int]:
+        return {"lines": len(list(part.lines())), "bytes": sum(map(len, part.pieces()))}
+
+    assert volume.run_map(twice, 0).code == 0
+    volume.merge()
+    assert volume.totals() == {"bytes": len(LOG), "lines": 300}
 
 
 def test_numbers_with_a_fraction(volume: Volume) -> None:
@@ -110,12 +146,12 @@ def test_numbers_with_a_fraction(volume: Volume) -> None:
     volume.write(INPUT, b"1.50\n2.00\n0.25\n")
     volume = volume.having(NUM_PARTS=3, MAP_SETTINGS="sum")
 
-    def add(pieces: Iterator[bytes]) -> Mapping[str, float]:
-        number = float(b"".join(pieces))
+    def add(part: Part) -> Mapping[str, float]:
+        number = float(b"".join(part.pieces()))
         return {"sum": number} if number == 2 else {"sum": number, "parts": 1}
 
     for part_id in volume.split():
-        assert run_map(volume, add, part_id).code == 0
+        assert volume.run_map(add, part_id).code == 0
     volume.merge()
     assert volume.totals() == {"parts": 2, "sum": 3.75}
 
@@ -127,21 +163,28 @@ def test_without_map_settings(volume: Volume, text: str | None) -> None:
     volume.split()
     before = volume.tree()
     made = volume if text is None else volume.having(MAP_SETTINGS=text)
-    outcome = run_map(made, Counter)
+    outcome = made.run_map(lambda part: Counter(part.pieces()), 0)
 
     assert outcome.code == 2
-    assert "MAP_SETTINGS is not set: say in it what the map counts" in outcome.words
+    assert "MAP_SETTINGS is not set: say in it what the map does" in outcome.words
     assert volume.tree() == before
 
 
 BAD: dict[str, Any] = {
-    "nothing": None,
+    "a number": 0,
     "a list": [1, 2],
     "a text for a number": {"a": "1"},
     "no number": {"a": None},
     "a truth": {"a": True},
     "not a number": {"a": float("nan")},
     "no end": {"a": float("inf")},
+    "more digits than Python reads": {"a": 10**4000},
+    "as many below zero": {"a": -(10**4000)},
+    "a complex number": {"a": 1j},
+    "a name that is a number": {1: 1},
+    "a name of bytes": {b"a": 1},
+    "a name that is no UTF-8": {"a": 1, "\udcff": 1},
+    "half a pair": {"\ud83d": 1},
 }
 
 
@@ -154,25 +197,231 @@ def test_an_answer_that_no_merge_can_add(volume: Volume, answer: Any) -> None:
     volume.split()
     before = volume.tree()
 
-    def bad(pieces: Iterator[bytes]) -> Any:
-        assert b"".join(pieces)
+    def bad(part: Part) -> Any:
+        assert b"".join(part.pieces())
         return answer
 
-    try:
-        code = run_map(volume, bad).code
-    except (TypeError, ValueError):
-        code = 1  # a traceback, for a bug that is the map's
-    assert code in (1, 2)
+    with pytest.raises(TypeError):  # a traceback, for a bug that is the map's
+        volume.run_map(bad, 0)
     assert volume.tree() == before
 
 
-def test_a_map_that_does_not_read_its_part(volume: Volume) -> None:
-    """A map that stops early is a bug and keeps its traceback: half a part is no result."""
+# Numbers of the parts, and their exact sum.
+SUMS: dict[str, tuple[list[int | float], int | float]] = {
+    "beyond the integers of a float": ([2**53 + 1, 1, -2], 2**53),
+    "beyond a float": ([10**400, -1, 1 - 10**400], 0),
+    "as many digits as there may be": ([10**3999, 10**3999, 7], 2 * 10**3999 + 7),
+    "floats": ([0.5, 0.25, -1.0], -0.25),
+    "a float that is whole": ([2.0, 1.0, 0.0], 3.0),
+}
+
+
+@pytest.mark.parametrize(("parts", "total"), SUMS.values(), ids=SUMS)
+def test_sums(volume: Volume, parts: list[int | float], total: int | float) -> None:
+    """Integers of any size add up exactly, and a float stays one."""
+    volume.write(INPUT, b"0\n1\n2\n")
+    outcome = volume.fan_out(lambda part: {"é": parts[int(*part.lines())]}, **THREE)
+    assert outcome.code == 0, outcome.words
+    assert volume.totals() == {"é": total}
+    assert type((volume.totals() or {})["é"]) is type(total)
+
+
+# Numbers of the parts that have no exact sum; the part that is named.
+MIXED: dict[str, tuple[list[int | float], str]] = {
+    "a float and an integer": ([0.5, 1, 1], "1"),
+    "an integer and a float": ([1, 1, 0.5], "2"),
+    "one that the float would lose": ([2**53 + 1, 0.5, 1], "1"),
+    "one that is no float": ([10**400, 0.5, 1], "1"),
+    "a zero": ([0.5, 0, 0.5], "1"),
+    "the same number": ([1, 1.0, 1], "1"),
+}
+
+
+@pytest.mark.parametrize(("parts", "named"), MIXED.values(), ids=MIXED)
+def test_two_kinds_of_numbers(volume: Volume, parts: list[int | float], named: str) -> None:
+    """A name with integers in one part and floats in another is refused, whatever the order."""
+    volume.write(INPUT, b"0\n1\n2\n")
+    volume.write("result.json", b"an older one")
+    volume.write("result.out", b"an older one")
+    outcome = volume.fan_out(lambda part: {"n": parts[int(*part.lines())]}, **THREE)
+    assert outcome.code == 2
+    assert re.search(f"'n' is .* in part {named} and another kind of number in", outcome.words)
+    assert (volume.final("result.json"), volume.final("result.out")) == (b"an older one",) * 2
+    assert volume.results() == {}
+
+
+@pytest.mark.parametrize("number", [1e308, -1e308, 5 * 10**3999], ids=["inf", "-inf", "digits"])
+def test_a_total_that_is_too_large(volume: Volume, number: int | float) -> None:
+    """Each part's number is fine, and the total is none that JSON or Python has."""
+    volume.write(INPUT, b"0\n1\n2\n")
+    outcome = volume.fan_out(lambda part: {"n": number * len(list(part.lines()))}, **THREE)
+    assert outcome.code == 2
+    assert "the total of 'n' is too large: let the map return less" in outcome.words
+    assert volume.results() == {}
+
+
+def test_names_of_all_kinds(volume: Volume) -> None:
+    """Any text is a name, and each has its own kind of number; names are in order."""
+    numbers: dict[str, int | float] = {"": 1, "a\nb": 0.5, "\0": 2, "磁盘": 3, '"': 4.0}
+    volume.write(INPUT, b"0\n1\n2\n")
+    assert volume.fan_out(lambda part: numbers if list(part.lines()) else {}, **THREE).code == 0
+    assert volume.totals() == {name: 3 * number for name, number in numbers.items()}
+    assert list(volume.totals() or ()) == sorted(numbers)
+
+
+# --- a map must take all of its part
+
+
+def first_pieces(part: Part) -> None:
+    """Take all pieces but the last."""
+    count = len(list(part.pieces()))
+    pieces = part.pieces()
+    for _ in range(count - 1):
+        next(pieces)
+
+
+def first_lines(part: Part) -> None:
+    """Take all lines but the last."""
+    count = len(list(part.lines()))
+    lines = part.lines()
+    for _ in range(count - 1):
+        next(lines)
+
+
+def again(part: Part) -> None:
+    """Take all, and then only some again."""
+    assert b"".join(part.pieces())
+    next(part.pieces())
+
+
+def two_at_once(part: Part) -> None:
+    """Take half of it twice."""
+    for pieces in part.pieces(), part.pieces():
+        taken = 0
+        while taken < part.size // 2:
+            taken += len(next(pieces))
+
+
+PARTLY: dict[str, Callable[[Part], object]] = {
+    "nothing": lambda part: part.id,
+    "the first piece": lambda part: next(part.pieces()),
+    "all but the last piece": first_pieces,
+    "the first line": lambda part: next(part.lines()),
+    "all but the last line": first_lines,
+    "pieces that nobody asks for": lambda part: part.pieces(),
+    "some again": again,
+    "two halves": two_at_once,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"),
+    [(name, 64) for name in PARTLY]
+    + [(name, 1 << 20) for name in PARTLY if name not in ("the first piece", "some again")],
+)
+def test_a_map_that_does_not_take_all(volume: Volume, name: str, piece: int) -> None:
+    """A map that takes only some of its part is a bug and keeps its traceback, of many pieces or
+    of one: half a part is no result."""
     volume.write(INPUT, LOG)
-    volume = volume.having(MAP_SETTINGS="1")
+    volume = volume.having(NUM_PARTS=2, MAP_SETTINGS="1")
     volume.split()
     before = volume.tree()
 
-    with pytest.raises(RuntimeError, match="the map took 0 of the"):
-        run_map(volume, lambda pieces: {"a": 1})
-    assert volume.tree() == before
+    def partly(part: Part) -> dict[str, int]:
+        part.write(b"x")
+        PARTLY[name](part)
+        return {"a": 1}
+
+    with pieces_of(piece), pytest.raises(RuntimeError, match="did not take all of part 0"):
+        volume.run_map(partly, 0)
+    assert {name for name, data in volume.tree().items() if data is not None} <= before.keys()
+
+
+def test_a_map_that_leaves_a_line_without_an_end(volume: Volume) -> None:
+    """The last line is still to be taken when all bytes have been."""
+    volume.write(INPUT, b"1\n2")
+    volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
+    volume.split()
+    with pytest.raises(RuntimeError, match="did not take all of part 0: 3 of 3 bytes"):
+        volume.run_map(lambda part: {"a": int(next(part.lines()))}, 0)
+
+
+TAKEN: list[Callable[[Part], object]] = [
+    lambda part: None,
+    lambda part: part.pieces(),
+    lambda part: list(part.lines()),
+]
+
+
+@pytest.mark.parametrize("take", TAKEN, ids=["no call", "a call", "a loop"])
+def test_a_part_without_a_byte(volume: Volume, take: Callable[[Part], object]) -> None:
+    """An empty part is taken whether the map asks for it or not."""
+    volume.write(INPUT, b"")
+
+    def function(part: Part) -> None:
+        take(part)
+
+    assert volume.fan_out(function, **THREE).code == 0
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["raised", "hidden"])
+@pytest.mark.parametrize("at", [0, 1, 2, None], ids=["0", "1", "2", "the end"])
+def test_a_map_whose_input_is_overwritten(volume: Volume, at: int | None, hidden: bool) -> None:
+    """In the mode range, an input that is overwritten in place before a piece, or after the last
+    one: the map fails, also if it stops right after the last byte, or hides the error. What a map
+    in a bucket may have by then is all of one version, and the proof fails."""
+    volume.write(INPUT, LOG)
+    volume = volume.having(NUM_PARTS=1, SPLIT_MODE="range", MAP_SETTINGS="1")
+    volume.split()
+
+    def take(part: Part) -> None:
+        pieces, taken, number = part.pieces(), 0, 0
+        while taken < part.size:
+            if number == at:
+                volume.write(INPUT, LOG.replace(b"4", b"2"))
+            taken += len(next(pieces))
+            number += 1
+        if at is None:
+            volume.write(INPUT, LOG.replace(b"4", b"2"))
+        if hidden:
+            assert not list(pieces)
+
+    def function(part: Part) -> dict[str, int]:
+        try:
+            take(part)
+        except WorkerError:
+            if not hidden:
+                raise
+        return {"a": 1}
+
+    code = 1
+    with pieces_of(4096), contextlib.suppress(RuntimeError):
+        code = volume.run_map(function, 0).code
+    assert code in (1, 75) or volume.in_bucket
+    assert volume.record_path("0").exists() == (code == 0)
+    assert volume.run("merge").code == 75
+    assert volume.totals() is None
+
+
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_map_that_exits(volume: Volume, code: int | None) -> None:
+    """Not with 0 before its record is there."""
+    volume.write(INPUT, b"INFO\n")
+    volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
+    volume.split()
+
+    def leaves(part: Part) -> None:
+        raise SystemExit(code)
+
+    with pytest.raises(RuntimeError if not code else SystemExit, match=r"sys\.exit|3"):
+        volume.run_map(leaves, 0)
+
+
+def test_count_with_the_settings_of_another_map(volume: Volume) -> None:
+    """MAP_SETTINGS names another job than count.py works for."""
+    volume.write(INPUT, b"INFO\n")
+    volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
+    volume.split()
+    outcome = volume.run("count", PART_ID=0)
+    assert outcome.code == 2
+    assert "MAP_SETTINGS is for a custom map" in outcome.words

@@ -5,37 +5,56 @@ Sparse files make them cheap: their holes are NUL bytes that lie on no disk.
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from pipeline import INPUT, KEYWORDS, Volume, model
+from fanfold import names, records
+from fanfold.storage import open_storage
+from pipeline import INPUT, JOINED, KEYWORDS, LEVEL_1, Volume, model
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 LIMIT = 32 * MIB
-LIMIT_OF_SPLIT = 48 * MIB  # which reads in several lanes at once
+BASE = 24 * MIB  # whatever the run; and bytes per part or file, where 100,000 of them count
+PER_ID, PER_PART, PER_INPUT, PER_FILE, PER_SOURCE = 150, 600, 160, 400, 1200
+SECONDS_OF_10000, SECONDS_OF_100000 = 1, 10  # of CPU time, for the proof of parts and of level 1
 LINE = b"2026-01-01T00:00:00Z [INFO] caf\xc3\xa9 served\n"
 SECONDS = 30
 
-# Prints the most memory that the process ever had, at its end. (What wait4 tells of a child may be
-# its parent's.)
+# Prints the most memory that the process ever had, and its CPU time, at its end. (What wait4 tells
+# of a child may be its parent's.)
 PROLOGUE = """if True:
-    import atexit, sys
+    import atexit, sys, time
     def peak():
         for line in open("/proc/self/status"):
             if line.startswith("VmHWM"):
-                print("PEAK", line.split()[1], file=sys.stderr)
+                print("PEAK", line.split()[1], time.process_time(), file=sys.stderr)
     atexit.register(peak)
 """
 
 
+class Used(NamedTuple):
+    """What a worker took: bytes of memory, seconds of CPU time."""
+
+    memory: int
+    seconds: float
+
+
+def measured(volume: Volume, worker: str, *arguments: object, **settings: Any) -> Used:
+    """Run a worker and measure it."""
+    outcome = volume.call(worker, *arguments, prologue=PROLOGUE, timeout=300, **settings)
+    assert outcome.code == 0, outcome.words
+    memory, seconds = outcome.words.split("PEAK ")[1].split()
+    used = Used(int(memory) * 1024, float(seconds))
+    print(worker, *arguments, settings, f"{used.memory / MIB:.1f} MiB, {used.seconds:.2f} s")
+    return used
+
+
 def peak(volume: Volume, worker: str, *arguments: object, **settings: Any) -> int:
     """The most resident memory of a worker, in bytes."""
-    outcome = volume.call(worker, *arguments, prologue=PROLOGUE, **settings)
-    assert outcome.code == 0, outcome.words
-    return int(outcome.words.split("PEAK ")[1]) * 1024
+    return measured(volume, worker, *arguments, **settings).memory
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +65,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volume]:
     (volume.root / "one-line").write_bytes((b"x" * 1019 + b"INFO ") * (size // 1024))
     (volume.root / "many-lines").write_bytes(LINE * (size // len(LINE)))
     (volume.root / "empty-lines").write_bytes(b"\n" * size)
-    (volume.root / "not-text").write_bytes(b"\xff\xfe\0\x80" * (size // 4))
+    (volume.root / "not-text").write_bytes(b"\xff\x80\0\xfe" * (size // 4))
     yield volume
     for path in volume.root.iterdir():
         if path.is_file():
@@ -71,63 +90,138 @@ def test_memory_of_split(big: Volume, mode: str) -> None:
     copies."""
     for name in ("one-line", "many-lines"):
         volume = big.having(RUN_DIR=f"{mode}-{name}", INPUT=name, NUM_PARTS=8, SPLIT_MODE=mode)
-        assert peak(volume, "split") < LIMIT_OF_SPLIT
+        assert peak(volume, "split") < LIMIT
 
 
 def test_memory_of_process(big: Volume) -> None:
     """process.py and merge.py NUMBER take under 32 MiB for files of 256 MiB."""
+    big = big.having(RUN_ID="a", RUN_STARTED=1, CLEAN="true")
     levels = big.root / "aggregation-demo/l1"
     levels.mkdir(parents=True)
     for number in range(2):
         (levels / f"{number}.txt").hardlink_to(big.root / "one-line")
     assert peak(big, "process", 0, 1) < LIMIT
-
-    output = big.root / "aggregation-demo/l2/0.txt"
-    assert output.read_bytes() == (big.root / "one-line").read_bytes() * 2
     assert peak(big, "merge", 1, LEVEL=2) < LIMIT
-    output.unlink()
-    (big.root / "aggregation-demo/result.txt").unlink()
+
+    assert big.final(JOINED) == (big.root / "one-line").read_bytes() * 2
+    shutil.rmtree(big.root / "aggregation-demo")
+    shutil.rmtree(big.root / "results")
 
 
-def test_results_of_many_parts(tmp_path: Path) -> None:
-    """20,000 parts, most of them empty, with a result of each: folded and looked through in
-    bounded memory; two that are missing are found, named and listed."""
-    count = 20_000
-    volume = Volume(tmp_path).having(NUM_PARTS=count, SPLIT_MODE="range")
+def write_records(volume: Volume) -> None:
+    """Put a record of every part there, as count.py would; only the first part is counted."""
+    volume.count(["0"])
+    first = records.unseal(volume.record_path("0").read_bytes())
+    folder = volume.record_path("0").parent
+    for number, size in enumerate(volume.sizes()):
+        counts = {**dict.fromkeys(KEYWORDS, 0), "INFO": int(size > 0)}
+        made = {**first, "part": str(number), "bytes": size, "counts": counts}
+        (folder / f"{number}.json").write_bytes(records.seal(made))
+
+
+def test_the_proof_of_many_parts(tmp_path: Path) -> None:
+    """20,000 parts, most of them empty, with a record of each: proven in bounded memory and in a
+    second of CPU time per 10,000; two that are missing are found, named and listed."""
+    volume = Volume(tmp_path).having(NUM_PARTS=20_000, SPLIT_MODE="range")
     volume.write(INPUT, LINE * 1000)
     volume.split()
-    volume.count(["0"])
-    first = json.loads(volume.result_path("0").read_bytes())
-    for part in volume.plan()["parts"]:
-        counts = {**dict.fromkeys(KEYWORDS, 0), "INFO": int(part["bytes"] > 0)}
-        made = {key: part.get(key, value) for key, value in first.items()}
-        volume.result_path(part["part"]).write_text(json.dumps({**made, "counts": counts}))
-    assert peak(volume, "merge") < LIMIT
+    write_records(volume)
+    assert (used := measured(volume, "merge")).memory < LIMIT
+    assert used.seconds < 2 * SECONDS_OF_10000
     assert volume.totals() == model([LINE * 1000])
-    assert peak(volume, "split", ONLY_MISSING="true") < LIMIT_OF_SPLIT
+    assert peak(volume, "split", ONLY_MISSING="true") < LIMIT
 
     for part_id in ("7", "19999"):
-        volume.result_path(part_id).unlink()
+        volume.record_path(part_id).unlink()
     outcome = volume.run("merge")
     assert outcome.code == 75
-    assert "of 20000 parts in cout-output/ 2 missing (7, 19999): " in outcome.words
+    assert " 2 missing (7, 19999): " in outcome.words
     assert volume.split(ONLY_MISSING="true") == ["7", "19999"]
 
 
 def test_100000_parts(tmp_path: Path) -> None:
     """As many parts as there may be: all ids are printed, in order; the last part is found in
-    bounded memory; merge names what is missing."""
+    bounded memory; merge names what is missing, and proves that all are there."""
     count = 100_000
     volume = Volume(tmp_path).having(NUM_PARTS=count, SPLIT_MODE="range")
     volume.write(INPUT, LINE * 1000)
-    assert peak(volume, "split") < LIMIT_OF_SPLIT
+    assert peak(volume, "split") < BASE + count * PER_ID
     assert peak(volume, "count", PART_ID=count - 1) < LIMIT
     assert volume.split() == [str(number) for number in range(count)]
     outcome = volume.run("merge")
 
     assert outcome.code == 75
-    assert "of 100000 parts in cout-output/ 99999 missing (0, 1, 2," in outcome.words
+    assert f" {count - 1} missing (0, 1, 2," in outcome.words
     assert "19 and 99979 more)" in outcome.words
+
+    write_records(volume)
+    assert peak(volume, "merge") < LIMIT
+    assert peak(volume, "split", ONLY_MISSING="true") < BASE + count * PER_PART
+
+
+def test_outputs_of_100000_parts(tmp_path: Path) -> None:
+    """Every part has an output: joined in the order of the parts, some hundred bytes of memory
+    each."""
+    count = 100_000
+    volume = Volume(tmp_path).having(NUM_PARTS=count, SPLIT_MODE="range", MAP_SETTINGS="1")
+    volume.write(INPUT, LINE * 1000)
+    volume.split()
+    assert volume.run_map(lambda part: part.write(b"".join(part.pieces())), 0).code == 0
+    first = volume.record_path("0")
+    made = records.unseal(first.read_bytes())
+    _, run = open_storage(volume.environ({}))
+    for number, size in enumerate(volume.sizes()):
+        name = names.PART_OUTPUT.format(made["job"], number, f"{number:016x}")
+        (tmp_path / name).write_bytes(b"%d\n" % number)
+        with run.open(name) as file:
+            output = [name, file.size, file.version]
+        more = {"part": str(number), "bytes": size, "output": output}
+        first.with_name(f"{number}.json").write_bytes(records.seal({**made, **more}))
+
+    assert peak(volume, "merge") < BASE + count * PER_PART
+    assert volume.final("result.out") == b"".join(b"%d\n" % number for number in range(count))
+    assert peak(volume, "split", ONLY_MISSING="true") < BASE + count * PER_PART
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+def test_100000_files(tmp_path: Path, mode: str) -> None:
+    """100,000 inputs, half of them in a part: split, a map and the proof take a hundred bytes per
+    file and the bytes of its name."""
+    count = 100_000
+    volume = Volume(tmp_path).having(INPUT="in/", NUM_PARTS=2, SPLIT_MODE=mode)
+    (tmp_path / "in").mkdir()
+    for number in range(count):
+        (tmp_path / f"in/app-{number:06}.log").write_bytes(b"INFO\n")
+    assert peak(volume, "split") < BASE + count * PER_INPUT
+    for part_id in "01":
+        assert peak(volume, "count", PART_ID=part_id) < BASE + count // 2 * PER_INPUT
+    assert peak(volume, "merge") < BASE + count * PER_INPUT
+    assert volume.totals() == {**dict.fromkeys(KEYWORDS, 0), "INFO": count}
+
+
+def test_the_proof_of_100000_files_of_level_1(tmp_path: Path) -> None:
+    """The last step of 100,000 files, by a fan-in of 8: in ten seconds, with some hundred bytes
+    per file; a file that has changed since is named."""
+    count, fan_in = 100_000, 8
+    volume = Volume(tmp_path).having(RUN_ID="a", RUN_STARTED=1)
+    (tmp_path / "aggregation-demo/l1").mkdir(parents=True)
+    for number in range(count):
+        (tmp_path / LEVEL_1.format(number)).write_bytes(b"%d\n" % number)
+    group = count // fan_in  # what a tree of four levels would come to
+    for number in range(fan_in - 1):
+        assert volume.run("process", number, 1, FAN_IN=group).code == 0
+    used = measured(volume, "process", fan_in - 1, 1, FAN_IN=group, FILES=count)
+    assert used.memory < BASE + group * PER_SOURCE
+    used = measured(volume, "merge", fan_in, LEVEL=2)
+
+    assert volume.final(JOINED) == b"".join(b"%d\n" % number for number in range(count))
+    assert used.memory < BASE + count * PER_FILE
+    assert used.seconds < SECONDS_OF_100000
+
+    (tmp_path / LEVEL_1.format(77_777)).write_bytes(b"0\n")
+    outcome = volume.run("merge", fan_in, LEVEL=2, RUN_STARTED=2)
+    assert outcome.code == 75
+    assert f"{LEVEL_1.format(77_777)} has changed from version" in outcome.words
 
 
 def test_a_tebibyte(tmp_path: Path) -> None:
@@ -139,16 +233,12 @@ def test_a_tebibyte(tmp_path: Path) -> None:
     outcome = volume.call("split", timeout=SECONDS)
 
     assert outcome.part_ids == [str(number) for number in range(1000)]
-    parts = volume.plan()["parts"]
-    ends, at = set(), 0
-    for part in parts:
-        at += part["bytes"]
-        ends.add(at)
-    assert at == TIB
+    ends = set(volume.plan()["cuts"][1:])
+    assert max(ends) == TIB
     line_ends = {place + 1 for place in places} | {place + 1 + len(LINE) for place in places}
     assert ends <= line_ends | {TIB}
     assert len(ends) >= 4
-    small = [part["part"] for part in parts if 0 < part["bytes"] < MIB]
+    small = [str(number) for number, size in enumerate(volume.sizes()) if 0 < size < MIB]
     assert small
     volume.count(small)
 
@@ -159,8 +249,7 @@ def test_no_line_end_in_a_tebibyte(tmp_path: Path) -> None:
     volume.sparse(INPUT, TIB)
     assert len(volume.call("split", timeout=SECONDS).part_ids) == 1000
 
-    parts = volume.plan()["parts"]
-    assert [part["bytes"] for part in parts] == [TIB] + [0] * 999
+    assert volume.sizes() == [TIB] + [0] * 999
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])

@@ -21,10 +21,36 @@ class FailedError(Exception):
     """The run failed, and said why: with exit 2, or after the last attempt."""
 
 
-class Run:
-    """A run on some nodes, the first step on the first of them."""
+# A count whose map writes its part, too: OUTPUT is the input again.
+WRITES = """if True:
+    from fanfold import mapping
+    run_map = mapping.run_map
+    def writes(name, function, *rest):
+        def map_part(part):
+            for piece in part.pieces():
+                part.write(piece)
+            return function(part)
+        run_map(name, map_part, *rest)
+    mapping.run_map = writes
+"""
 
-    def __init__(self, nodes: Sequence[Node], run_dir: str, **settings: object) -> None:
+
+class Run:
+    """Runs in one run directory on some nodes, the first step on the first of them."""
+
+    starts = itertools.count(1767225600)
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        run_dir: str,
+        *,
+        by_hand: bool = False,
+        writes: bool = False,
+        **settings: object,
+    ) -> None:
+        """`by_hand` calls the workers as one does who tries them, else as Argo does; `writes` has
+        the maps write."""
         self.bucket, self.run_dir = nodes[0].bucket, run_dir
         self.input = f"{run_dir}/in/{INPUT}"
         self.settings = {
@@ -34,8 +60,15 @@ class Run:
             "FAN_IN": FAN_IN,
             **settings,
         }
+        self.by_hand, self.prologue = by_hand, WRITES if writes else ""
         self._turns = itertools.cycle(nodes)
         self.codes: list[int] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """From here on it is another run, later than all before."""
+        start = next(self.starts)
+        self.of_run = {} if self.by_hand else {"RUN_ID": f"run-{start}", "RUN_STARTED": start}
 
     def attempt(self, node: Node, worker: str, start: Start) -> Outcome:
         """One attempt of a step; a test puts trouble in its place."""
@@ -47,15 +80,20 @@ class Run:
         for node in itertools.islice(self._turns, ATTEMPTS):
 
             def start(prologue: str = "", node: Node = node) -> subprocess.Popen[str]:
-                volume = node.volume(**self.settings)
+                volume = node.volume(**self.settings, **self.of_run)
+                prologue += self.prologue * (worker == "count")
                 return volume.start(worker, *arguments, prologue=prologue, **settings)
 
             outcome = self.attempt(node, worker, start)
             self.codes.append(outcome.code)
             if outcome.code == 0:
+                if worker == "split" and not self.by_hand:
+                    self.of_run["PLAN_ID"] = outcome.event("done")["plan"]
                 return outcome
-            # A killed worker says nothing; any other says one sentence, and has no traceback.
-            assert outcome.code < 0 or outcome.words.count("\n") == 1, outcome.words
+            # A killed worker may say nothing; any other says why it failed, and has no traceback.
+            lines = outcome.words.splitlines()
+            assert all(line.startswith("worker=") for line in lines), outcome.words
+            assert outcome.code < 0 or " event=failed " in lines[-1], outcome.words
             assert outcome.code < 0 or outcome.code in (2, 75), outcome.words
             if outcome.code == 2:
                 break
@@ -63,6 +101,7 @@ class Run:
 
     def log_count(self) -> dict[str, int]:
         """Split, count every part, merge; the totals."""
+        self.begin()
         for part_id in self.step("split").part_ids:
             self.step("count", PART_ID=part_id)
         self.step("merge")
@@ -73,12 +112,17 @@ class Run:
         totals: dict[str, int] = json.loads(self.bucket.get(f"{self.run_dir}/result.json"))
         return totals
 
+    def output(self) -> bytes:
+        """What the maps have written."""
+        return self.bucket.get(f"{self.run_dir}/result.out")
+
     def level(self, level: int, number: int) -> str:
         """The name of a file of the aggregation."""
         return f"{self.run_dir}/aggregation-demo/l{level}/{number}.txt"
 
     def aggregate(self, files: int) -> bytes:
         """Join the files of level 1, level by level; the result."""
+        self.begin()
         level = 1
         while files > FAN_IN:
             groups = -(-files // FAN_IN)
@@ -86,4 +130,8 @@ class Run:
                 self.step("process", number, level, FILES=files)
             files, level = groups, level + 1
         self.step("merge", files, LEVEL=level)
+        return self.joined()
+
+    def joined(self) -> bytes:
+        """The result of the aggregation in the bucket."""
         return self.bucket.get(f"{self.run_dir}/aggregation-demo/result.txt")

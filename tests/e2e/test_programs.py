@@ -1,0 +1,237 @@
+"""Programs on the cluster: the examples of manifests/runs, with pods that are killed, and runs as
+steps of another Workflow. tests/workers/test_examples.py has the same examples by the local run."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from examples import RUNS, SEEDS, model_of_filter, model_of_simulations, pixels, tiles
+from scenario import (
+    NAMESPACE,
+    ROOT,
+    WORDS,
+    Run,
+    Volume,
+    argo,
+    get,
+    kill,
+    kubectl,
+    model,
+    outputs_of,
+    own_join,
+    pods_of,
+    results_folder,
+    tool,
+)
+
+pytestmark = pytest.mark.e2e
+
+
+README = (ROOT / "manifests/README.md").read_text()
+
+
+def apply(checkout: Path, prefix: str, image: str = "", **more: Any) -> None:
+    """Apply the bundle with its programs under a prefix of its names, since others may be at work
+    on the cluster; with the image of an example for map and reduce."""
+    local = checkout / "manifests/overlays/local"
+    folder = checkout / f"manifests/overlays/{prefix}"
+    shutil.copytree(local, folder)
+    overlay = yaml.safe_load((local / "kustomization.yaml").read_text())
+    overlay["components"] += ["../../components/programs", "../../components/runs-as-steps"]
+    overlay["patches"] += more.pop("patches", [])
+    for each in overlay["images"][1:] if image else ():
+        each["newName"] = f"localhost/fanfold-{image}"
+    content = {**overlay, "namePrefix": f"{prefix}-", **more}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    tool("kubectl", "apply", "-k", str(folder))
+
+
+def create(workflow: dict[str, Any]) -> Run:
+    """Submit a Workflow."""
+    made = kubectl("create", "-f", "-", "-o", "name", stdin=json.dumps(workflow).encode())
+    return Run(made.strip().rpartition("/")[2])
+
+
+def submit(example: str, prefix: str = "", **parameters: str) -> Run:
+    """Submit an example as it stands there, but for these parameters, with the templates that have
+    this prefix, or its name as their prefix."""
+    run = yaml.safe_load((RUNS / f"{example}.yaml").read_text())
+    reference = run["spec"]["workflowTemplateRef"]
+    reference["name"] = f"{prefix or example}-{reference['name']}"
+    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    given |= {"runDir": f"e2e/{example}", **parameters}
+    arguments = [{"name": name, "value": value} for name, value in given.items()]
+    run["spec"]["arguments"]["parameters"] = arguments
+    return create(run)
+
+
+@pytest.mark.each_argo
+def test_filter(volume: Volume, log: bytes, checkout: Path) -> None:
+    """A map pod and the reduce pod are deleted by force; the output is right, in its place and in
+    the run's own."""
+    apply(checkout, "filter")
+    run = submit("filter", numParts="2")
+    kill(run, ".map", {"Pending", "Running"})
+    kill(run, ".reduce", {"Pending", "Running"})
+
+    found = run.succeed()
+
+    assert volume.get("e2e/filter/errors.jsonl") == model_of_filter(log)
+    own = f"e2e/filter/results/{results_folder(found)}"
+    assert volume.get(f"{own}/errors.jsonl") == model_of_filter(log)
+    assert outputs_of(found) == {"result": "{}", "resultPath": f"/mnt/vol/{own}/result.json"}
+
+
+@pytest.mark.each_argo
+def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
+    """If a map has failed for good, reduce names the missing part in one attempt. Once the program
+    is right, onlyMissing maps that part alone, and then none. The command is in a ConfigMap, as
+    manifests/README.md shows it: with a {{, and a $ as it stands there."""
+    (shown,) = re.findall(r"^```yaml\n([^`]*name: map-command\n[^`]*)^```", README, re.MULTILINE)
+    recipe = yaml.safe_load(shown)
+    program = (
+        "import os, sys\n"
+        "data = sys.stdin.buffer.read()\n"
+        "is_broken = os.path.exists('/mnt/vol/e2e/lost/broken')\n"
+        "if is_broken and os.environ['PART_ID'] == '1': sys.exit(2)\n"
+        "sys.stdout.buffer.write(b'{{part}} $(PART_ID) $$\\n' + data)"
+    )
+    recipe["configMapGenerator"][0]["literals"] = [f'MAP_COMMAND=python3 -c "{program}"']
+    apply(checkout, "lost", **{key: recipe[key] for key in ("configMapGenerator", "patches")})
+    template = {"workflowTemplateRef": {"name": "lost-map-reduce"}}
+    metadata = {"generateName": "lost-", "namespace": NAMESPACE}
+    head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata}
+    given = {"numParts": "3", "runDir": "e2e/lost", "onlyMissing": "true"}
+    arguments = {"parameters": [{"name": key, "value": value} for key, value in given.items()]}
+    volume.run("import shutil; shutil.rmtree('e2e/lost', ignore_errors=True)")
+    volume.put("e2e/lost/broken", b"")
+
+    def start() -> Run:
+        return create({**head, "spec": {**template, "arguments": arguments}})
+
+    run = start()
+    found = run.fail()
+
+    assert pods_of(found) == {"split": 1, "map": 3, "reduce": 1}
+    said = " ".join(argo("get", run.name, "--no-color").split())
+    assert "MAP_STATUS is Failed" in said
+    assert "results" not in volume.names("e2e/lost")
+
+    volume.run("os.remove(sys.argv[1])", "e2e/lost/broken")
+    for pods in ({"split": 1, "map": 1, "reduce": 1}, {"split": 1, "reduce": 1}):
+        assert pods_of(start().succeed()) == pods
+        parts = volume.get("e2e/lost/result.out").split(b"{{part}} $(PART_ID) $$\n")
+        assert (len(parts), b"".join(parts)) == (4, log)
+
+
+@pytest.mark.each_argo
+def test_sort(volume: Volume, log: bytes, checkout: Path) -> None:
+    """64 files, eight to a pod; one of these pods and the last one are deleted by force. Eight
+    files are sorted before they are merged, too."""
+    apply(checkout, "sort", image="sort")
+    lines = log.splitlines(keepends=True)
+    random.Random(64).shuffle(lines)
+    put_level_1(volume, "e2e/sort", ".txt", [b"".join(lines[each::64]) for each in range(64)])
+    files = [b"".join(lines[each:64:8]) for each in range(8)]
+    put_level_1(volume, "e2e/few", ".txt", files)
+    run, few = submit("sort"), submit("sort", files="8", runDir="e2e/few")
+    kill(run, ".process-data", {"Pending", "Running"})
+    kill(run, ".merge-data", {"Pending", "Running"})
+
+    found = run.succeed()
+
+    assert own_join(volume, found, "e2e/sort").encode() == b"".join(sorted(lines))
+    assert set(pods_of(found)) == {"process-data", "merge-data"}
+    assert own_join(volume, few.succeed(), "e2e/few").encode() == b"".join(sorted(lines[:64]))
+
+
+def test_pictures(volume: Volume, checkout: Path) -> None:
+    """64 tiles become the picture of README, pixel by pixel. A pod is deleted by force."""
+    apply(checkout, "pictures", image="pictures")
+    put_level_1(volume, "e2e/pictures", ".png", list(tiles()))
+    run = submit("pictures")
+    kill(run, ".process-data", {"Pending", "Running"})
+
+    run.succeed()
+
+    made = volume.get("e2e/pictures/aggregation-demo/result.txt")
+    assert pixels(made) == pixels((RUNS / "pictures.png").read_bytes())
+
+
+@pytest.mark.each_argo
+def test_simulations(volume: Volume, checkout: Path) -> None:
+    """1,000 seeds in 100 parts and 4 pods, of which each has parts that fail at first. All seeds
+    are there in the end, each once, and in order."""
+    apply(checkout, "simulations", image="simulations")
+    volume.put("seeds.txt", SEEDS)
+    volume.run("import shutil; shutil.rmtree('e2e/simulations', ignore_errors=True)")
+
+    found = submit("simulations").succeed()
+
+    assert volume.get("e2e/simulations/simulations.csv") == model_of_simulations()
+    # Only the failed ones are mapped anew: of each part one output is there.
+    assert pods_of(found) == {"split": 1, "map": 8, "reduce": 1}
+    assert len(volume.files("e2e/simulations/map-output")) == 100
+
+
+@pytest.mark.each_argo
+def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
+    """Two runs as the steps of another Workflow, which Hera has made and kubectl has submitted. The
+    pod that waits for the first is deleted by force: the next one finds the run. Their results are
+    outputs; a run that fails, fails the step."""
+    apply(checkout, "steps")
+    done = subprocess.run(
+        [sys.executable, str(RUNS / "own_workflow.py")], stdout=subprocess.PIPE, check=True
+    )
+    # Under the prefix, and in a directory of this test.
+    text = done.stdout.decode().replace("name: run-as-step", "name: steps-run-as-step")
+    for name in ("log-count", "map-reduce"):
+        text = text.replace(f"value: {name}", f"value: steps-{name}")
+    text = text.replace('"daily"', '"e2e/steps"')
+    wrong = text.replace('"numParts", "value": "2"', '"numParts", "value": "0"')
+    broken = create(yaml.safe_load(wrong.replace("e2e/steps", "e2e/no-steps")))
+    run = create(yaml.safe_load(text))
+    kill(run, ".totals", {"Pending", "Running"})
+
+    found = run.succeed()
+
+    steps = {node["displayName"]: node for node in found["status"]["nodes"].values()}
+    outputs = {each["name"]: each["value"] for each in steps["totals"]["outputs"]["parameters"]}
+    first, second = (get(f"workflow/{run.name}-{name}") for name in ("totals", "errors"))
+    assert json.loads(outputs["result"]) == model(log, WORDS)
+    assert volume.own_result(first, "e2e/steps") == model(log, WORDS)
+    assert outputs["resultPath"] == outputs_of(first)["resultPath"]
+    assert [each["metadata"]["ownerReferences"][0]["name"] for each in (first, second)] == [
+        run.name
+    ] * 2
+    errors = [line for line in log.splitlines(keepends=True) if b"ERROR" in line]
+    assert volume.get("e2e/steps/result.out") == b"".join(errors)
+    assert pods_of(broken.fail()) == {"run": 1}
+
+
+def put_level_1(volume: Volume, run_dir: str, suffix: str, files: list[bytes]) -> None:
+    """Write the files of level 1, all at once, in the place of others."""
+    script = (
+        "import io, shutil, tarfile\n"
+        "shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
+        "data = io.BytesIO(sys.stdin.buffer.read())\n"
+        "tarfile.open(fileobj=data).extractall(sys.argv[1], filter='data')"
+    )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number, content in enumerate(files):
+            member = tarfile.TarInfo(f"{number}{suffix}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    volume.run(script, f"{run_dir}/aggregation-demo/l1", stdin=buffer.getvalue())

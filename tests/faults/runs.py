@@ -1,0 +1,332 @@
+"""Runs of both pipelines, step by step, as Argo makes them or a person by hand, and what has to
+come of each: what the model makes of the input of that run, or nothing.
+
+    older = Run.of(volume, pipeline, OLD, RUN_ID="a", RUN_STARTED=1)
+    older.write()
+    assert [older.do(step) for step in pipeline.steps] == [0] * len(pipeline.steps)
+    older.check()
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+import faulty
+import own_map
+from fanfold import map_part
+from pipeline import JOINED, LEVEL_1, MAINS, Tree, Volume
+
+MAINS["own"] = lambda _, environ: map_part(own_map.own, environ)  # a worker of these tests
+
+Files = Mapping[str, bytes]
+OLD, SAME, OTHER = "old", "other bytes of the same sizes", "other sizes"
+WORDS = "opqr"
+MAY_CHANGE = {"replace", "unlink", "makedirs", "PUT", "POST", "DELETE"}
+# What one process can notice of another, too: in a folder, and in a bucket.
+MAY_NOTICE = MAY_CHANGE | {"open", "scandir", "GET", "HEAD"}
+
+
+class Step(NamedTuple):
+    """A call of a worker."""
+
+    worker: str
+    arguments: tuple[int, ...] = ()
+    settings: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The steps of a pipeline, its inputs, and the model of its results."""
+
+    name: str
+    steps: list[Step]
+    inputs: Mapping[str, Files]  # by variant, and by name relative to RUN_DIR
+    model: Callable[[Files], Tree]  # of the files at the final names
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The number of the last step."""
+        return len(self.steps) - 1
+
+
+def letters(files: Files) -> Counter[str]:
+    """How often each of WORDS is in the files."""
+    return Counter(letter for data in files.values() for letter in data.decode() if letter in WORDS)
+
+
+def totals(words: str) -> Callable[[Files], Tree]:
+    """What count has to find."""
+
+    def model(files: Files) -> Tree:
+        found = letters(files)
+        return {"result.json": json.dumps({word: found[word] for word in words}).encode() + b"\n"}
+
+    return model
+
+
+def joined_lines(files: Files) -> Tree:
+    """What the map of own_map.py has to make: counts, and all lines again."""
+    found = json.dumps(dict(sorted(letters(files).items()))).encode() + b"\n"
+    return {"result.json": found, "result.out": b"".join(files.values())}
+
+
+def joined_by_program(files: Files) -> Tree:
+    """What ATTEMPT has to make as a map: all lines again."""
+    return {"result.json": b"{}\n", "result.out": b"".join(files.values())}
+
+
+def joined(files: Files) -> Tree:
+    """What process-data has to make."""
+    return {JOINED: b"".join(files.values())}
+
+
+def lines(a: bytes, b: bytes) -> Files:
+    """Two logs."""
+    return {"in/a": a, "in/b": b}
+
+
+def level_1(letter: bytes, sizes: Iterable[int]) -> Files:
+    """The files of level 1."""
+    return {
+        LEVEL_1.format(number): b"%b%d" % (letter, number) * size
+        for number, size in enumerate(sizes)
+    }
+
+
+LOGS = {
+    OLD: lines(b"ooo\nooo\no\noooo\n", b"pp\np\n"),
+    SAME: lines(b"qqq\nqqq\nq\nqqqq\n", b"rr\nr\n"),
+    OTHER: lines(b"qq\nq\n", b"rrrr\nrrrr\nr\nrrrrrr\n"),
+}
+FILES = {
+    OLD: level_1(b"o", (8, 10, 9, 8, 1)),
+    SAME: level_1(b"n", (8, 10, 9, 8, 1)),
+    OTHER: level_1(b"n", (9, 1, 0, 20, 8)),
+}
+IN_LOGS = {"NUM_PARTS": 2, "KEYWORDS": ",".join(WORDS)}
+COUNTS = [Step("count", (), {"PART_ID": number}) for number in range(2)]
+MAPS = [Step("own", (), {"PART_ID": number}) for number in range(2)]
+GROUPS = [
+    Step("process", (number, level), {"FILES": files})
+    for level, files in ((1, 5), (2, 3))
+    for number in range((files + 1) // 2)
+]
+
+COUNT = Pipeline("count", [Step("split"), *COUNTS, Step("merge")], LOGS, totals(WORDS), IN_LOGS)
+MAP = Pipeline(
+    "map",
+    [Step("split"), *MAPS, Step("merge")],
+    LOGS,
+    joined_lines,
+    {"NUM_PARTS": 2, "MAP_SETTINGS": "letters, 1"},
+)
+# Programs of which no two attempts write the same bytes either: a head names the step, the part or
+# the group, and the attempt.
+ATTEMPT = """sh -c 'printf "[%s.1%014d]" "$0$PART_ID$FILE_NUMBER" $$; exec cat "$@"' """
+PROGRAM = Pipeline(
+    "program",
+    [step._replace(worker="map") if step.worker == "own" else step for step in MAP.steps],
+    LOGS,
+    joined_by_program,
+    {"NUM_PARTS": 2, "MAP_COMMAND": ATTEMPT + "m", "REDUCE_COMMAND": ATTEMPT + "r"},
+)
+GROUP = replace(
+    MAP,
+    name="group",
+    steps=[Step("split"), Step("own", (), {"PART_ID": "0-1"}), Step("merge")],
+    settings={**MAP.settings, "PARTS_PER_POD": 2},
+)
+THREE_PARTS = replace(
+    COUNT,
+    name="three parts",
+    steps=[*COUNT.steps[:3], Step("count", (), {"PART_ID": 2}), COUNT.steps[3]],
+    settings={**IN_LOGS, "NUM_PARTS": 3},
+)
+OTHER_WORDS = replace(
+    COUNT, name="other words", model=totals("po"), settings={**IN_LOGS, "KEYWORDS": "p,o"}
+)
+LEVELS = Pipeline("levels", [*GROUPS, Step("merge", (2,), {"LEVEL": 3})], FILES, joined)
+PROGRAMS = replace(
+    LEVELS,
+    name="programs",
+    settings={"PROCESS_COMMAND": ATTEMPT + "p {inputs}", "REDUCE_COMMAND": ATTEMPT + "r"},
+)
+JOIN = Pipeline("join", [Step("merge", (5,), {"LEVEL": 1})], FILES, joined)
+
+COPY, RANGE = {"SPLIT_MODE": "copy"}, {"SPLIT_MODE": "range"}
+STEPS: dict[str, tuple[Pipeline, int, dict[str, str]]] = {
+    "split copy": (MAP, 0, COPY),
+    "split range": (MAP, 0, RANGE),
+    "count copy": (COUNT, 1, COPY),
+    "count range": (COUNT, 1, RANGE),
+    "map copy": (MAP, 1, COPY),
+    "map range": (MAP, 1, RANGE),
+    "group copy": (GROUP, 1, COPY),
+    "group range": (GROUP, 1, RANGE),
+    "program copy": (PROGRAM, 1, COPY),
+    "program range": (PROGRAM, 2, RANGE),
+    "program merge": (PROGRAM, 3, RANGE),
+    "merge copy": (MAP, 3, COPY),
+    "merge range": (MAP, 3, RANGE),
+    "process level 1": (LEVELS, 0, {}),
+    "process level 2": (LEVELS, 3, {}),
+    "merge files": (LEVELS, 5, {}),
+    "program level 1": (PROGRAMS, 0, {}),
+    "program level 2": (PROGRAMS, 3, {}),
+    "program merge files": (PROGRAMS, 5, {}),
+    "join": (JOIN, 0, {}),
+}
+ARGO = {"RUN_ID": "b", "RUN_STARTED": 1}, {"RUN_ID": "a", "RUN_STARTED": 2}  # the newer one second
+BY_HAND: tuple[dict[str, object], ...] = {}, {}
+
+
+@dataclass(eq=False)
+class Run:
+    """A run of a pipeline in a RUN_DIR."""
+
+    volume: Volume
+    pipeline: Pipeline
+    files: Files  # its input
+    id: str = ""  # RUN_ID, without which it is one by hand
+
+    numbers = itertools.count()
+
+    @classmethod
+    def of(cls, volume: Volume, pipeline: Pipeline, variant: str, **settings: object) -> Run:
+        """A run on an input. With RUN_ID all steps get PLAN_ID, too, as from Argo."""
+        more = {**pipeline.settings, "INPUT": f"{volume.settings['RUN_DIR']}/in/", **settings}
+        files = pipeline.inputs[variant]
+        return cls(volume.having(**more), pipeline, files, str(settings.get("RUN_ID", "")))
+
+    def write(self) -> None:
+        """Put its input in place, the first file first, and take away what else there is."""
+        there = self.volume.run_dir / next(iter(self.files))
+        for path in there.parent.iterdir() if there.exists() else ():
+            if str(path.relative_to(self.volume.run_dir)) not in self.files:
+                path.unlink()
+        for name, data in self.files.items():
+            self.volume.write(str((self.volume.run_dir / name).relative_to(self.volume.root)), data)
+
+    def read_aside(self) -> Run:
+        """The same, which reads its logs where write_aside() puts them: several runs at once then
+        have each its own, and those that are alike have one plan."""
+        if self.pipeline.inputs is LOGS:
+            variant = next(key for key, files in LOGS.items() if files is self.files)
+            self.volume = self.volume.having(INPUT=f"{variant}/in/")
+        else:
+            self.write()
+        return self
+
+    def do(self, number: int, hook: faulty.Hook | None = None) -> int:
+        """Do one step, with a hook before every operation; gives its exit code."""
+        step = self.pipeline.steps[number]
+        with ExitStack() as stack:
+            if hook:
+                stack.enter_context(faulty.operations(hook))
+            outcome = self.volume.run(step.worker, *step.arguments, **step.settings)
+        assert (outcome.code == 0) != ("event=failed" in outcome.words)
+        if step.worker == "split" and self.id:
+            plan = outcome.event("done").get("plan", "none")
+            self.volume = self.volume.having(PLAN_ID=plan)
+        return outcome.code
+
+    def finish(self, first: int = 0) -> list[int]:
+        """Do all steps from one on, as far as they go well; gives their exit codes."""
+        codes: list[int] = []
+        for number in range(first, self.pipeline.last + 1):
+            codes.append(self.do(number))
+            if codes[-1] and self.id:
+                break  # Argo starts no more
+        return codes
+
+    @property
+    def right(self) -> Tree:
+        """What has to be at the final names."""
+        return self.pipeline.model(self.files)
+
+    def final(self) -> Tree:
+        """What is at the final names."""
+        found = {name: self.volume.final(name) for name in self.right}
+        return {} if set(found.values()) == {None} else as_model(found)
+
+    def results(self) -> Tree:
+        """What is in the folder of its results, by final name; nothing without a record."""
+        for folder, found in self.volume.results().items():
+            if folder.partition("-")[2] == self.id and any(
+                name.endswith(".record") for name in found
+            ):
+                return as_model({name: found[name.rpartition("/")[2]] for name in self.right})
+        return {}
+
+
+def as_model(found: Tree) -> Tree:
+    """Results without what an attempt of own_map.py, or of ATTEMPT, puts before its output, after a
+    look at it: one attempt of every part, whose numbers are those in the totals."""
+    plain = {name: data and re.sub(rb"\[\w+\.\d{15}\]", b"", data) for name, data in found.items()}
+    output = found.get("result.out")
+    if output is None:
+        return plain
+    heads = re.findall(rb"\[m?(\d+)\.(\d+)\]", output)
+    assert [int(part) for part, _ in heads] == list(range(len(heads)))
+    numbers = json.loads(found["result.json"] or b"{}")
+    attempts = sum(int(attempt) for _, attempt in heads)
+    assert numbers.pop("attempt", attempts) == attempts
+    return {**plain, "result.json": json.dumps(numbers).encode() + b"\n"}
+
+
+def place(volume: Volume, **settings: object) -> Volume:
+    """A RUN_DIR that nobody has used."""
+    return volume.having(RUN_DIR=f"run{next(Run.numbers)}", **settings)
+
+
+def write_aside(volume: Volume) -> None:
+    """Put all logs outside of RUN_DIR."""
+    for variant, files in LOGS.items():
+        for name, data in files.items():
+            volume.write(f"{variant}/{name}", data)
+
+
+def begin(run: Run, number: int) -> Run:
+    """Put its input in place, and do all steps up to one."""
+    run.write()
+    assert [run.do(step) for step in range(number)] == [0] * number
+    return run
+
+
+def moments(run: Run, number: int, kinds: Iterable[str] = MAY_CHANGE) -> list[int]:
+    """Before which operations of a step something may happen: the first one, and all of some
+    kinds, or of all."""
+    begin(run, number)
+    seen: list[str] = []
+    assert run.do(number, lambda _, name: seen.append(name)) == 0
+    return [at for at, name in enumerate(seen) if not kinds or name in kinds or not at]
+
+
+def nested(moment: int, work: Callable[[], object]) -> faulty.Hook:
+    """A hook that does some work at a moment."""
+
+    def hook(at: int, _: str) -> None:
+        if at == moment:
+            work()
+
+    return hook
+
+
+Item = TypeVar("Item")
+
+
+def some(volume: Volume, everything: Iterable[Item], share: int) -> list[Item]:
+    """All of it; in a bucket, where each takes a hundred requests, one in so many, the same ones
+    every time."""
+    found = list(everything)
+    few = -(-len(found) // share)
+    return random.Random(few).sample(found, few) if volume.in_bucket else found

@@ -1,0 +1,121 @@
+"""What depends on the versions of other programs: the table in README, the oldest kustomize, and
+settings of Argo's controller that not every version has."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import bundle
+import pytest
+import yaml
+
+README = bundle.REPOSITORY / "README.md"
+# Every component at least once.
+COMBINATIONS = (
+    ("local-volume", "artifacts", "schedule", "smoke-run"),
+    ("oss-volume", "acs-best-effort", "parallelism"),
+    ("oss-volume-rrsa", "eci-spot", "initless-pod"),
+    ("oss-direct", "parallelism", "smoke-run"),
+    ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps"),
+)
+# Fields that a Workflow may set beside its workflowTemplateRef where the controller has
+# templateReferencing: Strict. Argo 4.0.5 allows a few more.
+ALLOWED_BY_STRICT = {
+    *("workflowTemplateRef", "arguments", "entrypoint"),
+    *("activeDeadlineSeconds", "priority", "ttlStrategy", "podGC"),
+}
+
+
+def render(name: str, folder: Path) -> str:
+    """What the kustomize of this name prints for a folder, errors included."""
+    done = subprocess.run(
+        [bundle.require(name), "build", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_oldest_kustomize(tmp_path: Path) -> None:
+    """The oldest supported kustomize renders the bundle as the newest does, to the byte."""
+    bundle.require("kustomize-oldest")
+    folders = [path.parent for path in bundle.MANIFESTS.glob("overlays/*/kustomization.yaml")]
+    folders += [bundle.MANIFESTS / "gitops" / name for name in (*bundle.OVERLAYS, "fleet")]
+    for components in COMBINATIONS:
+        folder = tmp_path / "+".join(components)
+        folder.mkdir()
+        bundle.compose(folder, components)
+        folders.append(folder)
+
+    different = [
+        folder for folder in folders
+        if render("kustomize", folder) != render("kustomize-oldest", folder)
+    ]  # fmt: skip
+
+    assert different == []
+    assert set().union(*COMBINATIONS) == set(bundle.COMPONENTS)
+
+
+def test_readme_names_the_tested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has a row for each version that the tests build or run on, and no other."""
+    monkeypatch.syspath_prepend(bundle.REPOSITORY / "tests/cluster")
+    builds = importlib.import_module("builds")
+    project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
+    lock = (bundle.REPOSITORY / "images/oss2.lock.txt").read_text()
+    (in_images,) = re.findall(r"--python-version (\S+)", lock)
+    tested = {
+        *(("Argo Workflows", version) for version in builds.ARGO.values()),
+        *(("kustomize", version) for version in builds.KUSTOMIZE.values()),
+        ("Kubernetes", builds.KUBERNETES),
+        ("Argo CD", builds.ARGO_CD),
+        ("Python", project["requires-python"].removeprefix(">=")),
+        ("Python", in_images),
+    }
+
+    _, _, section = README.read_text().partition("\n## Works with\n")
+    table, _, _ = section.partition("\n## ")
+    rows = re.findall(r"^\| (\w[\w ]*) \| (\d[\d.]*) \|", table, re.MULTILINE)
+
+    assert len(rows) == len(set(rows))
+    assert set(rows) == {(program, version.removeprefix("v")) for program, version in tested}
+
+
+def test_runs_pass_strict() -> None:
+    """Each Workflow of the bundle names its template and sets nothing that Argo refuses with
+    templateReferencing: Strict."""
+    files = sorted((bundle.MANIFESTS / "runs").glob("*.yaml"))
+    found = bundle.combination(("local-volume", "schedule", "smoke-run"))
+    specs = {path.name: yaml.safe_load(path.read_text())["spec"] for path in files}
+    specs["smoke-run"] = bundle.named(found, "Workflow", "smoke-run")["spec"]
+    specs["schedule"] = bundle.named(found, "CronWorkflow", "log-count")["spec"]["workflowSpec"]
+
+    # The one that is a user's own, as it says itself.
+    own = yaml.safe_dump(specs.pop("run-as-step.yaml"))
+    assert "workflowTemplateRef" not in own
+    for name, spec in specs.items():
+        assert spec["workflowTemplateRef"]["name"], name
+        assert set(spec) <= ALLOWED_BY_STRICT, name
+
+
+def test_initless_pod() -> None:
+    """The component gives supervisor what the base gives wait, and names no other container."""
+    base, initless = (
+        {
+            each["metadata"]["name"]: yaml.safe_load(each["spec"]["podSpecPatch"])
+            for each in bundle.of_kind(bundle.combination(components), "WorkflowTemplate")
+        }
+        for components in (("oss-volume",), ("oss-volume", "initless-pod"))
+    )
+    for patch in base.values():
+        (init,), (wait,) = patch.pop("initContainers"), patch["containers"]
+        assert {**init, "name": "wait"} == wait
+        patch["containers"] = [{**wait, "name": "supervisor"}]
+
+    assert initless == base

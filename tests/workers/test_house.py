@@ -1,0 +1,143 @@
+"""The house of the workers: imports go one way, and no room is too large to read in one go."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import fanfold
+import pytest
+from pipeline import WORKERS, bare_environ
+
+# From the bottom up: a room may import those before it, and an entrypoint may import all of them.
+ROOMS = [
+    "fanfold.errors",
+    "fanfold.names",
+    "fanfold.part_ids",
+    "fanfold.settings",
+    "fanfold.parallel",
+    "fanfold.storage.mounts",
+    "fanfold.storage.folder",
+    "fanfold.storage.credentials",
+    "fanfold.storage.retries",
+    "fanfold.storage.uploads",
+    "fanfold.storage.bucket",
+    "fanfold.storage",
+    "fanfold.formats",
+    "fanfold.plan",
+    "fanfold.cuts",
+    "fanfold.streams",
+    "fanfold.records",
+    "fanfold.worker",
+    "fanfold.child",
+    "fanfold.command",
+    "fanfold.levels",
+    "fanfold.group",
+    "fanfold.publish",
+    "fanfold.fold",
+    "fanfold.mapping",
+    "fanfold",
+]
+# Lines, run.py aside. Of the whole, 3,210 are for text; 710 for what users bring: a program (its
+# words, files, process, end and the sentences of its errors, 410), streams for it, map.py,
+# functions for every step, and an API that imports only what is asked for; and 210 for several
+# parts per pod: their ids, their failures, what a retry skips.
+ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210
+PATHS = {
+    ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in WORKERS.rglob("*.py")
+}
+ENTRYPOINTS = sorted(set(PATHS) - set(ROOMS))
+
+
+def lines(path: Path) -> int:
+    """How long a file is."""
+    return path.read_text().count("\n")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "an import names the package"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= members if members <= set(PATHS) else {*members, str(node.module)}
+    return found & set(PATHS)
+
+
+def test_every_room_has_its_place() -> None:
+    """A new file of the package is added to the list above, and to the one of README.md."""
+    tree = re.findall(r"(?m)^ +(\w+\.py) ", (WORKERS / "README.md").read_text().split("```")[1])
+
+    assert set(ROOMS) <= set(PATHS)
+    assert ENTRYPOINTS == ["count", "map", "merge", "process", "run", "split"]
+    assert tree == [PATHS[name].name for name in reversed(ROOMS)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_imports_go_one_way(name: str) -> None:
+    """Down, so that there is no circle; nobody imports an entrypoint, or the package as its users
+    do."""
+    below = ROOMS[: ROOMS.index(name)] if name in ROOMS else ROOMS[:-1]
+
+    assert imported(PATHS[name]) <= set(below)
+
+
+def test_sizes() -> None:
+    """A room is read in one go; the whole does not grow unnoticed."""
+    long = {name: lines(path) for name, path in PATHS.items() if name != "run"}
+
+    assert {
+        name: size for name, size in long.items() if size > (ROOM if name in ROOMS else ENTRYPOINT)
+    } == {}
+    assert sum(long.values()) <= WHOLE
+
+
+def test_the_api_is_imports_and_no_more() -> None:
+    """What a custom map imports is named in one place."""
+    docstring, _, choice, names = ast.parse(PATHS["fanfold"].read_text()).body
+
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(choice, ast.If)
+    imports = [node for node in choice.body if isinstance(node, ast.ImportFrom)]
+    assert len(imports) == len(choice.body)
+    typed = {str(node.module): [name.name for name in node.names] for node in imports}
+    assert typed == {f"fanfold.{room}": names for room, names in vars(fanfold)["HOMES"].items()}
+    assert isinstance(names, ast.Assign)
+    assert set(ast.literal_eval(names.value)) == {
+        *("Part", "Stream", "WorkerError"),
+        *("map_part", "process_group", "reduce_outputs"),
+    }
+    for room, found in typed.items():
+        for name in found:
+            assert getattr(fanfold, name) is getattr(import_module(room), name)
+    assert not hasattr(fanfold, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("split", "mapping streams child command levels group publish fold"),
+        ("count", "child command levels group publish fold"),
+        ("map", "levels group publish fold"),
+        ("process", "publish fold mapping"),
+        ("merge", "group mapping"),
+    ],
+)
+def test_a_start_is_short(name: str, without: str) -> None:
+    """A worker imports only what it uses: with thousands of pods each import is paid for."""
+    code = f"import sys, {name}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=WORKERS, env=bare_environ(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = done.stdout.split()
+    assert name in loaded
+    assert {f"fanfold.{room}" for room in without.split()} & set(loaded) == set()

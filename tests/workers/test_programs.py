@@ -1,0 +1,817 @@
+"""Programs of the users' own: what each gets, and what comes of every way in which it may end.
+tests/faults has them late, doubled and killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fanfold import Stream, WorkerError, child, command, process_group, reduce_outputs
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline import INPUT, JOINED, LEVEL_1, WORKERS, Outcome, Volume, finish
+
+pytestmark = pytest.mark.usefixtures("storage")
+
+LINES = b"".join(b"%d %b\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(40_000))
+README = (WORKERS / "README.md").read_text()
+REST = "cat >/dev/null; "  # what a shell does not read by itself
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A folder for SCRATCH_DIR."""
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def volume(volume: Volume, scratch: Path) -> Volume:
+    """One with an input of several pipes, and one part."""
+    volume.write(INPUT, LINES)
+    return volume.having(NUM_PARTS=1, SPLIT_MODE="range", SCRATCH_DIR=scratch)
+
+
+def shell(script: str, *arguments: str) -> str:
+    """A command that runs a script."""
+    assert "'" not in script
+    return " ".join(["sh -c", f"'{script}'", "x", *arguments])
+
+
+def map_all(volume: Volume) -> Outcome:
+    """Split and map, up to the first map that fails, the outcome of which it gives."""
+    outcome = Outcome(0, "", "")
+    for part_id in volume.split():
+        outcome = volume.run("map", PART_ID=part_id)
+        if outcome.code:
+            break
+    return outcome
+
+
+def made(volume: Volume, **settings: object) -> bytes | None:
+    """OUTPUT after the whole pipeline, which has to go well."""
+    volume = volume.having(**settings)
+    outcome = map_all(volume)
+    assert outcome.code == 0, outcome.words
+    volume.merge()
+    assert volume.temporary_files() == []
+    return volume.final("result.out")
+
+
+def refused(volume: Volume, **settings: object) -> Outcome:
+    """The outcome of a map that has to fail, and has to leave nothing that anybody sees."""
+    volume = volume.having(**settings)
+    volume.split()
+    before = {name for name, data in volume.tree().items() if data is not None}
+    outcome = volume.run("map", PART_ID=0)
+    assert outcome.code != 0
+    assert {name for name, data in volume.tree().items() if data is not None} == before
+    assert volume.temporary_files() == []
+    assert volume.run("merge").code == 75
+    return outcome
+
+
+class Case(NamedTuple):
+    """A map, what it makes of LINES in one part, or how it fails."""
+
+    command: str
+    output: bytes | None = None
+    code: int = 0
+    words: str = ""
+    settings: Mapping[str, object] = {}
+
+
+EXITS_141, KILLED = shell("cat; exit 141"), shell("cat; kill -9 $$")
+CASES = {
+    "a filter": Case("grep ERROR", b"".join(re.findall(rb"\d+ ERROR\n", LINES))),
+    "writes 0 bytes": Case(shell(REST), b""),
+    "closes stdout early": Case(shell(f"echo a; exec >&-; {REST}"), b"a\n"),
+    "closes both early": Case(shell(f"echo a; exec >&- 2>&-; {REST}"), b"a\n"),
+    "closes stdin early": Case("sh -c 'exec <&-; echo a'", None, 2, "must read all of its stdin"),
+    "never reads": Case("echo a", None, 2, "must read all of its stdin"),
+    "reads one line": Case("head -n 1", None, 2, "must read all of its stdin"),
+    "does not read, but fails": Case(shell("exit 9"), None, 9, "exit code 9"),
+    "forks and exits": Case(shell("cat; sleep 1000 & echo b"), LINES + b"b\n"),
+    "prints no line end": Case(shell(f"{REST}printf a"), b"a"),
+    "exits 141": Case(EXITS_141, None, 141, "141 and MAP_EXIT_OK is '0'"),
+    "exits 141, which is listed": Case(EXITS_141, LINES, 0, "", {"MAP_EXIT_OK": "0,141"}),
+    "a signal": Case(KILLED, None, 137, "exit code 137"),
+    "a signal that is listed": Case(KILLED, LINES, 0, "", {"MAP_EXIT_OK": "137,0"}),
+    "exits 2": Case(shell(f"{REST}exit 2"), None, 2, "exit code 2 and"),
+    "finds nothing": Case("grep nothing", None, 1, "on stderr: nothing"),
+    "finds nothing, which is listed": Case("grep nothing", b"", 0, "", {"MAP_EXIT_OK": "0,1"}),
+    "its last words": Case(shell("cat; seq 9 >&2; exit 3"), None, 3, "stderr: 5 | 6 | 7 | 8 | 9\""),
+    "half a last word": Case(shell("cat; printf half >&2; exit 3"), None, 3, "on stderr: half"),
+    "is no program": Case("no-such-program", None, 2, "'no-such-program' cannot be run"),
+    "is no program of a path": Case("/etc/passwd a", None, 2, "'/etc/passwd' cannot be run"),
+    "is too long": Case(f"echo {'x' * 200_000}", None, 2, "with 1 arguments"),
+    "of files": Case("cat {input}", LINES),
+    "of all files": Case("cat {inputs}", LINES),
+    "gets no stdin with a file": Case(shell("cat; cat $1", "{input}"), LINES),
+    "writes a file": Case(shell("echo lost; cat >$1", "{output}"), LINES),
+    "writes a file of a file": Case("cp {input} {output}", LINES),
+    "writes a file and fails": Case(shell("cat >$1; exit 3", "{output}"), None, 3, "exit code 3"),
+    "writes no file": Case(shell(REST, "{output}"), None, 2, "to {output}, got nothing"),
+    "makes a link": Case(shell(f"{REST}ln -s /dev $1", "{output}"), None, 2, "got a link"),
+    "makes a dead link": Case(shell(f"{REST}ln -s no $1", "{output}"), None, 2, "got a link"),
+    "makes a folder": Case(shell(f"{REST}mkdir $1", "{output}"), None, 2, "got a folder"),
+    "makes a pipe": Case(shell(f"{REST}mkfifo $1", "{output}"), None, 2, "got a special file"),
+    "has no room": Case("cat {input}", None, 2, "must be at least", {"SCRATCH_SIZE": 1000}),
+    "has room": Case("cat {input}", LINES, 0, "", {"SCRATCH_SIZE": len(LINES)}),
+    "writes too much": Case(shell("exec dd of=$1", "{output}"), None, 2, "at most 1000 bytes",
+                            {"SCRATCH_SIZE": 1000}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_ends(volume: Volume, scratch: Path, case: Case) -> None:
+    """What comes of it, from a file (in a bucket a pipe) and from a part of one: bytes, or an exit
+    code, a sentence and nothing else. Nothing is left in SCRATCH_DIR, and no process."""
+    settings = {"MAP_COMMAND": case.command, **case.settings}
+    if "at least" in case.words and not volume.in_bucket:
+        volume.write("in/0", LINES)  # so that the part is of more than one file
+        volume.write("in/1", b"")
+        settings |= {"INPUT": "in/", "NUM_PARTS": 2}
+    if case.output is None:
+        outcome = refused(volume, **settings)
+        assert outcome.code == case.code, outcome.words
+        assert case.words in outcome.words.splitlines()[-1]
+    else:
+        assert made(volume, **settings) == case.output
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_stdin(volume: Volume) -> None:
+    """A part that is a whole file is the program's stdin itself; any other comes through a pipe.
+    Where a part goes on in another file, a line does not."""
+    what = shell("readlink /proc/self/fd/0; cat")
+    for mode, parts in (("range", 1), ("copy", 1), ("copy", 2), ("range", 2)):
+        at = volume.having(SPLIT_MODE=mode, NUM_PARTS=parts, MAP_COMMAND=what)
+        found = made(at) or b""
+        assert re.sub(rb"(?m)^(/|pipe:).*\n", b"", found) == LINES
+        names = re.findall(rb"(?m)^(/|pipe:)", found)
+        is_file = not volume.in_bucket and (mode == "copy" or parts == 1)
+        assert names == [b"/" if is_file else b"pipe:"] * parts
+    volume.write("in/0", b"a")
+    volume.write("in/1", b"b")
+    for mode in ("copy", "range"):
+        for each in ("cat", "cat {input}"):
+            assert made(volume, MAP_COMMAND=each, INPUT="in/", SPLIT_MODE=mode) == b"a\nb"
+
+
+READ_AT = """python3 -c 'import os; os.write(1, os.pread(0, os.fstat(0).st_size, 0))'"""
+MAPPED = """python3 -c 'import mmap, os; os.write(1, mmap.mmap(0, 0, mmap.MAP_SHARED, 1))'"""
+
+
+@pytest.mark.parametrize("what", ["cat /dev/stdin", "wc -c", "tac", READ_AT, MAPPED])
+def test_no_offset_tells(volume: Volume, what: str) -> None:
+    """A program that opens a file anew, asks for its size, maps it or reads it elsewhere than at
+    its offset looks as if it had not read it: it is refused, with a remedy for just that. Both
+    remedies hold; what comes through a pipe must be read."""
+    if not volume.in_bucket:
+        words = refused(volume, MAP_COMMAND=what).words
+        assert "got an offset before the end of this file" in words
+        assert "as tac does, write sh -c 'cat | tac' or tac {input}" in words
+    if what not in (READ_AT, MAPPED):  # which need a file
+        done = subprocess.run(what.split(), input=LINES, capture_output=True, check=True)
+        assert made(volume, MAP_COMMAND=shell(f"cat | {what}")) == done.stdout
+    if what == "tac":
+        assert made(volume, MAP_COMMAND="tac {input}") == done.stdout
+
+
+@pytest.mark.parametrize("mode", ["copy", "range"])
+def test_a_part_without_a_byte(volume: Volume, mode: str) -> None:
+    """The program runs for it, too, with nothing to read."""
+    volume.write(INPUT, b"a\n")
+    volume = volume.having(NUM_PARTS=3, SPLIT_MODE=mode)
+    for what in ("wc -l", shell("wc -l <$1", "{input}")):
+        assert made(volume, MAP_COMMAND=what) == b"0\n1\n0\n"
+
+
+NAME = """a b'"$(x).log"""
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_any_name(volume: Volume, scratch: Path, parts: int) -> None:
+    """A name arrives as it is: as an argument, and in the environment. A copy keeps it, too."""
+    name = f"in put/{NAME}"
+    volume.write(name, b"0\n1\n")
+    script = shell('echo "$1"; echo "$INPUT_NAMES"; cat "$1"', "{input}")
+    found = made(volume, INPUT=name, NUM_PARTS=parts, MAP_COMMAND=script) or b""
+
+    paths = [line for line in found.decode().splitlines() if line.startswith("/")]
+    assert {path.rpartition("/")[2] for path in paths} == {NAME}
+    whole = parts == 1 and not volume.in_bucket
+    assert all(path.startswith(str(volume.root if whole else scratch)) for path in paths)
+    heads = [f"{path}\n{name}\n".encode() for path in paths]
+    assert found == b"".join(
+        head + line
+        for head, line in zip(heads, (b"0\n1\n",) if parts == 1 else (b"0\n", b"1\n"), strict=True)
+    )
+
+
+def test_the_environment(volume: Volume, scratch: Path) -> None:
+    """It is the container's own, without keys, and with what tells the program where it is. That
+    of the worker cannot be read."""
+    keys = {"OSS_ACCESS_KEY_SECRET": "s", "ALIBABA_CLOUD_ROLE_ARN": "r"}
+    volume = volume.having(MINE="it's", NUM_PARTS=2, HOME="/", **{} if volume.in_bucket else keys)
+    prctl = ctypes.CDLL(None).prctl
+    try:
+        found = (made(volume, MAP_COMMAND=shell(f"{REST}env")) or b"").decode()
+        assert prctl(3) == 0  # PR_GET_DUMPABLE
+    finally:
+        prctl(4, 1)
+    assert "OSS_" not in found
+    assert "ALIBABA_CLOUD_" not in found
+    lines = found.splitlines()
+    for line, times in {
+        "MINE=it's": 2, f"HOME={scratch}": 2, f"TMPDIR={scratch}": 2, "NUM_PARTS=2": 2,
+        "PART_ID=0": 1, "PART_ID=1": 1, f"INPUT_NAMES={INPUT}": 2,
+    }.items():  # fmt: skip
+        assert lines.count(line) == times, line
+
+
+def test_very_many_names(volume: Volume) -> None:
+    """More names than an environment holds are left out of it."""
+    for number in range(300):
+        volume.write(f"in/{number}{'n' * 240}", b"")
+    found = made(volume, INPUT="in/", MAP_COMMAND=shell(f"{REST}echo $INPUT_NAMES"))
+    assert found == b"\n"
+
+
+def test_another_image(volume: Volume) -> None:
+    """Outputs of other MAP_SETTINGS, or of another command, do not count."""
+    volume = volume.having(NUM_PARTS=2)
+    old, new = (
+        {"MAP_COMMAND": "cat", "MAP_SETTINGS": "1"},
+        {"MAP_COMMAND": "cat", "MAP_SETTINGS": "2"},
+    )
+    assert made(volume, **old) == LINES
+    assert volume.split(ONLY_MISSING="true", **old) == []
+    for other in (
+        new,
+        {"MAP_COMMAND": "cat"},
+        {"MAP_COMMAND": "grep .", "MAP_SETTINGS": "1"},
+        {"MAP_SETTINGS": "1"},
+    ):
+        assert volume.split(ONLY_MISSING="true", **other) == ["0", "1"]
+        assert volume.run("merge", **other).code == 75
+    volume.write(INPUT, LINES[::-1])
+    assert made(volume, **new) == LINES[::-1]
+
+
+BAD = {
+    "nothing": ({}, "MAP_COMMAND must be a program, got '': set it to one, such as grep ERROR"),
+    "no word": ({"MAP_COMMAND": " \n"}, "MAP_COMMAND must be a program, got ' \\\\n'"),
+    "an empty word": ({"MAP_COMMAND": "''"}, "MAP_COMMAND must be a program, got \\\"''\\\""),
+    "half a quote": (
+        {"MAP_COMMAND": "grep 'a"},
+        "MAP_COMMAND must have quotes in pairs, got \\\"grep 'a\\\": close the open one",
+    ),
+    "a placeholder in a script": (
+        {"MAP_COMMAND": "sh -c 'cat {input}'"},
+        "MAP_COMMAND must have {input} as a word of its own, got 'cat {input}': the name of a file "
+        "is no part of a script, so write sh -c '... \\\"$1\\\" ...' x {input}",
+    ),
+    "a placeholder in a variable": (
+        {"MAP_COMMAND": "env A={inputs} cat"},
+        "got 'A={inputs}': the name of a file is no part of a script, so write sh -c '...",
+    ),
+    "a placeholder in an option": ({"MAP_COMMAND": "sort -o{output}"}, "got '-o{output}'"),
+    "no codes": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "0,x"}, "MAP_EXIT_OK is 'x'"),
+    "not 0": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "1"}, "must have 0 in it, got '1': give 0 and"),
+    "no size": ({"MAP_COMMAND": "cat", "SCRATCH_SIZE": "1Gi"}, "SCRATCH_SIZE is '1Gi'"),
+    "no folder for a program that may need none": (
+        {"MAP_COMMAND": "cat", "SCRATCH_DIR": "/nothing/there"},
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+    ),
+    "no folder": (
+        {"MAP_COMMAND": "cat {input}", "SCRATCH_DIR": "/nothing/there"},
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "words"), BAD.values(), ids=BAD)
+def test_bad_settings(volume: Volume, settings: Mapping[str, object], words: str) -> None:
+    """One sentence and exit 2, before anything is read."""
+    outcome = volume.run("map", PART_ID=0, **settings)
+    assert outcome.code == 2
+    assert words in outcome.words
+    assert outcome.words.count("\n") == 1
+
+
+@pytest.mark.folder
+@given(st.lists(st.sampled_from(["a", " ", "\t", "'", '"', "\\", "\\$ ", "é", "*"])).map("".join))
+def test_words_of_a_shell(text: str) -> None:
+    """The words are those that a POSIX shell makes of them; what it does not take is refused."""
+    script = 'set -f; eval "set -- $1" && for word; do printf "%s\\n" "$word"; done'
+    done = subprocess.run(["sh", "-c", script, "x", text], capture_output=True, text=True)
+    is_right = done.returncode == 0 and not re.search(r"(?<!\\)(\\\\)*\\$", text)
+    try:
+        assert "".join(f"{word}\n" for word in command.split_words("X", text)) == done.stdout
+        assert is_right
+    except WorkerError:
+        assert not is_right
+
+
+@pytest.mark.folder
+def test_words_on_several_lines() -> None:
+    """A line end is between words, unless it is quoted; one behind a backslash is nothing."""
+    for text, words in {
+        "a\nb": ["a", "b"],
+        "a \\\n  b": ["a", "b"],
+        "a\\\nb": ["ab"],
+        "a \\\n": ["a"],
+        "'a\nb\\\n'": ["a\nb\\\n"],
+        '"a\nb\\\nc"': ["a\nbc"],
+        "'' \"\"": ["", ""],
+    }.items():
+        assert command.split_words("X", text) == words
+
+
+# Prints the most memory that the process ever had, at its end.
+PEAK = r"""if True:
+    import atexit, re, sys
+    def peak():
+        found = re.findall(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())
+        print("PEAK", *found, file=sys.stderr)
+    atexit.register(peak)
+"""
+
+
+def test_ten_gibibytes(volume: Volume) -> None:
+    """A program's output is held in pieces, so 256 MiB prove in seconds what 10 GiB would: they
+    take far less memory than their size. In a bucket these are 31 parts of an upload, each 20 KiB
+    larger than the one before; 10 GiB would be 700, the last one of 22 MiB."""
+    size, most = 256 << 20, (96 if volume.in_bucket else 32) << 20
+    volume = volume.having(MAP_COMMAND=shell(f"{REST}exec head -c {size} /dev/zero"))
+    volume.split()
+    outcome = volume.call("map", PART_ID=0, prologue=PEAK)
+    assert outcome.code == 0, outcome.words
+    assert int(outcome.words.split("PEAK")[1]) << 10 < most
+    assert volume.record("0")["output"][1] == size
+    volume.merge()
+    assert volume.final("result.out") == bytes(size)
+
+
+SLEEPER = shell("echo $$ >&2; exec sleep 1000")
+DEAF = shell('trap "" TERM; echo $$ >&2; while :; do sleep 0.1; done')
+
+
+@pytest.mark.parametrize("what", [SLEEPER, DEAF, shell("sleep 1000 & echo $! >&2; wait")])
+def test_sigterm(volume: Volume, what: str) -> None:
+    """SIGTERM to a worker ends its program, one that ignores SIGTERM too, and what that started;
+    then the worker ends with 143, and nobody sees an output."""
+    volume = volume.having(MAP_COMMAND=what)
+    volume.split()
+    before = set(volume.tree())
+    prologue = "from fanfold import child; child.ENDING = 1"
+    with volume.start("map", prologue=prologue, PART_ID=0) as worker:
+        assert worker.stderr
+        pid = int(worker.stderr.readline())
+        worker.send_signal(signal.SIGTERM)
+        outcome = finish(worker)
+    assert (outcome.code, outcome.words) == (143, "")
+    assert is_dead(pid)
+    assert [name for name in set(volume.tree()) - before if volume.tree()[name] is not None] == []
+    assert volume.temporary_files() == []
+
+
+def is_dead(pid: int) -> bool:
+    """Whether a process has ended, or is about to: SIGKILL takes a moment."""
+    for _ in range(1000):
+        try:
+            if ") Z " in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_nothing_of_the_group_is_left(volume: Volume) -> None:
+    """What a program leaves behind is ended when it has ended, and what it has closed its pipes
+    for, too."""
+    for script in ("cat; sleep 1000 & echo $! >&2", "cat; sleep 1000 >&- 2>&- & echo $! >&2"):
+        volume.split(MAP_COMMAND=shell(script))
+        outcome = volume.run("map", PART_ID=0, MAP_COMMAND=shell(script))
+        assert outcome.code == 0
+        assert is_dead(int(outcome.words.split()[0]))
+
+
+HOLDS = shell(
+    'setsid sh -c "echo \\$\\$ >$TMPDIR/pid; $1" & '
+    "until [ -s $TMPDIR/pid ]; do sleep 0.01; done; cat"
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "more"),
+    [
+        ("exec sleep 100", None),
+        ("exec yes", None),
+        ("exec sleep 100 >&2", b""),
+        ("exec yes >&2", b""),
+        ("sleep 0.5; echo late", b"late\n"),
+    ],
+)
+def test_what_has_left_the_group(
+    volume: Volume, scratch: Path, monkeypatch: pytest.MonkeyPatch, what: str, more: bytes | None
+) -> None:
+    """What a program leaves behind outside of its group, so that it lives on: what it writes to
+    stdout counts if it ends soon, or else nothing does. Nobody waits for what holds stderr."""
+    monkeypatch.setattr(child, "ENDING", 2 if more else 0.5)
+    volume = volume.having(MAP_COMMAND=f"{HOLDS} '{what}'")
+    start = time.monotonic()
+    try:
+        if more is None:
+            outcome = refused(volume)
+            assert outcome.code == 2
+            assert "MAP_COMMAND must end with all that it started, got a process" in outcome.words
+        else:
+            assert made(volume) == LINES + more
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int((scratch / "pid").read_text()), signal.SIGKILL)
+    assert time.monotonic() - start < 30  # of a sleep of 100 seconds
+
+
+def test_stderr_comes_line_by_line(volume: Volume) -> None:
+    """Before the program has ended, whole lines; a line of more than 64 KiB is not waited for."""
+    script = "printf a >&2; echo b >&2; head -c 100000 /dev/zero >&2; cat; exec sleep 1000"
+    volume.split(MAP_COMMAND=shell(script))
+    with volume.start("map", PART_ID=0, MAP_COMMAND=shell(script)) as worker:
+        assert worker.stderr
+        assert worker.stderr.readline() == "ab\n"
+        assert worker.stderr.read(65537) == "\0" * 65537
+        worker.send_signal(signal.SIGTERM)
+        assert finish(worker).code == 143
+
+
+CHANGES = {
+    "grows": "echo >>$f",
+    "is written again": "cp -p $f $t; cp -p $t $f",
+    "is touched": "touch $f",
+    "is replaced": "cp -p $f $f.new; mv $f.new $f",
+    "is put back": "mv $f $f.old; echo >$f; cat $f >&2; rm $f; mv $f.old $f",
+    "is removed": "rm $f",
+}
+
+
+@pytest.mark.folder  # in a bucket test_inputs.py of the faults replaces it
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "step", ["map by stdin", "map", "group", "last step", "last step of parts"]
+)
+def test_a_file_that_changes(volume: Volume, step: str, change: str) -> None:
+    """An input that changes while the program runs, which has its path or has it as stdin: nothing
+    counts, whatever its bytes, its size and its time are in the end."""
+    script = f'f="$1"; t=$TMPDIR/copy; cat "$f"; sleep 0.02; {CHANGES[change]}'
+    command = shell(script, "{inputs}")
+    volume.write_level_1([LINES])
+    settings = {"REDUCE_COMMAND": command}
+    if step.startswith("map"):
+        given = shell(f"cat; set {volume.root / INPUT}; {script}") if "stdin" in step else command
+        settings = {"MAP_COMMAND": given}
+        volume.split(**settings)
+        outcome = volume.run("map", PART_ID=0, **settings)
+    elif step == "group":
+        settings = {"PROCESS_COMMAND": command}
+        outcome = volume.run("process", 0, 1, FILES=1, **settings)
+    elif step == "last step":
+        outcome = volume.run("merge", 1, LEVEL=1, **settings)
+    else:
+        outcome = log_count(volume, MAP_COMMAND="cat", **settings)
+    assert outcome.code == 75, outcome.words
+    assert (" No such file " if change == "is removed" else " has changed from ") in outcome.words
+    records = [name for name in volume.tree() if re.search(r"(l2|results)/.*(json|txt)$", name)]
+    assert records == []
+    assert step.startswith("last") or not list(volume.root.glob("cout-output/*/0.json"))
+    assert volume.temporary_files() == []
+
+
+HALF = """if True:
+    import os, signal
+    from fanfold.streams import Stream
+    def half(stream):
+        yield b"half of a copy, " * 1000
+        os.kill(os.getpid(), signal.SIGKILL)
+    Stream.pieces = half
+"""
+
+
+@pytest.mark.parametrize("step", ["map", "merge"])
+def test_half_a_copy(volume: Volume, scratch: Path, step: str) -> None:
+    """A worker is killed while it copies inputs to SCRATCH_DIR, before it has checked them: no
+    later attempt takes that copy for its input."""
+    volume = volume.having(NUM_PARTS=2, MAP_COMMAND="cat {input}", REDUCE_COMMAND="cat {inputs}")
+    volume.split()
+    if step == "merge":
+        if not volume.in_bucket:
+            return  # its inputs are files
+        assert map_all(volume).code == 0
+    for _ in range(2):
+        assert volume.call(step, prologue=HALF, PART_ID=0).code == -signal.SIGKILL
+    left = [path for path in scratch.rglob("*") if path.is_file()]
+    assert [path.read_bytes()[:9] for path in left] == [b"half of a"] * 2
+    assert len({path.name for path in left}) == 1
+    assert log_count(volume).code == 0
+    assert volume.final("result.out") == LINES
+    assert [path for path in scratch.rglob("*") if path.is_file()] == left
+
+
+# --- groups and last steps
+
+
+def log_count(volume: Volume, **settings: object) -> Outcome:
+    """Split, map every part by program, merge: the outcome of the last."""
+    volume = volume.having(**settings)
+    outcome = map_all(volume)
+    assert outcome.code == 0, outcome.words
+    return volume.run("merge")
+
+
+ARGO = {"RUN_ID": "a", "RUN_STARTED": 1}
+FILES = [b"d\nb\n", b"", b"a", b"c\n", b"e\n"]
+JOINED_FILES = b"".join(FILES)
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("cat", JOINED_FILES),
+        ("cat {inputs}", JOINED_FILES),
+        (shell("cat | tac"), b"e\nb\nd\nac\n"),
+        ("sort {inputs} -o {output}", b"a\nb\nc\nd\ne\n"),
+        (shell(REST), b""),
+    ],
+)
+def test_groups(volume: Volume, scratch: Path, command: str, result: bytes) -> None:
+    """A program in every step of process-data: a group's files one after the other, as they are, or
+    as files."""
+    volume.write_level_1(FILES)
+    volume = volume.having(PROCESS_COMMAND=command, REDUCE_COMMAND=command, **ARGO)
+    outcome = volume.aggregate(5, levels=3)
+    assert outcome.code == 0, outcome.words
+    assert volume.final(JOINED) == result
+    assert volume.summary()["output_bytes"] == len(result)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [8, 6, 2])
+def test_between_files(volume: Volume, count: int) -> None:
+    """Whoever joins the files, a program or none, nothing is added between them: they may be
+    compressed, or pictures."""
+    files = [b"", b"a", b"", b"b\n", b"\n", b"c", b"\xff\0", b""][:count]
+    volume.write_level_1(files)
+    result = b"".join(files)
+    for program in ("cat", "cat {inputs}", ""):
+        assert volume.run("merge", count, LEVEL=1, REDUCE_COMMAND=program).code == 0
+        assert volume.final(JOINED) == result
+        group = volume.having(PROCESS_COMMAND=program, FAN_IN=8, FILES=count)
+        assert group.run("process", 0, 1).code == 0
+        assert group.run("merge", 1, LEVEL=2).code == 0
+        assert group.final(JOINED) == result
+    for program in ("cat", ""):
+        parts = volume.having(NUM_PARTS=2, MAP_COMMAND=shell(f"{REST}printf x"))
+        assert log_count(parts, REDUCE_COMMAND=program).code == 0
+        assert volume.final("result.out") == b"xx"
+
+
+def test_a_level_that_no_program_has_made(volume: Volume) -> None:
+    """With PROCESS_COMMAND the files of level 1 are not taken for what the program makes."""
+    volume.write_level_1(FILES)
+    outcome = volume.run("merge", 5, LEVEL=1, PROCESS_COMMAND="sort {inputs}")
+    assert outcome.code == 2
+    assert "LEVEL must be 2 or more with PROCESS_COMMAND, got 1" in outcome.words
+
+
+def test_another_output_of_the_same_run(volume: Volume) -> None:
+    """A retry with another OUTPUT makes that file, too; an older run's does not stay there."""
+    volume = volume.having(MAP_COMMAND="cat", RUN_STARTED=1)
+    older = volume.having(RUN_ID="a", OUTPUT="report")
+    assert log_count(older, REDUCE_COMMAND=shell(f"{REST}echo old")).code == 0
+    for name in ("wrong", "report"):
+        newer = volume.having(RUN_ID="b", OUTPUT=name)
+        assert log_count(newer, REDUCE_COMMAND=shell(f"{REST}echo new")).code == 0
+        assert volume.final(name) == b"new\n"
+
+
+@pytest.mark.parametrize("command", ["cat |sort", "cat&& sort", "cat;", "cat 2>/dev/null", "a<b"])
+def test_an_operator_of_a_shell(volume: Volume, command: str) -> None:
+    """There is no shell: split says so, before it reads. In quotes it is an argument."""
+    for worker in ("split", "map"):
+        outcome = volume.run(worker, PART_ID=0, MAP_COMMAND=command)
+        assert outcome.code == 2
+        assert re.search("must have no [|&;<>]+ outside of quotes", outcome.words)
+    assert made(volume, MAP_COMMAND="grep -e '|' -e '2' -e \\;") == b"".join(
+        line for line in LINES.splitlines(keepends=True) if re.search(b"[|2;]", line)
+    )
+
+
+def test_what_a_group_is_told(volume: Volume) -> None:
+    """FILE_NUMBER, LEVEL and the names of the files."""
+    volume.write_level_1(FILES)
+    script = shell(f'{REST}echo "$FILE_NUMBER $LEVEL $INPUT_NAMES"')
+    volume = volume.having(PROCESS_COMMAND=script, REDUCE_COMMAND="cat")
+    assert volume.aggregate(5, levels=2).code == 0
+    names = [LEVEL_1.format(number) for number in range(5)]
+    groups = [names[:2], names[2:4], names[4:]]
+    lines = [f"{n} 1 " + "\n".join(group) + "\n" for n, group in enumerate(groups)]
+    assert (volume.final(JOINED) or b"").decode() == "".join(lines)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_reduce(volume: Volume, parts: int) -> None:
+    """The outputs of the parts, in order, become OUTPUT through a program; numbers are added up as
+    before. Also where no map wrote; but count.py never does."""
+    volume = volume.having(NUM_PARTS=parts, MAP_COMMAND="grep WARN")
+    warned = re.findall(rb"\d+ WARN\n", LINES)
+    for what, result in {
+        "cat": b"".join(warned),
+        "cat {inputs}": b"".join(warned),
+        shell("cat | tac"): b"".join(reversed(warned)),
+        shell("wc -l >$1", "{output}"): b"%d\n" % len(warned),
+        shell(f"{REST}echo $NUM_PARTS"): b"%d\n" % parts,
+    }.items():
+        assert log_count(volume, REDUCE_COMMAND=what).code == 0
+        assert volume.final("result.out") == result
+        assert volume.totals() == {}
+    counting = volume.having(MAP_COMMAND="", REDUCE_COMMAND="wc -l", RUN_DIR="counting")
+    counting.count(counting.split())
+    outcome = counting.run("merge")
+    assert (outcome.code, counting.results()) == (2, {})
+    assert "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS" in outcome.words
+    custom = counting.having(MAP_SETTINGS="1")
+    assert custom.fan_out(lambda part: {"n": sum(1 for _ in part.lines())}).code == 0
+    assert custom.final("result.out") == b"0\n"
+    assert custom.totals() == {"n": len(LINES.splitlines())}
+
+
+def test_a_suffix(volume: Volume) -> None:
+    """{output} has that of the file that it becomes."""
+    script = shell(f"{REST}echo $1 >$1", "{output}")
+    volume = volume.having(MAP_COMMAND="cat", REDUCE_COMMAND=script, OUTPUT="some.tar.gz")
+    assert log_count(volume).code == 0
+    assert (volume.final("some.tar.gz") or b"").endswith(b"/output.gz\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("false", 1, "REDUCE_COMMAND ended with exit code 1 and REDUCE_EXIT_OK is '0'"),
+        ("echo a", 2, "REDUCE_COMMAND must read all of its stdin, got a program that ended before"),
+        ("no-such-program", 2, "the program 'no-such-program' cannot be run"),
+        ("cat {input}", 2, "REDUCE_COMMAND must have {inputs} for 2 inputs, got {input}"),
+        (
+            "cat a{inputs}",
+            2,
+            "REDUCE_COMMAND must have {inputs} as a word of its own, got 'a{inputs}'",
+        ),
+        (shell("cat >$1; exit 3", "{output}"), 3, "exit code 3"),
+    ],
+)
+def test_a_last_step_that_fails(volume: Volume, command: str, code: int, words: str) -> None:
+    """It publishes nothing, in both pipelines; nor does a group."""
+    volume.write_level_1(FILES[:4])
+    volume = volume.having(NUM_PARTS=2, MAP_COMMAND="cat")
+    settings = {"REDUCE_COMMAND": command}
+    step = {"PROCESS_COMMAND": command}
+    for outcome, name in (
+        (log_count(volume, **settings), "REDUCE"),
+        (volume.having(**settings).aggregate(4), "REDUCE"),
+        (volume.run("process", 1, 1, **step), "PROCESS"),
+    ):
+        assert outcome.code == code, outcome.words
+        assert words.replace("REDUCE", name) in outcome.words
+    assert (volume.final("result.out"), volume.final(JOINED), volume.results()) == (None, None, {})
+    assert volume.temporary_files() == []
+
+
+def test_another_last_step(volume: Volume) -> None:
+    """A retry of a last step leaves what it has published; one with another program does not."""
+    volume = volume.having(MAP_COMMAND="cat", **ARGO)
+    assert log_count(volume, REDUCE_COMMAND="wc -l").code == 0
+    first = volume.results()
+    assert volume.run("merge", REDUCE_COMMAND="wc -l").code == 0
+    assert volume.results() == first
+    for settings in ({}, {"REDUCE_SETTINGS": "2"}):
+        assert volume.run("merge", REDUCE_COMMAND="wc -w", **settings).code == 0
+        assert volume.results() != first
+        assert volume.final("result.out") == b"%d\n" % len(LINES.split())
+        first = volume.results()
+
+
+def test_functions(volume: Volume) -> None:
+    """The same in Python: a function gets streams and yields bytes, all of which it must read."""
+
+    def backwards(streams: Sequence[Stream]) -> Iterator[bytes]:
+        yield from (b"".join(stream.pieces())[::-1] for stream in reversed(streams))
+
+    def some(streams: Sequence[Stream]) -> Iterator[bytes]:
+        yield from streams[0].lines()
+
+    volume.write_level_1(FILES)
+    for number in range(3):
+        assert process_group(backwards, [str(number), "1"], volume.environ({"FILES": 5})) == 0
+    assert reduce_outputs(backwards, ["3"], volume.environ({"LEVEL": 2})) == 0
+    assert volume.final(JOINED) == b"".join([FILES[4], *FILES[2:4], *FILES[:2]])
+    volume = volume.having(NUM_PARTS=2, MAP_COMMAND="cat")
+    assert map_all(volume).code == 0
+    assert reduce_outputs(backwards, [], volume.environ({})) == 0
+    assert volume.final("result.out") == LINES[::-1]
+    with pytest.raises(RuntimeError, match="did not take all of"):
+        process_group(some, ["1", "1"], volume.environ({}))
+    with pytest.raises(RuntimeError, match="did not take all of"):
+        reduce_outputs(some, [], volume.environ({}))
+
+
+@pytest.mark.parametrize("ids", [{}, ARGO], ids=["by hand", "argo"])
+@pytest.mark.parametrize("suffix", [".png", ".tar.gz", ".json", ""])
+def test_file_suffix(volume: Volume, suffix: str, ids: Mapping[str, object]) -> None:
+    """The files of all levels have it, and {output}; the result keeps its name."""
+    for number in range(5):
+        volume.write(f"aggregation-demo/l1/{number}{suffix}", b"%d" % number)
+    script = "sh -c 'cat \"$@\" >$0; echo ${0##*/} >>$0' {output} {inputs}"
+    volume = volume.having(PROCESS_COMMAND=script, REDUCE_COMMAND=script, FILE_SUFFIX=suffix, **ids)
+    assert volume.aggregate(5, levels=2).code == 0
+    name = f"output{suffix}\n"
+    assert volume.final(JOINED) == f"01{name}23{name}4{name}{name}".encode()
+    made = [name for name in volume.tree() if re.search(r"/l2/.*/\d-[0-9a-f]{16}", name)]
+    assert len(made) == 3
+    assert all(re.search(rf"[0-9a-f]{{16}}{re.escape(suffix)}$", name) for name in made)
+    if suffix:
+        assert (
+            "0.txt is not there" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
+        )
+
+
+@pytest.mark.parametrize("suffix", ["txt", "/a", ".a/b", ".", "..", ".a b", ".é", f".{'a' * 70}"])
+def test_no_suffix(volume: Volume, suffix: str) -> None:
+    """One sentence and exit 2."""
+    for worker, arguments in (("process", (0, 1)), ("merge", (1,))):
+        outcome = volume.run(worker, *arguments, FILE_SUFFIX=suffix)
+        assert outcome.code == 2
+        assert "FILE_SUFFIX must be like .txt or .tar.gz" in outcome.words
+
+
+def test_levels_by_hand(volume: Volume) -> None:
+    """Those that another program has made are not taken: a level is made anew, or is missing."""
+    volume.write_level_1(FILES[:4])
+    assert volume.having(PROCESS_COMMAND="sort {inputs}").aggregate(4).code == 0
+    assert volume.final(JOINED) == b"b\nd\na\nc\n"
+    for settings in ({"PROCESS_COMMAND": "cat {inputs}"}, {"PROCESS_SETTINGS": "2"}, {}):
+        outcome = volume.run("merge", 2, LEVEL=2, **settings)
+        assert outcome.code == 75
+        assert volume.having(**settings).aggregate(4).code == 0
+        assert volume.final(JOINED) == b"".join(FILES[:4])
+    assert volume.run("merge", 2, LEVEL=2, PROCESS_COMMAND="sort {inputs}").code == 0
+    assert volume.final(JOINED) == b"b\nd\na\nc\n"
+
+
+def examples() -> dict[str, dict[str, str]]:
+    """The example in each row of the table of workers/README.md, by the step."""
+    rows = re.findall(r"(?m)^\| `(\w+\.py.*?)` \| `(\w+_COMMAND=.*?)` \|", README)
+    return {step: dict(word.split("=", 1) for word in shlex.split(text)) for step, text in rows}
+
+
+def test_the_examples(volume: Volume) -> None:
+    """They do what the table says."""
+    found = examples()
+    assert len(found) == 4
+    log = log_count(volume, NUM_PARTS=3, **found["map.py"], **found["merge.py"])
+    assert log.code == 0, log.words
+    errors = re.findall(rb"\d+ ERROR\n", LINES)
+    assert volume.final("result.out") == b"".join(sorted(errors))
+
+    files = [b"a\nd\n", b"b\n", b"c\n", b"", b"0\n"]
+    volume.write_level_1(files)
+    levels = volume.having(**found["process.py FILE_NUMBER LEVEL"], **found["merge.py NUMBER"])
+    assert levels.aggregate(5, levels=2).code == 0
+    assert volume.final(JOINED) == b"0\na\nb\nc\nd\n"
+
+
+def test_the_example_of_a_function(volume: Volume, tmp_path: Path) -> None:
+    """process_group, as workers/README.md shows it."""
+    (source,) = re.findall(r"(?ms)^```python\n((?:(?!```).)*?process_group.*?)^```", README)
+    script = tmp_path / "merge_sorted.py"
+    script.write_text(source)
+    volume.write_level_1([b"a\nd\n", b"b\nc\n"])
+    prologue = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+    outcome = volume.call("process", 0, 1, prologue=prologue)
+    assert outcome.code == 0, outcome.words
+    assert volume.run("merge", 1, LEVEL=2).code == 0
+    assert volume.final(JOINED) == b"a\nb\nc\nd\n"
