@@ -1,41 +1,36 @@
 # One index of verbs: `make` prints it.
+# Make's own machinery takes nothing from outside.
+override .RECIPEPREFIX :=
+override .EXTRA_PREREQS :=
+override SHELL := /bin/bash
+# Make every variable of the command line plain text, also in the environment of the recipes. Make
+# would expand it there and wherever it is used, and run a $(shell ...) in it. Our own variables
+# begin with a dot: such a name is in no environment, and nobody's setting.
+$(foreach .name,$(.VARIABLES),$(if $(filter command,$(origin $(.name))), \
+  $(eval override $(.name) := $$(value $(.name)))$(eval export $(.name))))
+
 MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
-SHELL := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
+override .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := help
+# Make would expand these two from the environment as well. No file is searched for.
+override VPATH :=
+override GPATH :=
 
-# The system's Python where it will do: distributions build theirs with all optimisations, and it
-# counts two to three times as fast as one compiled without.
-PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
-  $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-  && echo $$python && break; done)
-WORK_DIR ?=
-INPUT ?=
+# The settings. A recipe's shell reads NAME as "$$_NAME", and make reads it as $(value NAME): never
+# write $(NAME), which expands a value from the environment. images/build.sh reads its settings from
+# the environment, which has them as they were given: they need no entry here.
+override .settings := PYTHON WORK_DIR INPUT PARTS PARTS_PER_POD KEYWORDS MODE FILES FAN_IN \
+  VERSION DIGESTS CASES QUICK FOLDER COLD MAP MAP_EXIT_OK MAP_SETTINGS PROCESS PROCESS_EXIT_OK REDUCE REDUCE_EXIT_OK
 PARTS ?= 5
+PARTS_PER_POD ?= 1
 KEYWORDS ?= INFO,WARN,ERROR,DEBUG
 MODE ?= copy
-FILES ?= 32
 FAN_IN ?= 2
-CASES ?=
-QUICK ?=
 FOLDER ?= /dev/shm
-VERSION ?=
-DIGESTS ?=
-
-# Handed on in the environment and unexpanded, so that no quote or dollar in a name is the shell's.
-export _WORK_DIR := $(value WORK_DIR)
-export _INPUT := $(value INPUT)
-export _PARTS := $(value PARTS)
-export _KEYWORDS := $(value KEYWORDS)
-export _MODE := $(value MODE)
-export _FILES := $(value FILES)
-export _FAN_IN := $(value FAN_IN)
-export _CASES := $(value CASES)
-export _FOLDER := $(value FOLDER)
-export _VERSION := $(value VERSION)
-export _DIGESTS := $(value DIGESTS)
+# A make that started this one has set them, too: hence override.
+$(foreach .name,$(.settings),$(eval override export _$(.name) := $$(value $(.name))))
 
 # Without make's echo, and with nothing of make's in the environment of what it runs.
 .SILENT:
@@ -48,16 +43,21 @@ help: ## Print this.
 
 ##@ On this machine
 # What it takes to work in a bucket, where one is asked for.
-OSS := $(if $(filter oss://%,$(value WORK_DIR)),.venv/oss)
+override .oss := $(if $(filter oss://%,$(value WORK_DIR)),.venv/oss)
 
 .PHONY: run
-run: .venv/run $(OSS) ## Count keywords: INPUT= PARTS= KEYWORDS= MODE=copy|range WORK_DIR=oss://...
+run: .venv/run $(.oss) ## Count keywords, or run MAP= and REDUCE=: INPUT= PARTS= PARTS_PER_POD= KEYWORDS= MODE=copy|range WORK_DIR=oss://...
 	.venv/bin/python workers/run.py log-count --work-dir "$$_WORK_DIR" \
-	  --input "$$_INPUT" --parts "$$_PARTS" --keywords "$$_KEYWORDS" --mode "$$_MODE"
+	  --input "$$_INPUT" --parts "$$_PARTS" --parts-per-pod "$$_PARTS_PER_POD" --keywords "$$_KEYWORDS" --mode "$$_MODE" \
+	  --map "$$_MAP" --map-exit-ok "$$_MAP_EXIT_OK" --map-settings "$$_MAP_SETTINGS" \
+	  --reduce "$$_REDUCE" --reduce-exit-ok "$$_REDUCE_EXIT_OK"
 
 .PHONY: aggregate
-aggregate: .venv/run $(OSS) ## Join files level by level: FILES= FAN_IN= WORK_DIR=oss://...
-	.venv/bin/python workers/run.py aggregate --work-dir "$$_WORK_DIR" --files "$$_FILES" --fan-in "$$_FAN_IN"
+aggregate: .venv/run $(.oss) ## Join files level by level, or run PROCESS= and REDUCE=: INPUT=FOLDER/ FILES= FAN_IN= WORK_DIR=oss://...
+	.venv/bin/python workers/run.py aggregate --work-dir "$$_WORK_DIR" \
+	  --input "$$_INPUT" --files "$$_FILES" --fan-in "$$_FAN_IN" \
+	  --process "$$_PROCESS" --process-exit-ok "$$_PROCESS_EXIT_OK" \
+	  --reduce "$$_REDUCE" --reduce-exit-ok "$$_REDUCE_EXIT_OK"
 
 ##@ Images
 .PHONY: images
@@ -66,14 +66,13 @@ images: ## Build the three images with docker, podman or buildah: BASE= IMAGE_PR
 
 .PHONY: release
 release: .venv/test ## Set the images' tag and render every overlay: VERSION= DIGESTS="split=sha256:... ..."
-	.venv/bin/python manifests/release.py "$$_VERSION" $$_DIGESTS
-	for each in tests/manifests/golden/*.yaml; do \
-	    cp "build/release/fanfold-$$(basename "$$each" .yaml)-$$_VERSION.yaml" "$$each"; done
+	set -f; .venv/bin/python manifests/release.py -- "$$_VERSION" $$_DIGESTS
+	.venv/bin/python tests/manifests/bundle.py --update golden
 
 ##@ Development
 .PHONY: test
-test: check ## Everything, the real cluster included
-	tests/run.sh
+test: $(if $(filter-out 0,$(value COLD)),,check) ## Everything, the real cluster included; in a clone without any cache: COLD=1
+	exec tests/$(if $(filter-out 0,$(value COLD)),cold,run).sh
 
 .PHONY: test-oss
 test-oss: .venv/test ## The tests of the workers, in a real bucket: WORK_DIR=oss://BUCKET/PREFIX
@@ -91,18 +90,23 @@ check: .venv/test ## Format, lint and types
 	git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck -x
 
 .PHONY: bench
-bench: .venv/$(if $(QUICK),peers,bench) ## Measure, and write tests/bench/BENCHMARKS.md: CASES= QUICK=1 FOLDER=
-	.venv/bin/python tests/bench/bench.py --install --folder "$$_FOLDER" \
-	  $(if $(QUICK),--size quick) -- $$_CASES
+bench: .venv/$(if $(value QUICK),peers,bench) ## Measure, and write tests/bench/BENCHMARKS.md: CASES= QUICK=1 FOLDER=
+	set -f; .venv/bin/python tests/bench/bench.py --install --folder="$$_FOLDER" \
+	  $(if $(value QUICK),--size quick) -- $$_CASES
 
 .PHONY: clean
 clean: ## Remove what the local run and the tools left in this folder
 	rm -rf .venv local build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# A venv with a group of the dependencies in pyproject.toml.
+# A venv with a group of the dependencies in pyproject.toml. Without PYTHON the system's Python where
+# it will do: distributions build theirs with all optimizations, and it counts two to three times as
+# fast as one compiled without.
 .venv/run .venv/oss .venv/test .venv/peers .venv/bench: pyproject.toml
-	[ -n '$(PYTHON)' ] || { echo 'no Python 3.11 or newer with venv here: install one, or set PYTHON to it' >&2; exit 2; }
-	[ -x .venv/bin/pip ] || $(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --upgrade 'pip>=25.1'
-	.venv/bin/pip install --quiet --group $(@F)
+	[ -x .venv/bin/pip ] || { python=$$_PYTHON; for each in /usr/bin/python3 python3; do \
+	    [ -n "$$python" ] || ! $$each -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	      2>/dev/null || python=$$each; done; \
+	  [ -n "$$python" ] || { echo 'no Python 3.11 or newer with venv here: install one, or set PYTHON to it' >&2; exit 2; }; \
+	  "$$python" -m venv .venv; }
+	.venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv/bin/python -m pip install --quiet --group $(notdir $@)
 	touch $@
