@@ -18,19 +18,28 @@ from collections.abc import Mapping
 
 from fanfold import mapping, settings, worker
 from fanfold.command import Program
+from fanfold.plan import encode
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run it with the settings in the environment."""
 
     def work() -> None:
-        program = Program("MAP", environ)
+        program, suffix = Program("MAP", environ), settings.output_suffix(environ)
+        at_once = settings.files_at_once(environ)
 
         def run(part: mapping.Part) -> None:
-            program.environ |= {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
-            program.run([part], part.write, "")
+            told = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
+            if part.item is not None:
+                told["ITEM"] = encode(part.item)
+            try:
+                program.run([part], part.write, suffix, **told)
+            except OSError as error:  # of the node or the storage, and none of the file
+                part.broken = error
+                raise
 
-        mapping.run_map("map", run, settings.map_settings(environ), environ)
+        made_by, reads = settings.map_settings(environ), not program.takes_paths
+        mapping.run_map("map", run, made_by, environ, at_once=at_once, reads=reads)
 
     return worker.run_worker("map", work, environ)
 

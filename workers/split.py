@@ -16,11 +16,13 @@ Takes   INPUT=log-count-data.txt NUM_PARTS=5 PARTS_PER_POD=1 SPLIT_MODE=copy ONL
 from __future__ import annotations
 
 import os
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice, pairwise
 
-from fanfold import cuts, formats, part_ids, plan, records, settings, worker
+from fanfold import cuts, formats, outputs, part_ids, plan, records, settings, worker
 from fanfold.errors import WorkerError
 from fanfold.names import (
     BEGUN,
@@ -114,13 +116,15 @@ def split(environ: Mapping[str, str]) -> None:
     """Cut, copy in the mode copy, commit the plan, and print the ids of the parts to map."""
     source = settings.input_name(environ)
     count = settings.num_parts(environ)
-    mode = settings.choice(environ, "SPLIT_MODE", "copy", "range")
+    mode = settings.choice(environ, "SPLIT_MODE", "copy", "range", FILES)
     only_missing = settings.is_true(environ, "ONLY_MISSING")
     made_by = settings.map_settings(environ)
     if program := environ.get("MAP_COMMAND"):  # an error of thousands of maps, found here
         from fanfold.command import split_words
 
         split_words("MAP_COMMAND", program)
+    of_job = settings.job_settings(made_by, mode, environ)
+    settings.tolerated_failures(environ, mode)  # an error of the last step, found here, too
     output = settings.output_name(environ)
     run_id, started = settings.run_id(environ)
     per_pod = settings.parts_per_pod(environ)
@@ -136,14 +140,22 @@ def split(environ: Mapping[str, str]) -> None:
 
     check_apart(work, run, source, output)
     inputs = find_inputs(work, source)
-    cut = cuts.find_cuts(work, inputs, count)
-    plan_id, text = plan.make_plan(source, mode, inputs, cut)
-    job = records.job_id(plan_id, made_by)
+    before, taken = None, array("Q")
+    if mode == FILES and only_missing and (before := outputs.find_before(run, of_job)):
+        taken = outputs.find_taken(work, run, inputs, before)
+        inputs.take(taken)
+    is_files = mode == FILES
+    cut = cuts.find_file_cuts(inputs, count) if is_files else cuts.find_cuts(work, inputs, count)
+    plan_id, text = plan.make_plan(source, mode, inputs, cut, before if taken else None)
+    job = records.job_id(plan_id, of_job)
     for name in (PLAN.format(plan_id), PART_RECORD.format(job, "")):
         run.make_folder(folder(name))
     if run_id:  # before anything that is there already is relied on: see CLEAN
         run.put(BEGUN.format(plan_id, f"{job}/{run_name(run_id, started)}"), [b""])
     done = find_done(run, job, cut) if only_missing else set()
+    if taken:  # of some parts nothing is left to map
+        places = (bisect_left(taken, at) - at for at in cut)
+        done |= {number for number, (at, stop) in enumerate(pairwise(places)) if at == stop}
     if mode == "copy":
         numbered = (part for part in enumerate(pairwise(cut)) if part[0] not in done)
         parts = ((n, stop - at, inputs.segments(at, stop)) for n, (at, stop) in numbered)

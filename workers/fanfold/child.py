@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
+from threading import Lock, get_ident, main_thread
 
-from fanfold.errors import WorkerError
+from fanfold import parallel
+from fanfold.errors import CommandError, RetryError
 from fanfold.storage.folder import File
 from fanfold.streams import Write
 
@@ -25,6 +27,7 @@ ENDING = 10  # seconds that a program has after SIGTERM; the worker has 20
 NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP,
               errno.ENAMETOOLONG, errno.E2BIG)  # fmt: skip
 PR_SET_DUMPABLE = 4
+STARTING = Lock()  # held by the one thread that starts a program: the limit is the process's
 
 
 def execute(
@@ -66,14 +69,15 @@ def started(
     hide_environment()
     child = Child()
     came: list[int] = []  # signals between the start of the program and our knowledge of it
+    # Python hands signals to its first thread: in another one nothing comes in between.
+    heeded = (signal.SIGTERM, signal.SIGINT) if get_ident() == main_thread().ident else ()
     before = [
-        (number, signal.signal(number, lambda number, _: came.append(number)))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        (number, signal.signal(number, lambda number, _: came.append(number))) for number in heeded
     ]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
         try:
-            with limited(most):
+            with STARTING, limited(most):
                 child.pid = os.posix_spawnp(
                     words[0], words, environ, setpgroup=0, file_actions=actions,
                     setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
@@ -84,7 +88,7 @@ def started(
             remedy = "name one that is in the image and may be run"
             if error.errno == errno.E2BIG:
                 remedy = "give fewer or shorter arguments"
-            raise WorkerError(
+            raise CommandError(
                 f"the program {words[0]!r} cannot be run with {len(words) - 1} arguments "
                 f"({error.strerror}): {remedy}"
             ) from None
@@ -163,8 +167,11 @@ def converse(
         os.set_blocking(fd, False)
         poll.register(fd, select.POLLOUT if each is feed else select.POLLIN)
     held = memoryview(b"")
-    while not child.has_ended(os.WNOHANG if ends else 0):
-        for fd, _ in poll.poll(TICK):
+    # Of several programs at once each one's thread must see SIGTERM, which only the first gets.
+    while not child.has_ended():
+        if parallel.terminated:
+            raise RetryError("SIGTERM came")
+        for fd, _ in poll.poll(TICK if ends else TICK // 50):
             if ends[fd] is feed:
                 held = held or memoryview(next(pieces, b""))
                 is_over = not held

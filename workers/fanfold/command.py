@@ -70,6 +70,7 @@ class Program:
             raise WorkerError(
                 f"{self.setting} must be a program, got {text!r}: set it to one, such as grep ERROR"
             )
+        self.takes_paths = not {INPUT, INPUTS}.isdisjoint(self.words)
         codes = environ.get(exits, "0")
         self.ok = {whole_number(exits, code, 0, 255) for code in codes.split(",")}
         self.listed = f"{exits} is {codes!r}"
@@ -91,8 +92,11 @@ class Program:
         more = {"HOME": self.scratch, "TMPDIR": self.scratch, **told}
         self.environ = {**kept, **{name: str(value) for name, value in more.items()}}
 
-    def run(self, streams: Sequence[Stream], write: Write, suffix: str) -> None:
-        """Run it, and write what it makes. `suffix` is that of {output}."""
+    def run(
+        self, streams: Sequence[Stream], write: Write, suffix: str, **more: str
+    ) -> None:
+        """Run it, and write what it makes. `suffix` is that of {output}; `more` is for its
+        environment."""
         if INPUT in self.words and len(streams) != 1:
             raise WorkerError(
                 f"{self.setting} must have {INPUTS} for {len(streams)} inputs, got {INPUT}: write "
@@ -108,7 +112,7 @@ class Program:
                 folder = stack.enter_context(TemporaryDirectory("", "fanfold-", self.scratch))
             if OUTPUT in self.words:
                 output = os.path.join(folder, f"output{suffix}")
-            if not {INPUT, INPUTS}.isdisjoint(self.words):
+            if self.takes_paths:
                 paths, piped = self.find_paths(streams, folder), []
             given = {INPUT: paths, INPUTS: paths, OUTPUT: [output]}
             words = [*chain.from_iterable(given.get(word, [word]) for word in self.words)]
@@ -116,6 +120,7 @@ class Program:
             pieces = chain.from_iterable(stream.pieces() for stream in piped if not file)
             names = "\n".join(islice(chain.from_iterable(each.names() for each in streams), NAMES))
             told = {"INPUT_NAMES": names} if len(os.fsencode(names)) <= NAMES else {}
+            told |= more
             sinks = log.write if output else write, log.write
             code, has_read, is_over = execute(
                 words, {**self.environ, **told}, file, pieces, *sinks, most=self.most
@@ -145,7 +150,7 @@ class Program:
                 base = os.path.basename(next(stream.names(), "empty"))
                 paths[number] = os.path.join(folder, "inputs", base)
                 with open(paths[number], "xb") as file:
-                    file.writelines(stream.pieces())
+                    file.writelines(stream.stored())
         return paths
 
     def judge(self, code: int, log: Log) -> None:

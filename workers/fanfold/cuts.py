@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import chain, groupby
 
@@ -36,6 +36,17 @@ def find_cuts(work: Storage, inputs: Inputs, count: int) -> Sequence[int]:
     return cuts
 
 
+def find_file_cuts(inputs: Inputs, count: int) -> Sequence[int]:
+    """`count` + 1 numbers of files, each the first file that begins at or after its even share of
+    the bytes that are to be mapped; of the files where these have no byte."""
+    files = len(inputs.lines)
+    total = inputs.ends[-1] if files else 0
+    ends = inputs.ends if total else range(1, files + 1)
+    targets = ((total or files) * number // count for number in range(1, count))
+    starts = (bisect_left(ends, target) + 1 if target else 0 for target in targets)
+    return array("Q", [0, *(min(start, files) for start in starts), files])
+
+
 def line_starts(work: Storage, inputs: Inputs, targets: Sequence[int], most: int) -> list[int]:
     """The first line start at or after each of the ascending targets, or -1 if there is none
     within `most` bytes."""
@@ -44,7 +55,7 @@ def line_starts(work: Storage, inputs: Inputs, targets: Sequence[int], most: int
         if index == len(inputs.ends):  # only if the inputs have no byte
             found.extend(group)
             continue
-        name, size, version = json.loads(inputs.lines[index])
+        name, size, version, *_ = json.loads(inputs.lines[index])
         begin = inputs.ends[index] - size
         with work.open(name, version, size) as file:
             for target in group:

@@ -43,6 +43,10 @@ class RetryError(WorkerError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class CommandError(WorkerError):
+    """The command of a step cannot be run, whatever its input."""
+
+
 class ProgramError(WorkerError):
     """A program of the user's has failed. Its exit code is the worker's."""
 

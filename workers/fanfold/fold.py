@@ -8,17 +8,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import pairwise
 
-from fanfold import command, names, publish, records, settings, worker
+from fanfold import command, fold_levels, names, outputs, publish, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
-from fanfold.levels import Levels
-from fanfold.names import digest
-from fanfold.parallel import map_in_order
-from fanfold.plan import Plan, check_inputs, open_plan
+from fanfold.names import FILE_LINES, digest
+from fanfold.plan import Plan, check_inputs, encode, open_plan
+from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
-from fanfold.streams import Combine, Stream, combine, yields
+from fanfold.streams import Combine, Stream, combine, reduce, yields
 
 SHOWN = 20  # part ids in an error, per kind
 FAILED = "Failed", "Errored"  # MAP_STATUS of a map that has ended so: Argo's words
@@ -42,111 +40,169 @@ def last_step(
 
     def work() -> None:
         if arguments:
-            fold_files(arguments, environ, function)
+            fold_levels.fold_files(arguments, environ, function)
         else:
             fold_counts(environ, function)
 
     return worker.run_worker("merge", work, environ)
 
 
-def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
-    """Prove that every part of the plan was mapped, whole and once, and publish the results."""
-    count = settings.num_parts(environ)
-    made_by = settings.map_settings(environ)
-    if environ.get("REDUCE_COMMAND") and "keywords" in made_by:
-        raise WorkerError(
-            "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS, got neither: set what the "
-            "maps have, or unset REDUCE_COMMAND, for count.py makes no output to reduce"
-        )
-    function = function or command.find("REDUCE", environ, NUM_PARTS=count)
-    run_id, started = settings.run_id(environ)
-    output_name = settings.output_name(environ)
-    clean = settings.is_true(environ, "CLEAN")
-    status = settings.choice(environ, "MAP_STATUS", "", *FAILED, "Succeeded", "Skipped")
-    settings.check_files(environ, "RESULT_FILE", "RESULT_PATH_FILE")
-    work, run = open_storage(environ)
-    folder = publish.results_folder(run_id, started)
+class Fold:
+    """The parts of a job, of which the last step makes results."""
 
-    plan = open_plan(run, environ.get("PLAN_ID", ""))
-    if plan.num_parts != count:
-        raise plan.misfit(
-            f"NUM_PARTS is {count} and {plan.name} has {plan.num_parts} parts: give merge.py the "
-            "NUM_PARTS that split.py had"
-        )
-    check_apart(work, run, plan.source, output_name)
-    job = records.job_id(plan.id, made_by)
+    def __init__(self, environ: Mapping[str, str], function: Combine | None) -> None:
+        """Check the settings and read the plan."""
+        self.environ, self.count = environ, settings.num_parts(environ)
+        made_by = settings.map_settings(environ)
+        self.words = settings.keywords(environ) if "keywords" in made_by else None
+        if environ.get("REDUCE_COMMAND") and self.words:
+            raise WorkerError(
+                "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS, got neither: set what "
+                "the maps have, or unset REDUCE_COMMAND, for count.py makes no output to reduce"
+            )
+        # Only these see an output as a file of its own; to stdin all are one.
+        self.is_each = bool(function) or "{input" in environ.get("REDUCE_COMMAND", "")
+        self.function = function or command.find("REDUCE", environ, NUM_PARTS=self.count)
+        self.run_id, started = settings.run_id(environ)
+        self.output = settings.output_name(environ)
+        self.status = settings.choice(environ, "MAP_STATUS", "", *FAILED, "Succeeded", "Skipped")
+        settings.check_files(environ, "RESULT_FILE", "RESULT_PATH_FILE", "SUMMARY_FILE")
+        self.work, self.run = open_storage(environ)
+        self.folder = publish.results_folder(self.run_id, started)
+        self.plan = plan = open_plan(self.run, environ.get("PLAN_ID", ""))
+        if plan.num_parts != self.count:
+            raise plan.misfit(
+                f"NUM_PARTS is {self.count} and {plan.name} has {plan.num_parts} parts: give "
+                "merge.py the NUM_PARTS that split.py had"
+            )
+        check_apart(self.work, self.run, plan.source, self.output)
+        self.is_tolerated = settings.tolerated_failures(environ, plan.mode)
+        self.made_by = settings.job_settings(made_by, plan.mode, environ)
+        self.job = records.job_id(plan.id, self.made_by)
+        self.begin = records.utc(time.time())
+        self.totals = records.Counts(dict.fromkeys(self.words or (), 0))
 
-    def make() -> tuple[publish.Finals, dict[str, object]]:
-        totals: records.Counts = {}
-        outputs: list[Segment] = []
+    def records(self) -> Iterator[records.PartRecord]:
+        """The record of every part."""
+        for record in records.read_parts(self.run, self.job, parts_of(self.plan)):
+            self.begin = min(self.begin, record.start or self.begin)
+            yield record
+
+    def check_whole(self, wrong: Mapping[str, Sequence[str]]) -> None:
+        """Check that no part has something wrong with its record."""
+        if wrong:
+            raise incomplete(wrong, self.count, self.job, self.status)
+
+    def check_inputs(self, plan: Plan) -> None:
+        """Check that the inputs still are those of the plan."""
+        # In the mode copy the copies are the inputs, unless the plan is not given: then an older
+        # one may have taken the place of the newest.
+        everything = plan.mode != "copy" or not self.environ.get("PLAN_ID")
+        new = check_inputs(self.work, plan, everything)
+        worker.log("merge", "proven", parts=self.count, new=new)
+
+    def prove_text(self) -> list[Segment]:
+        """Add up what the parts have counted; the outputs of the parts."""
+        found: list[Segment] = []
         wrong: dict[str, list[str]] = {}
-        begin = records.utc(time.time())
-        for record in records.read_parts(run, job, parts_of(plan)):
+        for record in self.records():
             if record.problem:
                 wrong.setdefault(record.problem, []).append(record.part)
                 continue
-            add(totals, record.counts, record.part)
-            outputs += [record.output] if record.output else []
-            begin = min(begin, record.start)
-        if wrong:
-            raise incomplete(wrong, count, job, status)
-        # In the mode copy the copies are the inputs, unless the plan is not given: then an older
-        # one may have taken the place of the newest.
-        new = check_inputs(work, plan, plan.mode == "range" or not environ.get("PLAN_ID"))
-        words = settings.keywords(environ) if "keywords" in made_by else sorted(totals)
-        text = json.dumps({name: totals[name] for name in words}, ensure_ascii=False)
+            add(self.totals, record.counts, f"part {record.part}")
+            found += [record.output] if record.output else []
+        self.check_whole(wrong)
+        self.check_inputs(self.plan)
+        return found
+
+    def prove_files(self) -> outputs.Whole:
+        """Add up what the files have, and publish the lines that say what became of each."""
+        whole = outputs.Whole(self.work, self.run, self.plan)
+        most = self.is_tolerated(self.plan.files)
+        with self.run.writer(self.folder + FILE_LINES) as out:
+            out.write(b"")
+            for line in whole.lines(self.records()):
+                add(self.totals, line.get("counts", {}), str(line["name"]))
+                out.write(encode(line).encode() + b"\n")
+            # What a pod that died for good has left undone has failed, if that is tolerated.
+            lost = {"missing"} if most and self.status in FAILED else set()
+            self.check_whole({each: whole.lost[each] for each in whole.lost.keys() - lost})
+            self.check_inputs(open_plan(self.run, self.plan.id))
+        whole.made = outputs.commit(self.run, self.folder, self.made_by, out)
+        if whole.failed > most:
+            text = self.environ.get("TOLERATED_FAILURES", "0")
+            raise whole.error(text, self.run.path(whole.made[0]))
+        return whole
+
+    def make(self) -> tuple[publish.Finals, dict[str, object]]:
+        """Prove the whole, and put the results into the run's folder; these, and the summary."""
+        run, plan, function, name = self.run, self.plan, self.function, self.output
+        finals, told, parts, whole = publish.Finals(), {}, list[Segment](), None
+        if plan.mode == FILES:
+            whole = self.prove_files()
+            finals[FILE_LINES] = whole.made
+            told = {"failed": whole.failed, "taken": whole.taken}
+        else:
+            parts = self.prove_text()
+        is_made = bool(parts or function)
         # Without outputs, that of an earlier run must not stay.
-        is_made = bool(outputs or function)
-        stays = not is_made and run.has(output_name)
-        if stays and not publish.is_final(run, names.RESULT, output_name):
+        stays = not is_made and run.has(name)
+        if stays and not publish.is_final(run, names.RESULT, name):
             raise WorkerError(
-                f"OUTPUT is {output_name!r}, where a file is that no run in results/ has made, and "
-                "the maps wrote nothing: move the file away, or set OUTPUT to another name"
+                f"OUTPUT is {name!r}, where a file is that no run in results/ has made, and the "
+                "maps wrote nothing: move the file away, or set OUTPUT to another name"
             )
-        made = None
-        if is_made or stays:
-            suffix = os.path.splitext(output_name)[1]
-            made = combine(run, folder + output_name, outputs, function, suffix)
-        result = run.put(folder + names.RESULT, [text.encode(), b"\n"])
-        worker.log("merge", "proven", parts=count, new=new)
-        return {names.RESULT: result, output_name: made}, {
-            "parts": count,
+        made, target, suffix = None, self.folder + name, os.path.splitext(name)[1]
+        if whole and function:
+            made = reduce(run, target, whole.streams(is_each=self.is_each), function, suffix)
+        elif is_made or stays:
+            made = combine(run, target, parts, function, suffix)
+        text = json.dumps(
+            {each: self.totals[each] for each in self.words or sorted(self.totals)},
+            ensure_ascii=False,
+        )
+        result = run.put(self.folder + names.RESULT, [text.encode(), b"\n"])
+        return {names.RESULT: result, name: made, **finals}, {
+            "parts": self.count,
             "files": plan.files,
+            **told,
             "input_bytes": plan.bytes,
-            "output_bytes": made[3] if made else 0,
-            "seconds": round(time.time() - records.from_utc(begin), 3),
-            "run": run_id,
+            "output_bytes": made[3] if made else whole.output_bytes if whole else 0,
+            "seconds": round(time.time() - records.from_utc(self.begin), 3),
+            "run": self.run_id,
             "plan": plan.id,
-            "job": job,
+            "job": self.job,
         }
 
+
+def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
+    """Prove that every part of the plan was mapped, whole and once, and publish the results."""
+    clean = settings.is_true(environ, "CLEAN")
+    fold = Fold(environ, function)
+    run, plan, job, folder = fold.run, fold.plan, fold.job, fold.folder
     # Under another OUTPUT, what an earlier attempt has published is not what is asked for.
-    whole = f"{reduced(job, environ)}/{digest([os.fsencode(output_name)])}"
-    made = publish.publish(run, folder, names.RESULT, whole, make)
+    whole = f"{publish.reduced(job, environ)}/{digest([os.fsencode(fold.output)])}"
+    made = publish.publish(run, folder, names.RESULT, whole, fold.make)
     name, version, _, size = made[names.RESULT]
     with run.open(name, version) as file:
         text = b"".join(file.pieces(0, size)).strip()
     worker.hand_over(environ, "RESULT_FILE", text.decode() if len(text) <= SHOWN_BYTES else "")
     worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
+    summary = b"".join(run.stream(f"{folder}summary.json")).strip()
+    worker.hand_over(environ, "SUMMARY_FILE", summary.decode())
     if clean:
-        clean_up(run, plan, job, folder, run_id)
-    worker.log("merge", "done", parts=count, plan=plan.id, job=job, output=folder)
+        clean_up(run, plan, job, folder, fold.run_id)
+    worker.log("merge", "done", parts=fold.count, plan=plan.id, job=job, output=folder)
 
 
-def reduced(job: str, environ: Mapping[str, str]) -> str:
-    """What a last step with this program makes of a job: one with another makes it again."""
-    how = settings.program(environ, "REDUCE")
-    return f"{records.job_id('', how)}/{job}" if how else job
-
-
-def add(totals: records.Counts, counts: records.Counts, part: str) -> None:
-    """Add the numbers of a part to the totals. Integers add up exactly; beside a float they would
-    not, so a name has one kind of number in all parts."""
+def add(totals: records.Counts, counts: records.Counts, where: str) -> None:
+    """Add numbers to the totals. Integers add up exactly; beside a float they would
+    not, so a name has one kind of number in all."""
     for name, number in counts.items():
         before = totals.get(name, type(number)(0))
         if type(before) is not type(number):
             raise WorkerError(
-                f"{name!r} is {number!r:.50} in part {part} and another kind of number in the "
+                f"{name!r} is {number!r:.50} in {where} and another kind of number in the "
                 "parts before: let the map return only integers or only floats for a name"
             )
         totals[name] = before + number
@@ -175,69 +231,6 @@ def incomplete(
     )
 
 
-def fold_files(
-    arguments: Sequence[str], environ: Mapping[str, str], function: Combine | None
-) -> None:
-    """Prove that all files of a level were made of all files of level 1 as these are now; publish
-    what is made of them."""
-    if len(arguments) > 1:
-        raise WorkerError(f"{len(arguments)} arguments: give one, NUMBER, or none to merge counts")
-    number = settings.whole_number("NUMBER", arguments[0], 1, settings.MAX_FILES)
-    level = settings.whole_number("LEVEL", environ.get("LEVEL", "3"), 1, settings.MAX_FILES)
-    if level == 1 and environ.get("PROCESS_COMMAND"):
-        raise WorkerError(
-            "LEVEL must be 2 or more with PROCESS_COMMAND, got 1, whose files no process.py has "
-            "made: run process.py on level 1, or unset PROCESS_COMMAND"
-        )
-    function = function or command.find("REDUCE", environ, LEVEL=level)
-    settings.file_suffix(environ)
-    run_id, started = settings.run_id(environ)
-    clean = settings.is_true(environ, "CLEAN")
-    settings.check_files(environ, "RESULT_FILE", "RESULT_PATH_FILE")
-    _, run = open_storage(environ)
-    begin, levels = time.time(), Levels(run, environ)
-    folder = publish.results_folder(run_id, started)
-    name = folder + os.path.basename(names.LEVEL_RESULT)
-    # Levels that an attempt has removed, after it had published, are not looked for again.
-    found: tuple[list[Segment], list[str]] = [], []
-    with suppress(FileNotFoundError):
-        found = levels.find_whole(level, number)
-    job = reduced(f"{level}/{number}/", environ)
-    if found[0]:
-        job += digest(["\n".join(found[1]).encode()])
-
-    def make() -> tuple[publish.Finals, dict[str, object]]:
-        if level == 1:
-            levels.check_level_1(range(number), "NUMBER")
-        files, versions = found if found[0] else levels.find_whole(level, number)
-        new = levels.check_unchanged(versions)
-        if new and run_id:
-            levels.check_left_out(level, len(versions))
-        elif new:
-            raise WorkerError(
-                f"level 1 has {new} files more than the {len(versions)} that these were made of: "
-                "run every level again, or move away those that are too many"
-            )
-        worker.log("merge", "proven", files=len(versions), new=new)
-        result = combine(run, name, files, function, levels.suffix)
-        return {names.LEVEL_RESULT: result}, {
-            "files": len(versions),
-            "output_bytes": result[3],
-            "seconds": round(time.time() - begin, 3),
-            "run": run_id,
-        }
-
-    published = publish.publish(run, folder, os.path.basename(name), job, make)
-    _, version, _, size = published[names.LEVEL_RESULT]
-    with run.open(name, version):
-        told = {"bytes": size, "digest": run.checksum(name)}
-    worker.hand_over(environ, "RESULT_FILE", json.dumps(told))
-    worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
-    if clean:
-        remove(run, levels.outputs(level))
-    worker.log("merge", "done", level=level, files=number, output=folder)
-
-
 def clean_up(run: Storage, plan: Plan, job: str, folder: str, run_id: str) -> None:
     """Remove the copies of a plan and the outputs of a job that this run has made, unless another
     run of the plan, or of the job, has begun and not published: it may need them."""
@@ -251,7 +244,7 @@ def clean_up(run: Storage, plan: Plan, job: str, folder: str, run_id: str) -> No
     if not any(one.startswith(f"{job}/") for one in at_work):
         found = records.read_parts(run, job, parts_of(plan))
         unneeded += (one.output[0] for one in found if one.output and one.run == run_id)
-    remove(run, unneeded)
+    publish.remove(run, unneeded)
     if at_work:
         worker.log("merge", "kept", why="other runs of this plan are at work", runs=len(at_work))
 
@@ -259,9 +252,3 @@ def clean_up(run: Storage, plan: Plan, job: str, folder: str, run_id: str) -> No
 def parts_of(plan: Plan) -> Iterator[tuple[str, int]]:
     """The id and the size of every part."""
     return ((str(number), stop - at) for number, (at, stop) in enumerate(pairwise(plan.cuts())))
-
-
-def remove(run: Storage, found: Iterable[str]) -> None:
-    """Remove files that this run made and that nothing needs any more."""
-    for _ in map_in_order(run.remove, found):
-        pass

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from itertools import accumulate, islice
 
 from fanfold import names, part_ids, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
-from fanfold.plan import Inputs, Plan, open_plan
-from fanfold.storage import Storage, Writer, open_storage
-from fanfold.streams import Stream
-
-Map = Callable[["Part"], "Mapping[str, int | float] | None"]
+from fanfold.files import Files
+from fanfold.parts import Map, Part
+from fanfold.plan import open_plan
+from fanfold.settings import FILES
+from fanfold.storage import Storage, open_storage
 
 SHOWN = 20  # ranges of parts in an error
 
 
 def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
     """The main of a custom map; returns the exit code. `function` is called with each part of
-    PART_ID and returns numbers by name, or None for no numbers. MAP_SETTINGS, any text, says what
+    PART_ID, in the mode files with each file of these parts, and returns numbers by name, or None
+    for no numbers. MAP_SETTINGS, any text, says what
     the map does: results that were made under another text do not count."""
 
     def work() -> None:
@@ -30,23 +30,6 @@ def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
         run_map("map", function, settings.map_settings(environ), environ)
 
     return worker.run_worker("map", work, environ)
-
-
-class Part(Stream):
-    """The part that a map works on, one of `num_parts`. The map must read all of it."""
-
-    def __init__(
-        self, number: int, plan: Plan, place: tuple[Inputs, int, int],
-        stores: tuple[Storage, Storage], output: Writer,
-    ) -> None:  # fmt: skip
-        (files, at, stop), (inputs, run) = place, stores
-        self.id, self.num_parts, self._output = str(number), plan.num_parts, output
-        copy = names.PART_COPY.format(plan.id, number) if plan.mode == "copy" else ""
-        super().__init__(stop - at, partial(files.segments, at, stop), inputs, (run, copy))
-
-    def write(self, data: bytes) -> None:
-        """Append to the part's output, which the last step joins with those of the other parts."""
-        self._output.write(data)
 
 
 class PartsError(WorkerError):
@@ -69,40 +52,45 @@ def shown(numbers: Iterable[int]) -> str:
 
 
 def run_map(
-    name: str, function: Map, made_by: Mapping[str, object], environ: Mapping[str, str]
-) -> None:
+    name: str, function: Map, made_by: Mapping[str, object], environ: Mapping[str, str],
+    at_once: int = 1, reads: bool = True,
+) -> None:  # fmt: skip
     """Map the parts of PART_ID, one after the other: call `function` with each, and publish its
     output, then its record. Of several parts one that fails does not keep the others from being
-    mapped, and what is done is skipped."""
+    mapped, and what is done is skipped. In the mode files: see Files."""
     wanted = settings.parts(environ)
     run_id, _ = settings.run_id(environ)
     any_run = settings.is_true(environ, "ONLY_MISSING")
     inputs, run = open_storage(environ)
     plan = open_plan(run, environ.get("PLAN_ID", ""))
-    job = records.job_id(plan.id, made_by)
-    parts, files = plan.parts(wanted)
+    job = records.job_id(plan.id, settings.job_settings(made_by, plan.mode, environ))
+    parts, kept = plan.parts(wanted)
+    # Of what is kept, where each part begins: in the mode files the cuts count all files.
+    starts = dict(zip(parts, accumulate((stop - at for at, stop in parts.values()), initial=0)))
 
     def map_one(number: int) -> None:
         start, part_id = time.time(), str(number)
+        at, stop = parts[number]
+        counts, told = records.Counts(), dict[str, int]()
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
-            part = Part(number, plan, (files, *parts[number]), (inputs, run), output)
-            answer = function(part)
-            counts = {} if answer is None else dict(answer)
-            if problem := records.find_bad_count(counts):
-                raise TypeError(
-                    f"the map must return finite numbers by name, it returned {problem}"
-                )
-            part.finish(f"the map did not take all of part {part_id}")
-        made = records.maker(environ, start)
+            if plan.mode == FILES:
+                first = starts[number]
+                how = function, job, plan.num_parts, (inputs, run), environ
+                files = Files(name, *how, at_once=at_once, reads=reads)
+                told = files.map(part_id, kept.files(first, first + stop - at), output.write)
+                size = told.pop("bytes")
+            else:
+                part = Part(number, plan, (kept, at, stop), (inputs, run), output)
+                counts, size = records.counts_of(function(part)), part.size
+                part.finish(f"the map did not take all of part {part_id}")
         record = records.seal_part(
-            part_id, job=job, plan=plan.id, size=part.size, counts=counts, output=output.made,
-            made=made,
+            part_id, job=job, plan=plan.id, size=size, counts=counts, output=output.made,
+            made=records.maker(environ, start), files=told,
         )  # fmt: skip
         run.put(names.PART_RECORD.format(job, part_id), [record])
         seconds = round(time.time() - start, 3)
-        worker.log(
-            name, "done", part=part_id, bytes=part.size, seconds=seconds, plan=plan.id, job=job
-        )
+        ids = {"plan": plan.id, "job": job}
+        worker.log(name, "done", part=part_id, bytes=size, **told, seconds=seconds, **ids)
 
     if len(parts) == 1:
         map_one(wanted[0][0])

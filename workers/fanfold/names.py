@@ -21,6 +21,7 @@ LEVEL_RECORD = "aggregation-demo/l{}/{}/{}.json"  # by level, run and number
 LEVEL_OUTPUT = "aggregation-demo/l{}/{}/{}"  # by level, run and file: number and attempt
 RESULTS = "results/"
 RESULT = "result.json"
+FILE_LINES = "outputs.jsonl"  # in the mode files: what became of each file
 LEVEL_RESULT = "aggregation-demo/result.txt"
 TEMPORARY = r"\..+\.[0-9a-f]{16}\.tmp"  # a pattern: a file while it is written in a folder
 OUTPUTS = "split-output/", "cout-output/", "map-output/", RESULTS  # folders of ours
@@ -31,6 +32,8 @@ TAKEN = (
     "result.txt",
     "summary.json",
     "result.json.record",
+    FILE_LINES,
+    "outputs.jsonl.record",
     "report.html",
 )
 

@@ -70,6 +70,7 @@ def map_in_order(
         for thread in threads:
             thread.join()
 
+    global terminated
     abandon = False
     try:
         fill()
@@ -81,6 +82,7 @@ def map_in_order(
             yield from answers
     except BaseException as error:
         abandon = reads and not isinstance(error, Exception)
+        terminated = terminated or isinstance(error, KeyboardInterrupt)
         raise
     finally:
         wanted = False

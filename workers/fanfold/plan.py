@@ -19,10 +19,26 @@ from fanfold import part_ids
 from fanfold.errors import ChangedError, OldViewError, WorkerError
 from fanfold.names import DIGITS, NEWEST_PLAN, PLAN, digest
 from fanfold.parallel import map_in_order
+from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage
 
-Input = tuple[str, int, str]  # name, size in bytes, version
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
+    class Input(NamedTuple):
+        """A file, its size in bytes and its version; in the mode files its entry in a list of
+        items, too, and whether an earlier result has made its output."""
+
+        name: str
+        size: int
+        version: str
+        item: object = None
+        taken: bool = False
+else:  # to import typing costs every worker 2 ms
+    from collections import namedtuple
+
+    Input = namedtuple("Input", "name size version item taken", defaults=(None, False))
 FORMAT = 2  # of plan.json and of a record; any other is refused
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON's errors
 
@@ -49,16 +65,34 @@ class Inputs:
 
     def add(self, item: Input, *, keep: bool = True) -> None:
         """The next one. It counts also if it is not kept."""
-        self.bytes += item[1]
+        self.bytes += item.size
         if keep:
-            self.lines.append(encode(item).encode())
+            fields = item[:3] if item.item is None else item[:4]
+            self.lines.append(encode([*item[:4], 1] if item.taken else fields).encode())
             self.ends.append(self.bytes)
+
+    def files(self, first: int, stop: int) -> Iterator[Input]:
+        """Some of those that are kept, counted from 0."""
+        return (Input(*json.loads(self.lines[index])) for index in range(first, stop))
+
+    def take(self, taken: Iterable[int]) -> None:
+        """Mark those that an earlier result has made, in ascending order. They take no part in the
+        even shares."""
+        rest, size = iter(taken), 0
+        next_taken = next(rest, -1)
+        for index, item in enumerate(self.files(0, len(self.lines))):
+            if index == next_taken:
+                self.lines[index] = encode([*item[:4], 1]).encode()
+                next_taken = next(rest, -1)
+            else:
+                size += item.size
+            self.ends[index] = size
 
     def segments(self, at: int, stop: int) -> Iterator[Segment]:
         """The segments between two offsets in all inputs together."""
         index = bisect_right(self.ends, at)
         while at < stop:
-            name, size, version = json.loads(self.lines[index])
+            name, size, version, *_ = json.loads(self.lines[index])
             end = self.ends[index]
             if length := min(stop, end) - at:
                 yield name, version, at - (end - size), length
@@ -66,14 +100,15 @@ class Inputs:
 
 
 def make_plan(
-    source: str, mode: str, inputs: Inputs, cuts: Sequence[int]
+    source: str, mode: str, inputs: Inputs, cuts: Sequence[int], before: Segment | None = None
 ) -> tuple[str, Callable[[], Iterator[bytes]]]:
     """The id of a plan, which is the digest of all lines but the first, and what makes its lines.
-    `source` is INPUT; `cuts` are offsets in all inputs together."""
+    `source` is INPUT; `cuts` are offsets in all inputs together, or in the mode files numbers of
+    files; `before` is the outputs.jsonl that has what is taken over."""
 
     def body() -> Iterator[bytes]:
-        totals = {"input": source, "mode": mode, "bytes": cuts[-1], "files": len(inputs.lines)}
-        yield encode(totals)[1:-1].encode() + b',"cuts":[\n'
+        totals = {"input": source, "mode": mode, "bytes": inputs.bytes, "files": len(inputs.lines)}
+        yield encode({**totals, "before": before} if before else totals)[1:-1].encode() + b',"cuts":[\n'
         for index, cut in enumerate(cuts):
             yield b"%b%d\n" % (b"," if index else b"", cut)
         yield _INPUTS + b"\n"
@@ -135,8 +170,11 @@ class Plan:
             totals = json.loads(b"{%b]}" % line)
             self.source, self.mode = str(totals["input"]), str(totals["mode"])
             self.bytes, self.files = int(totals["bytes"]), int(totals["files"])
+            name, version, at, size = totals.get("before") or ("", "", 0, 0)
+            self.before: Segment = str(name), str(version), int(at), int(size)
             last = self._cuts[self._cuts.rfind(b",") + 1 :]
-            if not self.num_parts or self._cuts[:2] != b"0\n" or int(last) != self.bytes:
+            end = self.files if self.mode == FILES else self.bytes
+            if not self.num_parts or self._cuts[:2] != b"0\n" or int(last) != end:
                 raise ValueError
         except UNREADABLE:
             raise self._corrupt() from None
@@ -162,9 +200,9 @@ class Plan:
         except ValueError:
             raise self._corrupt() from None
         spans = deque((parts[one[0]][0], parts[one[-1]][1]) for one in wanted)
-        inputs = Inputs()
+        inputs, end = Inputs(), 0
         for item in self.inputs():
-            begin, end = inputs.bytes, inputs.bytes + item[1]
+            begin, end = end, end + (1 if self.mode == FILES else item.size)
             while spans and spans[0][1] <= begin:
                 spans.popleft()
             inputs.add(item, keep=bool(spans) and begin < spans[0][1] and spans[0][0] < end)
@@ -179,9 +217,9 @@ class Plan:
             for line in self._body:
                 if line == _END:
                     break
-                name, size, version = json.loads(line.removeprefix(b","))
-                total += size
-                yield name, size, version
+                item = Input(*json.loads(line.removeprefix(b",")))
+                total += item.size
+                yield item
             if total != self.bytes or [*self._body]:
                 raise ValueError
         except UNREADABLE:
@@ -222,19 +260,18 @@ def check_inputs(work: Storage, plan: Plan, everything: bool) -> int:
         nonlocal new
         found = next(there, "")
         for item in plan.inputs():
-            while found and os.fsencode(found) <= os.fsencode(item[0]):
-                new += found != item[0]
+            while found and os.fsencode(found) <= os.fsencode(item.name):
+                new += found != item.name
                 found = next(there, "")
             yield item
         new += bool(found) + sum(1 for _ in there)
 
     def check(item: Input) -> None:
-        name, _, version = item
         found = ""
-        with suppress(FileNotFoundError), work.open(name) as file:
+        with suppress(FileNotFoundError), work.open(item.name) as file:
             found = file.version
-        if found != version:
-            raise ChangedError(name, f"version {version}", found or "no file")
+        if found != item.version:
+            raise ChangedError(item.name, f"version {item.version}", found or "no file")
 
     # The last input proves the plan.
     for _ in map_in_order(check, listed(), batch=8) if everything else plan.inputs():

@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from fanfold import names, records
+from fanfold import names, records, settings
 from fanfold.errors import ChangedError, RetryError, explain
 from fanfold.names import RESULTS, digest
+from fanfold.parallel import map_in_order
 from fanfold.plan import UNREADABLE
 from fanfold.storage import Segment, Storage
 from fanfold.worker import log
@@ -143,3 +144,15 @@ def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Fin
         theirs = read_record(run, folder, result)[1]
         found |= {final: theirs[final] for final in ours.keys() & theirs.keys()}
     return found
+
+
+def reduced(job: str, environ: Mapping[str, str]) -> str:
+    """What a last step with this program makes of a job: one with another makes it again."""
+    how = settings.program(environ, "REDUCE")
+    return f"{records.job_id('', how)}/{job}" if how else job
+
+
+def remove(run: Storage, found: Iterable[str]) -> None:
+    """Remove files that this run made and that nothing needs any more."""
+    for _ in map_in_order(run.remove, found):
+        pass

@@ -77,6 +77,14 @@ def find_bad_count(counts: Mapping[str, object]) -> str:
     return ""
 
 
+def counts_of(answer: Mapping[str, int | float] | None) -> Counts:
+    """What the function of a map has returned, checked."""
+    counts = {} if answer is None else dict(answer)
+    if problem := find_bad_count(counts):
+        raise TypeError(f"the map must return finite numbers by name, it returned {problem}")
+    return counts
+
+
 def job_id(plan_id: str, settings: Mapping[str, object]) -> str:
     """The id of a plan and the settings of its map."""
     return digest([encode([plan_id, settings]).encode()])
@@ -98,15 +106,18 @@ def seal_part(
     counts: Counts,
     output: Segment | None,
     made: Mapping[str, object],
+    files: Mapping[str, int],
 ) -> bytes:
-    """The record of a part as it is stored: a new field goes here, and below where it is read."""
+    """The record of a part as it is stored: a new field goes here, and below where it is read. In
+    the mode files it says how many there are, and its output says what became of each."""
     named = as_input(output) if output else None
-    fields = {"job": job, "plan": plan, "part": part, "bytes": size, "counts": counts}
+    fields = {"job": job, "plan": plan, "part": part, "bytes": size, **files, "counts": counts}
     return seal({**fields, "output": named, **made})
 
 
 class PartRecord:
-    """The record of a part, checked against its job, its part and its size."""
+    """The record of a part, checked against its job, its part and its size, which in the mode
+    files is the number of files."""
 
     def __init__(self, text: bytes, job: str, part: str, size: int) -> None:
         """Read it; `problem` is a word for what is wrong with it, or empty."""
@@ -123,7 +134,7 @@ class PartRecord:
                 self.output = str(name), str(version), 0, int(length)
             self.run, self.start = str(found["run"]), str(found["start"])
             self.counts = dict(found["counts"])
-            if found["bytes"] != size:
+            if found.get("files", found["bytes"]) != size:
                 self.problem = "short"
         except UNREADABLE:
             self.problem = "corrupt"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fanfold import part_ids
 from fanfold.errors import WorkerError
 from fanfold.names import OUTPUTS, TAKEN, digest
+from fanfold.parallel import MAX_LANES
 from fanfold.part_ids import MAX_PARTS
 
 SCHEME = "oss://"  # of a WORK_DIR that is a bucket
 MAX_INPUTS = 500_000  # files of INPUT: README.md, "Settings", has the memory that each takes
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: Linux starts no program with more
 SUFFIX = ".txt"  # of the files of levels
+FILES = "files"  # the mode in which a part is whole files, and plan.json's cuts count files
 MAX_FILES = 10**9  # files or levels of process-data; a larger number is a typing error
 
 
@@ -160,6 +162,64 @@ def file_suffix(environ: Mapping[str, str]) -> str:
             "digits, - and _"
         )
     return text
+
+
+def output_dir(environ: Mapping[str, str]) -> str:
+    """OUTPUT_DIR as a prefix of names: where a file's output goes in the mode files."""
+    text = environ.get("OUTPUT_DIR", "map-output")
+    name = prefix_of("OUTPUT_DIR", text, environ)
+    first = f"{name.partition('/')[0]}/"
+    if not name or first[:-1] in TAKEN or first in {*OUTPUTS} - {"map-output/"}:
+        raise WorkerError(
+            f"OUTPUT_DIR must be a folder of its own in RUN_DIR, got {text!r}: choose another"
+        )
+    return name
+
+
+def output_suffix(environ: Mapping[str, str]) -> str:
+    """OUTPUT_SUFFIX, which follows a file's name in the name of its output."""
+    text = environ.get("OUTPUT_SUFFIX", "")
+    if "/" in text or "\0" in text or len(os.fsencode(text)) > 64:
+        raise WorkerError(
+            f"OUTPUT_SUFFIX must be at most 64 bytes with no / in them, got {text!r:.200}: give an "
+            "ending such as .png"
+        )
+    return text
+
+
+def job_settings(
+    made_by: Mapping[str, object], mode: str, environ: Mapping[str, str]
+) -> Mapping[str, object]:
+    """What a job's id says of its map, and in the mode files of where the outputs are."""
+    if mode != FILES:
+        return made_by
+    return {**made_by, "outputs": [output_dir(environ), output_suffix(environ)]}
+
+
+def files_at_once(environ: Mapping[str, str]) -> int:
+    """FILES_AT_ONCE: how many programs a map runs at the same time."""
+    return whole_number("FILES_AT_ONCE", environ.get("FILES_AT_ONCE", "1"), 1, MAX_LANES)
+
+
+def tolerated_failures(environ: Mapping[str, str], mode: str) -> Callable[[int], int]:
+    """TOLERATED_FAILURES: of so many files, how many may fail."""
+    text = environ.get("TOLERATED_FAILURES", "0")
+    if mode != FILES and text != "0":
+        raise WorkerError(
+            f"TOLERATED_FAILURES must be 0 in the mode {mode}, got {text!r}: set SPLIT_MODE to "
+            "files, where each file fails by itself, or unset it"
+        )
+    if match := re.fullmatch(r"(\d{1,3})(?:\.(\d{1,6}))?%", text, re.ASCII):
+        whole, decimals = match[1], match[2] or ""
+        share, of = int(whole + decimals), 100 * 10 ** len(decimals)
+        if share <= of:
+            return lambda files: files * share // of
+    elif re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        return lambda _: int(text)
+    raise WorkerError(
+        f"TOLERATED_FAILURES must be a number of files or a share of them, got {text!r}: give one, "
+        "such as 10 or 2%"
+    )
 
 
 def is_true(environ: Mapping[str, str], name: str) -> bool:

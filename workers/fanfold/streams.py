@@ -49,7 +49,7 @@ class Stream:
         stream = self._read()
         block, at, piece = b"", 0, b"\n"
         for name, _, offset, length in self._segments():
-            if not piece.endswith(b"\n"):
+            if self._copy and not piece.endswith(b"\n"):
                 yield b"\n"
             is_start = self._copy and not offset
             rest, least = length, min(length, SIZE) if is_start else 1
@@ -85,10 +85,21 @@ class Stream:
         self._stream = lines(self.pieces())
         return self._stream
 
+    def stored(self) -> Iterator[bytes]:
+        """The bytes as they are stored, for a copy of the file."""
+        return self.pieces()
+
+    def _is_plain(self, name: str, start: bytes) -> bool:
+        """Whether a file that begins so is read as it is stored."""
+        if self._copy:
+            refuse_coded(name, start)
+        return True
+
     @contextmanager
-    def file(self) -> Iterator[File | None]:
-        """The file of a folder that is this stream and nothing more, open, or None. To leave the
-        `with` is to have read it: the file is checked again."""
+    def file(self, *, stored: bool = False) -> Iterator[File | None]:
+        """The file of a folder that is this stream and nothing more, open, or None; without
+        `stored` only one that is read as it is stored. To leave the `with` is to have read it: the
+        file is checked again."""
         with ExitStack() as stack:
             file, found = None, [*islice(self._segments(), 2)]
             if len(found) == 1:
@@ -99,8 +110,9 @@ class Stream:
             if not isinstance(file, File) or file.size != self.size:
                 yield None
                 return
-            if self._copy and not offset:
-                refuse_coded(name, file.read(0, SIZE))
+            if not stored and not offset and not self._is_plain(name, file.read(0, SIZE)):
+                yield None
+                return
             yield file
         self._taken, self._whole, self._stream = self.size, True, iter(())
 
@@ -123,6 +135,13 @@ def combine(
     if not function:
         return run.copy(name, run, files)
     streams = [Stream(file[3], partial(iter, [file]), run) for file in files]
+    return reduce(run, name, streams, function, suffix)
+
+
+def reduce(
+    run: Storage, name: str, streams: Sequence[Stream], function: Combine, suffix: str
+) -> Segment:
+    """Publish under `name` what a function makes of streams, each of which it must read whole."""
     with run.writer(name) as out:
         out.write(b"")  # an output of no byte is one, too
         function(streams, out.write, suffix)

@@ -1,0 +1,134 @@
+"""Files: the frame of a map in the mode files, which maps each file of a part by itself.
+
+A file that fails does not end its part. The part's output has a line of JSON for each of its files,
+and outputs.jsonl has the lines of all parts. README.md, "Files as items", has a sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+
+from fanfold import records, settings, worker
+from fanfold.errors import CommandError, RetryError, WorkerError
+from fanfold.names import DIGITS
+from fanfold.parallel import map_in_order
+from fanfold.parts import FilePart, Map
+from fanfold.plan import Input, encode
+from fanfold.storage import Segment, Storage
+from fanfold.streams import Write
+
+TRIES = 3  # of a file, unless its exit code is 2
+SMALL = 256 << 10  # bytes of the largest file that is read before its turn
+READS = 16  # small files that are read at once
+SAID = 2000  # characters of an error that a line keeps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Line = dict[str, "Any"]
+
+
+class FileError(Exception):
+    """A file could not be mapped, with this exit code."""
+
+    def __init__(self, exit_code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+class Files:
+    """How the files of a job's parts are mapped: by a function, at most `at_once` at a time. With
+    `reads` small files are read ahead, for a function that takes their bytes."""
+
+    def __init__(
+        self, name: str, function: Map, job: str, num_parts: int,
+        stores: tuple[Storage, Storage], environ: Mapping[str, str], at_once: int, reads: bool,
+    ) -> None:  # fmt: skip
+        self.name, self.function, self.num_parts = name, function, num_parts
+        self.stores, self.at_once, self.reads = stores, at_once, reads
+        self.folder, self.run_dir = settings.output_dir(environ) + job, settings.run_dir(environ)
+        self.suffix = settings.output_suffix(environ)
+
+    def map(self, part: str, files: Iterable[Input], write: Write) -> dict[str, int]:
+        """Map the files of a part and write a line for each, in order, but for those that an earlier
+        result has; how many files and bytes there were."""
+        told = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
+
+        def todo() -> Iterator[Input]:
+            for file in files:
+                told["files"] += 1
+                if not file.taken:
+                    told["bytes"] += file.size
+                    yield file
+
+        for line in self.lines(part, todo()):
+            write(encode(line).encode() + b"\n")
+            told["failed"] += line["exit"] != 0
+            told["text_bytes"] += line.get("text_bytes") or 0
+        return told
+
+    def lines(self, part: str, files: Iterable[Input]) -> Iterator[Line]:
+        """What became of each of these files, in order."""
+        one = partial(self.map_file, part)
+        if self.at_once > 1:
+            lanes = self.at_once
+            return map_in_order(lambda file: one(*self.read(file)), files, 1, lanes, reads=False)
+        return (one(*known) for known in map_in_order(self.read, files, 1, READS))
+
+    def read(self, file: Input) -> tuple[Input, list[bytes] | None]:
+        """A file, and its bytes if it is small."""
+        if not self.reads or file.size > SMALL:
+            return file, None
+        try:
+            return file, list(self.stores[0].read([(file.name, file.version, 0, file.size)]))
+        except RetryError:
+            raise
+        except WorkerError:  # the file's own fault, which its turn finds again
+            return file, None
+
+    def map_file(self, part: str, file: Input, known: list[bytes] | None) -> Line:
+        """Map a file and publish its output; what became of it. An error of the storage is raised:
+        it is none of the file."""
+        start, tries = time.monotonic(), 0
+        line: Line = {"name": file.name, "version": file.version, "bytes": file.size}
+        line |= {} if file.item is None else {"item": file.item}
+        while True:
+            tries += 1
+            try:
+                line |= self.attempt(part, file, known)
+            except FileError as error:
+                code, said = error.exit_code, str(error)[-SAID:]
+                told = {"part": part, "file": file.name, "exit": code, "tries": tries, "error": said}
+                worker.log(self.name, "file_failed", **told)
+                if tries < TRIES and code != 2:
+                    continue
+                line |= {"exit": code, "said": said}
+            return {**line, "tries": tries, "seconds": round(time.monotonic() - start, 3)}
+
+    def attempt(self, number: str, file: Input, known: list[bytes] | None) -> Line:
+        """Map a file once. Raises FileError for what the function or the program has failed at."""
+        with self.stores[1].writer(f"{self.folder}/{file.name}{self.suffix}") as out:
+            part = FilePart(number, self.num_parts, file, self.stores, out, known)
+            try:
+                counts = records.counts_of(self.function(part))
+                part.finish("the map did not take all of the file")
+            except (Exception, SystemExit) as error:
+                if part.broken or isinstance(error, (RetryError, CommandError)):
+                    raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
+                raise FileError(*worker.judge(error)) from error
+        line: Line = {"exit": 0, "text_bytes": part.text_bytes}
+        line |= {"counts": counts} if counts else {}
+        return line | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
+
+    def told(self, made: Segment, digest: str) -> Line:
+        """What a line says of an output. Its name is in WORK_DIR, as those of inputs are."""
+        name, version, _, size = made
+        return {
+            "output": self.run_dir + name,
+            "output_bytes": size,
+            "output_version": version,
+            "digest": digest[:DIGITS],
+        }

@@ -1,0 +1,80 @@
+"""Fold of a level: the last step of process-data. It proves all files of a level, from the records
+to level 1, and publishes what is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from fanfold import command, names, publish, records, settings, worker
+from fanfold.errors import WorkerError
+from fanfold.levels import Levels
+from fanfold.names import digest
+from fanfold.storage import Segment, open_storage
+from fanfold.streams import Combine, combine
+
+
+def fold_files(
+    arguments: Sequence[str], environ: Mapping[str, str], function: Combine | None
+) -> None:
+    """Prove that all files of a level were made of all files of level 1 as these are now; publish
+    what is made of them."""
+    if len(arguments) > 1:
+        raise WorkerError(f"{len(arguments)} arguments: give one, NUMBER, or none to merge counts")
+    number = settings.whole_number("NUMBER", arguments[0], 1, settings.MAX_FILES)
+    level = settings.whole_number("LEVEL", environ.get("LEVEL", "3"), 1, settings.MAX_FILES)
+    if level == 1 and environ.get("PROCESS_COMMAND"):
+        raise WorkerError(
+            "LEVEL must be 2 or more with PROCESS_COMMAND, got 1, whose files no process.py has "
+            "made: run process.py on level 1, or unset PROCESS_COMMAND"
+        )
+    function = function or command.find("REDUCE", environ, LEVEL=level)
+    settings.file_suffix(environ)
+    run_id, started = settings.run_id(environ)
+    clean = settings.is_true(environ, "CLEAN")
+    settings.check_files(environ, "RESULT_FILE", "RESULT_PATH_FILE")
+    _, run = open_storage(environ)
+    begin, levels = time.time(), Levels(run, environ)
+    folder = publish.results_folder(run_id, started)
+    name = folder + os.path.basename(names.LEVEL_RESULT)
+    # Levels that an attempt has removed, after it had published, are not looked for again.
+    found: tuple[list[Segment], list[str]] = [], []
+    with suppress(FileNotFoundError):
+        found = levels.find_whole(level, number)
+    job = publish.reduced(f"{level}/{number}/", environ)
+    if found[0]:
+        job += digest(["\n".join(found[1]).encode()])
+
+    def make() -> tuple[publish.Finals, dict[str, object]]:
+        if level == 1:
+            levels.check_level_1(range(number), "NUMBER")
+        files, versions = found if found[0] else levels.find_whole(level, number)
+        new = levels.check_unchanged(versions)
+        if new and run_id:
+            levels.check_left_out(level, len(versions))
+        elif new:
+            raise WorkerError(
+                f"level 1 has {new} files more than the {len(versions)} that these were made of: "
+                "run every level again, or move away those that are too many"
+            )
+        worker.log("merge", "proven", files=len(versions), new=new)
+        result = combine(run, name, files, function, levels.suffix)
+        return {names.LEVEL_RESULT: result}, {
+            "files": len(versions),
+            "output_bytes": result[3],
+            "seconds": round(time.time() - begin, 3),
+            "run": run_id,
+        }
+
+    published = publish.publish(run, folder, os.path.basename(name), job, make)
+    _, version, _, size = published[names.LEVEL_RESULT]
+    with run.open(name, version):
+        told = {"bytes": size, "digest": run.checksum(name)}
+    worker.hand_over(environ, "RESULT_FILE", json.dumps(told))
+    worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
+    if clean:
+        publish.remove(run, levels.outputs(level))
+    worker.log("merge", "done", level=level, files=number, output=folder)

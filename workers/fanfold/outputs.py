@@ -1,0 +1,198 @@
+"""Outputs: outputs.jsonl, which says what became of each file in the mode files. The last step
+proves and publishes it, and split takes over from it what need not be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import islice, pairwise
+
+from fanfold import publish, records
+from fanfold.errors import OldViewError, WorkerError
+from fanfold.files import Line
+from fanfold.names import FILE_LINES, digest
+from fanfold.plan import UNREADABLE, Input, Inputs, Plan, lines
+from fanfold.storage import Segment, Storage, Writer
+from fanfold.streams import Stream
+
+SHOWN = 20  # names in an error
+MOST_STREAMS = 10_000  # outputs that the last step takes each by itself
+BATCH = 1000  # outputs that are looked up together
+
+
+def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
+    """The lines of files that hold such."""
+    for line in lines(run.read(stored)):
+        yield json.loads(line)
+
+
+def is_of(line: Line, file: Input) -> bool:
+    """Whether a line is of a file at this version, with this item."""
+    return (line["name"], line["version"], line.get("item")) == (file.name, file.version, file.item)
+
+
+def is_there(work: Storage, line: Line, found: tuple[str, int, str] | None) -> bool:
+    """Whether the output of a line is what `found` tells of the file that has its name now. A pod
+    that ran twice may have put the same bytes there again: then the line gets their version."""
+    if not found or found[1] != line["output_bytes"]:
+        return False
+    name, size, version = found
+    if version != line["output_version"]:
+        with work.open(name, version) as file:
+            if digest(file.pieces(0, size)) != line["digest"]:
+                return False
+        line["output_version"] = version
+    return True
+
+
+def with_outputs(work: Storage, found: Iterator[Line]) -> Iterator[tuple[Line, bool]]:
+    """Each line, and whether the output that it names, if it names one, is there."""
+    while batch := list(islice(found, BATCH)):
+        named = work.versions(line["output"] for line in batch if line.get("output"))
+        for line in batch:
+            yield line, not line.get("output") or is_there(work, line, next(named))
+
+
+class Whole:
+    """The lines of all files of a plan, in order, each proven to be of its file."""
+
+    def __init__(self, work: Storage, run: Storage, plan: Plan) -> None:
+        self.work, self.run, self.plan = work, run, plan
+        self.lost: dict[str, list[str]] = {}  # by what is wrong with the records, the parts
+        self.files, self.failed, self.taken, self.output_bytes = 0, 0, 0, 0
+        self.first: list[str] = []  # some of those that have failed
+        self.made: Segment = "", "", 0, 0  # the lines, once they are published
+
+    def lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
+        """The lines, from those of the parts and of the result that the plan takes over from, whose
+        outputs are there. The files of a part without a record count as failed."""
+        for line, is_there in with_outputs(self.work, self._lines(parts)):
+            if not is_there:
+                raise OldViewError(
+                    f"{line['output']} is not the output that the map of {line['name']} has made: "
+                    "leave outputs alone during a run, and map the file again, with ONLY_MISSING="
+                    "true"
+                )
+            self.files += 1
+            self.output_bytes += line.get("output_bytes") or 0
+            if line["exit"] != 0:
+                self.failed += 1
+                if len(self.first) < SHOWN:
+                    self.first.append(f"{line['name']:.200} (exit code {line['exit']})")
+            yield line
+
+    def _lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
+        inputs, before = self.plan.inputs(), self.plan.before
+        taken = read_lines(self.run, [before] if before[0] else [])
+        for record, (at, stop) in zip(parts, pairwise(self.plan.cuts()), strict=True):
+            found = read_lines(self.run, [record.output] if record.output else [])
+            for file in islice(inputs, stop - at):
+                if file.taken:
+                    self.taken += 1
+                    yield find(file, taken, before[0])
+                elif record.problem:
+                    if record.part not in (ids := self.lost.setdefault(record.problem, []))[-1:]:
+                        ids.append(record.part)
+                    yield lost(file, record.part)
+                else:
+                    yield find(file, islice(found, 1), f"the output of part {record.part}")
+            if next(found, None):
+                raise OldViewError(f"the output of part {record.part} has lines of other files")
+        next(inputs, None)  # the proof of the plan
+
+    def streams(self, *, is_each: bool) -> list[Stream]:
+        """The outputs in the order of their files: one after the other, or each by itself."""
+
+        def outputs() -> Iterator[Segment]:
+            for line in read_lines(self.run, [self.made]):
+                if name := line.get("output"):
+                    yield name, line["output_version"], 0, line["output_bytes"]
+
+        if not is_each:
+            return [Stream(self.output_bytes, outputs, self.work)]
+        found = list(islice(outputs(), MOST_STREAMS + 1))
+        if len(found) > MOST_STREAMS:
+            raise WorkerError(
+                f"REDUCE_COMMAND must read stdin for more than {MOST_STREAMS} outputs, got one that "
+                "takes each by itself: let it read stdin, or reduce them in a job of their own, with "
+                f"INPUT=@{FILE_LINES}"
+            )
+        return [Stream(one[3], partial(iter, [one]), self.work) for one in found]
+
+    def error(self, text: str, place: str) -> WorkerError:
+        """That more files have failed than TOLERATED_FAILURES, `text`, tolerates."""
+        more = f" and {self.failed - SHOWN} more" if self.failed > SHOWN else ""
+        return WorkerError(
+            f"TOLERATED_FAILURES is {text}, and {self.failed} of {self.files} files failed: "
+            f"{', '.join(self.first)}{more}: see what {place} says of each, put that right, and run "
+            "again with ONLY_MISSING=true, which maps only these files"
+        )
+
+
+def find(file: Input, found: Iterable[Line], where: str) -> Line:
+    """The line of a file among lines that are in order."""
+    with suppress(*UNREADABLE):
+        for line in found:
+            if is_of(line, file):
+                return line
+    raise OldViewError(f"{where} has no line of {file.name}: map its part again")
+
+
+def lost(file: Input, part: str) -> Line:
+    """The line of a file that no pod has mapped."""
+    line: Line = {"name": file.name, "version": file.version, "bytes": file.size}
+    line |= {} if file.item is None else {"item": file.item}
+    return {**line, "exit": None, "said": f"no pod has mapped part {part} to its end", "tries": 0}
+
+
+def settings_id(made_by: Mapping[str, object]) -> str:
+    """The id of a map's settings."""
+    return records.job_id("", made_by)
+
+
+def commit(run: Storage, folder: str, made_by: Mapping[str, object], out: Writer) -> Segment:
+    """Commit the outputs.jsonl of a run, whose files other runs may then take over."""
+    assert out.made  # noqa: S101
+    made = out.made
+    fields = {"folder": folder, "settings": settings_id(made_by), "outputs": records.as_input(made)}
+    run.put(folder + publish.RECORD.format(FILE_LINES), [records.seal(fields)])
+    return made
+
+
+def find_before(run: Storage, made_by: Mapping[str, object]) -> Segment | None:
+    """The outputs.jsonl of the newest run with the same settings of its map."""
+    for folder in publish.published(run, FILE_LINES):
+        # What cannot be read is made again.
+        with suppress(FileNotFoundError, *UNREADABLE):
+            text = b"".join(run.stream(folder + publish.RECORD.format(FILE_LINES)))
+            found = records.unseal(text)
+            if (found["folder"], found["settings"]) == (folder, settings_id(made_by)):
+                name, size, version = found["outputs"]
+                with run.open(name) as file:
+                    if file.version == version:
+                        return name, version, 0, size
+    return None
+
+
+def find_taken(work: Storage, run: Storage, inputs: Inputs, before: Segment) -> array[int]:
+    """Which inputs, counted from 0, have succeeded at this version in an earlier result, with an
+    output that still is there."""
+    indexes = array("Q")
+
+    def candidates() -> Iterator[Line]:
+        found = read_lines(run, [before])
+        line = next(found, None)
+        for index, file in enumerate(inputs.files(0, len(inputs.lines))):
+            while line and os.fsencode(line["name"]) < os.fsencode(file.name):
+                line = next(found, None)
+            if line and line["exit"] == 0 and is_of(line, file):
+                yield {**line, "index": index}
+
+    for line, is_there in with_outputs(work, candidates()):
+        if is_there:
+            indexes.append(line["index"])
+    return indexes
