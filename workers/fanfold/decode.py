@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import chain
-from typing import Protocol
+from typing import Any, NamedTuple
 
 from fanfold.errors import WorkerError
 from fanfold.formats import FORMATS, SIZE, refuse_coded
@@ -15,78 +15,52 @@ from fanfold.storage import PIECE
 # Bytes fed at once. A decoder copies what follows a member: of small members, once per member.
 CHUNK = 64 * 1024
 MEMORY = 96 * 1024 * 1024  # for xz: -9 needs 65 MiB
-WINDOW = 26  # for zstd: 2 to the power of this, 64 MiB
+WINDOW = 27  # for zstd: 2 to the power of this, 128 MiB, the limit of its own tool
 
 AGAIN = "put the whole file there, or compress it again"
 
 
-class Decoder(Protocol):
-    """Decompresses one member. bz2, lzma and compression.zstd have it."""
+class Gzip:
+    """Decompresses one member, with the methods of the other modules, which zlib lacks."""
 
-    @property
-    def eof(self) -> bool: ...  # noqa: D102
-    @property
-    def needs_input(self) -> bool: ...  # noqa: D102
-    @property
-    def unused_data(self) -> bytes: ...  # noqa: D102
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...  # noqa: D102
+    def __init__(self, zlib: Any) -> None:
+        self._zlib, self.needs_input = zlib.decompressobj(16 + zlib.MAX_WBITS), True
+        self.eof, self.unused_data = False, b""
 
-
-# What makes the decoder of a member, and the errors of one.
-Opened = tuple[Callable[[], Decoder], tuple[type[Exception], ...]]
-
-
-def _open_gzip() -> Opened:
-    import zlib
-
-    class Gzip:
-        """zlib as a Decoder."""
-
-        def __init__(self) -> None:
-            self._zlib, self.needs_input = zlib.decompressobj(16 + zlib.MAX_WBITS), True
-
-        eof = property(lambda self: self._zlib.eof)
-        unused_data = property(lambda self: self._zlib.unused_data)
-
-        def decompress(self, data: bytes, max_length: int, /) -> bytes:
-            text = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-            self.needs_input = len(text) < max_length  # else zlib may hold back more
-            return text
-
-    return Gzip, (zlib.error,)
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """The next bytes of the text, at most so many."""
+        text: bytes = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self.needs_input = len(text) < max_length  # if not, zlib may hold back more
+        self.eof, self.unused_data = self._zlib.eof, self._zlib.unused_data
+        return text
 
 
-def _open_bzip2() -> Opened:
-    import bz2
+class Kind(NamedTuple):
+    """A format: the module, imported only for a file of it, and how a member is decompressed."""
 
-    return bz2.BZ2Decompressor, (OSError, EOFError)
-
-
-def _open_xz() -> Opened:
-    import lzma
-
-    return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY), (lzma.LZMAError, EOFError)
+    module: str
+    make: Callable[[Any], Any]  # with the methods of bz2.BZ2Decompressor
+    error: str  # its name in the module, unless it is OSError or EOFError
+    zeros: int = 0  # they may follow a member, in multiples of this
 
 
-def _open_zstd() -> Opened:
-    zstd = import_module("compression.zstd")  # from Python 3.14 on
-    options = {zstd.DecompressionParameter.window_log_max: WINDOW}
-    return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError, EOFError)
-
-
-# How a format is opened; and where zeros may follow a member, a multiple of how many.
 KINDS = {
-    "gzip": (_open_gzip, 1),
-    "bzip2": (_open_bzip2, 0),
-    "xz": (_open_xz, 4),
-    "zstd": (_open_zstd, 0),
+    "gzip": Kind("zlib", Gzip, "error", 1),
+    "bzip2": Kind("bz2", lambda bz2: bz2.BZ2Decompressor(), ""),
+    "xz": Kind("lzma", lambda lzma: lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY), "LZMAError", 4),
+    "zstd": Kind(
+        "compression.zstd",
+        lambda zstd: zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: WINDOW}
+        ),
+        "ZstdError",
+    ),
 }
 MARKS = {kind: tuple(mark for mark, what, _ in FORMATS if what == kind) for kind in KINDS}
 
 
 def is_compressed(start: bytes) -> bool:
-    """Whether `decode` decompresses a file that begins with these bytes, at least formats.SIZE of
-    them if the file has so many."""
+    """Whether `decode` decompresses a file by these first bytes, formats.SIZE of them or all."""
     return _find_kind(start) is not None
 
 
@@ -111,12 +85,9 @@ def decode(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _begin(pieces: Iterator[bytes]) -> tuple[list[bytes], bytes]:
     """The pieces that hold the first bytes, and these bytes."""
-    held, size = [], 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= SIZE:
-            break
+    held: list[bytes] = []
+    while sum(map(len, held)) < SIZE and (piece := next(pieces, None)) is not None:
+        held += [piece] if piece else []
     return held, b"".join(piece[:SIZE] for piece in held)[:SIZE]
 
 
@@ -125,37 +96,30 @@ def _find_kind(start: bytes) -> str | None:
 
 
 def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    opener, zeros = KINDS[kind]
+    module_name, make, error_name, zeros = KINDS[kind]
     try:
-        make, errors = opener()
+        module = import_module(module_name)
     except ImportError:
         raise WorkerError(
-            f"{name} is {kind}, which Python {sys.version.split()[0]} here cannot decompress: "
-            "use an image with Python 3.14 or newer, compress the file with gzip instead, or let "
-            "the program take {input} and decompress it"
+            f"{name} is {kind}, for which Python {sys.version.split()[0]} has no module "
+            f"{module_name}: use an image that has it (for zstd: Python 3.14), compress the file "
+            "with gzip instead, or let the program take {input} and decompress it"
         ) from None
-    member: Decoder | None = None
+    member = None
     at = end = 0  # how much was fed, and where the last whole member ended
-    for rest in (piece[of : of + CHUNK] for piece in pieces for of in range(0, len(piece), CHUNK)):
-        at += len(rest)
+    for data in (piece[of : of + CHUNK] for piece in pieces for of in range(0, len(piece), CHUNK)):
+        at, rest = at + len(data), data
         while rest:
             if not member:
                 rest = rest.lstrip(b"\0") if zeros else rest
                 if not rest:
                     break
                 _check_padding(name, kind, end, at - len(rest), rest)
-                member = make()
+                member = make(module)
             try:
                 yield from _feed(member, rest)
-            except errors as error:
-                if "memory" in str(error).lower():
-                    raise WorkerError(
-                        f"{name} needs more than {MEMORY >> 20} MiB of memory to decompress: "
-                        "compress it again with a smaller window, such as that of xz -9 or zstd -19"
-                    ) from None
-                raise WorkerError(
-                    f"{name} is damaged {kind}, near byte {at}: {error}: {AGAIN}"
-                ) from None
+            except (OSError, EOFError, getattr(module, error_name, OSError)) as error:
+                raise _explain(name, kind, at, str(error)) from None
             rest = member.unused_data
             if member.eof:
                 member, end = None, at - len(rest)
@@ -164,7 +128,7 @@ def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes
     _check_padding(name, kind, end, at)
 
 
-def _feed(member: Decoder, data: bytes) -> Iterator[bytes]:
+def _feed(member: Any, data: bytes) -> Iterator[bytes]:
     """The text of a member up to its end or that of the data."""
     while True:
         if text := member.decompress(data, PIECE):
@@ -178,5 +142,14 @@ def _check_padding(name: str, kind: str, end: int, at: int, rest: bytes = b"") -
     """Check that from the end of a member to `at` there are as many zeros as may be, and that what
     follows begins like another member."""
     follows = any(rest[: len(mark)] == mark[: len(rest)] for mark in MARKS[kind])
-    if (at - end) % (KINDS[kind][1] or 1) or not follows:
+    if (at - end) % (KINDS[kind].zeros or 1) or not follows:
         raise WorkerError(f"{name} has other bytes after its {kind}, from byte {end} on: {AGAIN}")
+
+
+def _explain(name: str, kind: str, at: int, error: str) -> WorkerError:
+    if "memory" in error.lower():
+        return WorkerError(
+            f"{name} is {kind} with a window that takes more memory than {MEMORY >> 20} MiB (zstd: "
+            f"{1 << WINDOW >> 20} MiB): compress it again with a smaller one, such as that of xz -9"
+        )
+    return WorkerError(f"{name} is damaged {kind}, near byte {at}: {error}: {AGAIN}")
