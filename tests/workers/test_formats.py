@@ -46,6 +46,7 @@ CODED: dict[str, tuple[bytes, str]] = {
         f"bzip2 -{level}": (bz2.compress(DATA, level), "bzip2, .*: decompress it before")
         for level in range(1, 10)
     },
+    "bzip2 of nothing": (bz2.compress(b""), "bzip2, .*: decompress it before"),
     "zip": (zipped(DATA), "zip, .*: unpack it before"),
     "UTF-16, little end first": (
         codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),

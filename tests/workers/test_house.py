@@ -28,6 +28,7 @@ ROOMS = [
     "fanfold.storage.bucket",
     "fanfold.storage",
     "fanfold.formats",
+    "fanfold.decode",
     "fanfold.plan",
     "fanfold.cuts",
     "fanfold.streams",

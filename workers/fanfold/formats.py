@@ -17,6 +17,7 @@ FORMATS = (
     ),  # skippable
     (b"\xfd7zXZ\0", "xz", COMPRESSED),
     *((b"BZh%d1AY&SY" % level, "bzip2", COMPRESSED) for level in range(1, 10)),
+    *((b"BZh%d\x17rE8P\x90" % level, "bzip2", COMPRESSED) for level in range(1, 10)),  # of nothing
     (b"PK\x03\x04", "zip", "unpack it before"),
     (b"\xff\xfe\0\0", "UTF-32", ENCODED),  # before UTF-16, whose mark begins alike
     (b"\0\0\xfe\xff", "UTF-32", ENCODED),
