@@ -32,7 +32,7 @@ import oss2
 import pytest
 import requests
 from fanfold import parallel
-from fanfold.storage import folder, retries
+from fanfold.storage import folder, retries, walk
 from pipeline import BucketPath
 
 NAMES = [
@@ -190,6 +190,7 @@ def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
     faulty = Faulty(hook)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder, "os", faulty)
+        patch.setattr(walk, "os", faulty)
         patch.setattr(folder, "open", faulty.open_output, raising=False)
         patch.setattr(parallel, "MAX_LANES", 0)
         if BucketPath.place:

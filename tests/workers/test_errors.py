@@ -20,7 +20,7 @@ import pytest
 from fanfold import settings
 from fanfold.errors import explain
 from fanfold.settings import keywords
-from fanfold.storage import bucket
+from fanfold.storage import bucket, walk
 from fanfold.storage import folder as storage_folder
 from pipeline import INPUT, JOINED, LEVEL_1, WORKERS, Volume, bare_environ, model, pieces_of
 
@@ -948,7 +948,7 @@ def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.folder
 def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder's names are all in memory: too many are refused while it is read."""
-    monkeypatch.setattr(storage_folder, "MOST", 2)
+    monkeypatch.setattr(walk, "MOST", 2)
     levels(3)(volume)
     case: Case = ("process 0 1", {"FILES": 2}, nothing, 2, "l1/ has more than 2 files: move some")
     check(volume, case)

@@ -15,6 +15,7 @@ from fanfold.names import OUTPUTS, RESULT
 from fanfold.settings import SCHEME
 from fanfold.storage import folder
 from fanfold.storage.folder import PIECE, Segment
+from fanfold.storage.walk import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 else:
     Protocol = object  # to import typing costs every worker 2 ms
 
-__all__ = ["PIECE", "Segment", "Storage", "StoredFile", "Writer", "check_apart", "open_storage"]
+__all__ = [
+    "PIECE",
+    "Segment",
+    "Storage",
+    "StoredFile",
+    "Wanted",
+    "Writer",
+    "check_apart",
+    "open_storage",
+]
 
 
 class StoredFile(Protocol):
@@ -62,9 +72,12 @@ class Storage(Protocol):
     def stream(self, name: str) -> Iterator[bytes]: ...
     # The same without links, to see whether two names mean one file.
     def real(self, name: str) -> str: ...
-    # Every file below a folder, in byte order of the names; none if there is no such folder. A link
-    # is refused.
-    def names(self, folder: str) -> Iterator[str]: ...
+    # Every file below a folder, or those that are wanted, in byte order of the names; none if there
+    # is no such folder. A link is refused.
+    def names(self, folder: str, wanted: Wanted | None = None) -> Iterator[str]: ...
+    # For each of these names, in their order: name, size and version of the file as it is now, or
+    # None if it is missing. For names that are expected to exist: a mount may cache a miss.
+    def versions(self, names: Iterable[str]) -> Iterator[tuple[str, int, str] | None]: ...
     # The folders directly in a folder; none if there is no such folder. Links are left out.
     def folders(self, folder: str) -> list[str]: ...
     # Make a folder and its parents, where the storage has folders.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 
 import oss2
 from oss2.exceptions import OssError
@@ -29,8 +29,10 @@ from fanfold.parallel import LANES, MAX_LANES, map_in_order
 from fanfold.settings import SCHEME, is_true, prefix_of, run_dir, whole_number
 from fanfold.storage import credentials, uploads
 from fanfold.storage.folder import PIECE, Segment
+from fanfold.storage.listing import PAGE, Listing
 from fanfold.storage.retries import Answer, UploadEndedError, ask
 from fanfold.storage.uploads import Upload, Writer
+from fanfold.storage.walk import Wanted
 
 AHEAD = 96 << 20  # bytes of ranges in flight, over all connections: this hides the latency
 WHOLE = 4 << 20  # bytes of the largest object that one request reads
@@ -117,6 +119,7 @@ class Bucket:
     def __init__(self, bucket: oss2.Bucket, ranges: oss2.Bucket, root: str, lanes: int) -> None:
         self.bucket, self.ranges, self.root, self.lanes = bucket, ranges, root, lanes
         self.seen: dict[str, Object] = {}  # what OSS last said of each name
+        self.listing = Listing(bucket, root, self.ask)
 
     def path(self, name: str) -> str:
         return f"{SCHEME}{self.bucket.bucket_name}/{self.root}{name}"
@@ -208,27 +211,24 @@ class Bucket:
         pieces, large = self.ask(name, request)
         yield from large.pieces(0, large.size) if large else pieces
 
-    def _list(self, folder: str, stop: str = "") -> Iterator[oss2.models.SimplifiedObjectInfo]:
-        """What is below a folder. Up to `stop`, prefixes are given as objects."""
-        prefix = self.root + folder
-        pages = oss2.ObjectIteratorV2(self.bucket, prefix, stop, max_keys=1000, max_retries=1)
-        # Only the page that failed is requested again.
-        return iter(lambda: self.ask(folder, lambda: next(pages, None)), None)
+    def names(self, folder: str, wanted: Wanted | None = None) -> Iterator[str]:
+        for name, found in self.listing.files(folder, wanted):
+            self.seen[name] = Object(self, name, found.etag, found.size)
+            yield name
 
-    def names(self, folder: str) -> Iterator[str]:
-        for found in self._list(folder):
-            name = found.key.removeprefix(self.root)
-            if found.type == "Symlink" or (name.endswith("/") and found.size):
-                raise WorkerError(
-                    f"{self.path(name)} is a link, or has bytes and the name of a folder: give "
-                    "its bytes to a plain object of another name"
-                )
-            if not name.endswith("/"):  # how a mount stores its folders
-                self.seen[name] = Object(self, name, found.etag, found.size)
-                yield name
+    def versions(self, names: Iterable[str]) -> Iterator[tuple[str, int, str] | None]:
+        def look(batch: list[str]) -> list[tuple[str, int, str] | None]:
+            found = self.listing.look_up(batch)
+            there = {name: (name, one.size, one.etag) for name, one in found.items()}
+            return [there.get(name) for name in batch]
+
+        waiting = iter(names)
+        batches = iter(lambda: list(islice(waiting, PAGE)), [])
+        return chain.from_iterable(map_in_order(look, batches))
 
     def folders(self, folder: str) -> list[str]:
-        return [one.key[len(self.root) :] for one in self._list(folder, "/") if one.is_prefix()]
+        found = self.listing.below(folder, "/")
+        return [one.key[len(self.root) :] for one in found if one.is_prefix()]
 
     def make_folder(self, folder: str) -> None:
         pass  # a bucket has no folders
@@ -237,9 +237,7 @@ class Bucket:
         self.ask(name, lambda: self.bucket.delete_object(self.root + name))
 
     def has(self, name: str) -> bool:
-        key = self.root + name
-        found = self.ask(name, lambda: self.bucket.list_objects_v2(key, max_keys=1))
-        return [one.key for one in found.object_list] == [key]
+        return self.listing.has(name)
 
     def writer(self, name: str) -> Writer:
         ours = partial(self.upload, name), partial(self.put, name), partial(self.look, name)

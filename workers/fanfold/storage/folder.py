@@ -20,8 +20,10 @@ from itertools import accumulate
 from fanfold.errors import ChangedError, Naming, WorkerError
 from fanfold.names import cut, nonce
 from fanfold.names import folder as folder_of
+from fanfold.parallel import map_in_order
 from fanfold.settings import run_dir
 from fanfold.storage import mounts
+from fanfold.storage.walk import Wanted, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ Segment = tuple[str, str, int, int]  # of an input: its name and version, offset
 PIECE = 1 << 20  # bytes per read: large for the mount, small for the memory
 SMALL = 64 << 10  # bytes of writes that are put together; larger ones are not copied
 CHUNK = 64 << 20  # bytes per system call: SIGTERM is handled between two
-MOST = 1_000_000  # names in a listing, which are in memory at once
 
 
 def open_storage(root: str, environ: Mapping[str, str]) -> tuple[Folder, Folder]:
@@ -176,30 +177,16 @@ class Folder:
         with self.open(name) as file:
             yield from file.pieces(0, file.size)
 
-    def names(self, folder: str) -> Iterator[str]:
-        found, folders = list[bytes](), [folder]
-        while folders:
-            parent = folders.pop()
-            try:
-                entries = os.scandir(self.path(parent))
-            except FileNotFoundError:
-                if parent == folder:
-                    return iter(())
-                raise
-            with entries:
-                for entry in entries:
-                    name = parent + entry.name
-                    if entry.is_symlink():
-                        raise WorkerError(f"{name} is a link: put the file itself in its place")
-                    if entry.is_dir():
-                        folders.append(name + "/")
-                    else:
-                        found.append(os.fsencode(name))
-                    if len(found) > MOST:
-                        raise WorkerError(f"{folder} has more than {MOST} files: move some away")
-            self.listed.add(parent)
-        found.sort(reverse=True)
-        return (os.fsdecode(found.pop()) for _ in range(len(found)))  # each is freed
+    def names(self, folder: str, wanted: Wanted | None = None) -> Iterator[str]:
+        return walk(self.root, folder, wanted, self.listed)
+
+    def versions(self, names: Iterable[str]) -> Iterator[tuple[str, int, str] | None]:
+        def look(name: str) -> tuple[str, int, str] | None:
+            with suppress(FileNotFoundError, NotADirectoryError), self.open(name) as file:
+                return name, file.size, file.version
+            return None
+
+        return map_in_order(look, names, batch=8)
 
     def folders(self, folder: str) -> list[str]:
         with suppress(FileNotFoundError), os.scandir(self.path(folder)) as entries:
