@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from fanfold import mapping, settings, worker
 from fanfold.command import Program
+from fanfold.parts import Part
 from fanfold.plan import encode
 
 
@@ -28,7 +29,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         program, suffix = Program("MAP", environ), settings.output_suffix(environ)
         at_once = settings.files_at_once(environ)
 
-        def run(part: mapping.Part) -> None:
+        def run(part: Part) -> None:
             told = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
             if part.item is not None:
                 told["ITEM"] = encode(part.item)

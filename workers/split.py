@@ -36,6 +36,7 @@ from fanfold.names import (
 )
 from fanfold.parallel import map_in_order
 from fanfold.plan import Input, Inputs
+from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
 
 
@@ -45,9 +46,9 @@ def find_inputs(store: Storage, source: str) -> Inputs:
 
     def look(name: str) -> Input:
         with store.open(name) as file:
-            if len(first) <= formats.MAX_LOOKS:
+            if 0:
                 formats.refuse_coded(name, file.read(0, formats.SIZE))
-            return name, file.size, file.version
+            return Input(name, file.size, file.version)
 
     inputs, file = Inputs(), source.rstrip("/")
     try:
@@ -169,7 +170,7 @@ def split(environ: Mapping[str, str]) -> None:
         printed = as_json(part_ids.groups(count, per_pod, done, most=0))
     worker.output(printed)
     missing = count - len(done)
-    numbers = {"files": len(inputs.lines), "bytes": cut[-1], "parts": count, "missing": missing}
+    numbers = {"files": len(inputs.lines), "bytes": inputs.bytes, "parts": count, "missing": missing}
     worker.log("split", "done", mode=mode, **numbers, plan=plan_id, job=job)
 
 

@@ -5,14 +5,16 @@ if TYPE_CHECKING:
     from fanfold.errors import WorkerError
     from fanfold.fold import reduce_outputs
     from fanfold.group import process_group
-    from fanfold.mapping import Part, map_part
+    from fanfold.mapping import map_part
+    from fanfold.parts import Part
     from fanfold.streams import Stream
 else:
     HOMES = {
         "errors": ["WorkerError"],
         "fold": ["reduce_outputs"],
         "group": ["process_group"],
-        "mapping": ["Part", "map_part"],
+        "mapping": ["map_part"],
+        "parts": ["Part"],
         "streams": ["Stream"],
     }
 

@@ -92,9 +92,7 @@ class Program:
         more = {"HOME": self.scratch, "TMPDIR": self.scratch, **told}
         self.environ = {**kept, **{name: str(value) for name, value in more.items()}}
 
-    def run(
-        self, streams: Sequence[Stream], write: Write, suffix: str, **more: str
-    ) -> None:
+    def run(self, streams: Sequence[Stream], write: Write, suffix: str, **more: str) -> None:
         """Run it, and write what it makes. `suffix` is that of {output}; `more` is for its
         environment."""
         if INPUT in self.words and len(streams) != 1:

@@ -44,8 +44,9 @@ class Files:
     `reads` small files are read ahead, for a function that takes their bytes."""
 
     def __init__(
-        self, name: str, function: Map, job: str, num_parts: int,
-        stores: tuple[Storage, Storage], environ: Mapping[str, str], at_once: int, reads: bool,
+        self, function: Map, job: str, num_parts: int,
+        stores: tuple[Storage, Storage], environ: Mapping[str, str],
+        *, name: str, at_once: int, reads: bool,
     ) -> None:  # fmt: skip
         self.name, self.function, self.num_parts = name, function, num_parts
         self.stores, self.at_once, self.reads = stores, at_once, reads
@@ -53,8 +54,8 @@ class Files:
         self.suffix = settings.output_suffix(environ)
 
     def map(self, part: str, files: Iterable[Input], write: Write) -> dict[str, int]:
-        """Map the files of a part and write a line for each, in order, but for those that an earlier
-        result has; how many files and bytes there were."""
+        """Map the files of a part, and write a line for each in order, except for those that an
+        earlier result has; how many files and bytes there were."""
         told = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
 
         def todo() -> Iterator[Input]:
@@ -101,7 +102,13 @@ class Files:
                 line |= self.attempt(part, file, known)
             except FileError as error:
                 code, said = error.exit_code, str(error)[-SAID:]
-                told = {"part": part, "file": file.name, "exit": code, "tries": tries, "error": said}
+                told = {
+                    "part": part,
+                    "file": file.name,
+                    "exit": code,
+                    "tries": tries,
+                    "error": said,
+                }
                 worker.log(self.name, "file_failed", **told)
                 if tries < TRIES and code != 2:
                     continue
@@ -111,7 +118,7 @@ class Files:
     def attempt(self, number: str, file: Input, known: list[bytes] | None) -> Line:
         """Map a file once. Raises FileError for what the function or the program has failed at."""
         with self.stores[1].writer(f"{self.folder}/{file.name}{self.suffix}") as out:
-            part = FilePart(number, self.num_parts, file, self.stores, out, known)
+            part = FilePart((number, self.num_parts), file, self.stores, out, known)
             try:
                 counts = records.counts_of(self.function(part))
                 part.finish("the map did not take all of the file")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from fanfold import command, names, publish, records, settings, worker
+from fanfold import command, names, publish, settings, worker
 from fanfold.errors import WorkerError
 from fanfold.levels import Levels
 from fanfold.names import digest

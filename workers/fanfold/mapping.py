@@ -53,7 +53,7 @@ def shown(numbers: Iterable[int]) -> str:
 
 def run_map(
     name: str, function: Map, made_by: Mapping[str, object], environ: Mapping[str, str],
-    at_once: int = 1, reads: bool = True,
+    *, at_once: int = 1, reads: bool = True,
 ) -> None:  # fmt: skip
     """Map the parts of PART_ID, one after the other: call `function` with each, and publish its
     output, then its record. Of several parts one that fails does not keep the others from being
@@ -66,7 +66,11 @@ def run_map(
     job = records.job_id(plan.id, settings.job_settings(made_by, plan.mode, environ))
     parts, kept = plan.parts(wanted)
     # Of what is kept, where each part begins: in the mode files the cuts count all files.
-    starts = dict(zip(parts, accumulate((stop - at for at, stop in parts.values()), initial=0)))
+    ends = accumulate(stop - at for at, stop in parts.values())
+    starts = {
+        number: end - (stop - at)
+        for end, (number, (at, stop)) in zip(ends, parts.items(), strict=True)
+    }
 
     def map_one(number: int) -> None:
         start, part_id = time.time(), str(number)
@@ -75,8 +79,10 @@ def run_map(
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
             if plan.mode == FILES:
                 first = starts[number]
-                how = function, job, plan.num_parts, (inputs, run), environ
-                files = Files(name, *how, at_once=at_once, reads=reads)
+                files = Files(
+                    function, job, plan.num_parts, (inputs, run), environ,
+                    name=name, at_once=at_once, reads=reads,
+                )  # fmt: skip
                 told = files.map(part_id, kept.files(first, first + stop - at), output.write)
                 size = told.pop("bytes")
             else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice, pairwise
@@ -117,9 +117,9 @@ class Whole:
         found = list(islice(outputs(), MOST_STREAMS + 1))
         if len(found) > MOST_STREAMS:
             raise WorkerError(
-                f"REDUCE_COMMAND must read stdin for more than {MOST_STREAMS} outputs, got one that "
-                "takes each by itself: let it read stdin, or reduce them in a job of their own, with "
-                f"INPUT=@{FILE_LINES}"
+                f"REDUCE_COMMAND must read stdin for more than {MOST_STREAMS} outputs, got a "
+                "program or function that takes each by itself: let it read stdin, or reduce them "
+                f"in a job of their own, with INPUT=@{FILE_LINES}"
             )
         return [Stream(one[3], partial(iter, [one]), self.work) for one in found]
 
@@ -128,8 +128,8 @@ class Whole:
         more = f" and {self.failed - SHOWN} more" if self.failed > SHOWN else ""
         return WorkerError(
             f"TOLERATED_FAILURES is {text}, and {self.failed} of {self.files} files failed: "
-            f"{', '.join(self.first)}{more}: see what {place} says of each, put that right, and run "
-            "again with ONLY_MISSING=true, which maps only these files"
+            f"{', '.join(self.first)}{more}: see what {place} says of each, put that right, and "
+            "run again with ONLY_MISSING=true, which maps only these"
         )
 
 

@@ -70,7 +70,7 @@ def map_in_order(
         for thread in threads:
             thread.join()
 
-    global terminated
+    global terminated  # noqa: PLW0603 - as run_worker does
     abandon = False
     try:
         fill()

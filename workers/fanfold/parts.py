@@ -24,8 +24,11 @@ class Part(Stream):
     files it is a file of the part, with a `name` in WORK_DIR, and with the `item` that a list of
     items has of the file."""
 
-    name, item = "", None
-    broken: Exception | None = None  # an error that is none of the file, whatever the map makes of it
+    name: str = ""
+    item: object = None
+    broken: Exception | None = (
+        None  # an error that is none of the file, whatever the map makes of it
+    )
 
     def __init__(
         self, number: int, plan: Plan, place: tuple[Inputs, int, int],
@@ -56,11 +59,11 @@ class FilePart(Part):
     """A file, which is mapped by itself. What is compressed is read decompressed."""
 
     def __init__(
-        self, number: str, num_parts: int, file: Input,
+        self, place: tuple[str, int], file: Input,
         stores: tuple[Storage, Storage], output: Writer, known: list[bytes] | None,
     ) -> None:  # fmt: skip
         """`known` has all bytes of the file, if these were read before."""
-        self.id, self.num_parts, self._output = number, num_parts, output
+        (self.id, self.num_parts), self._output = place, output
         self.name, self.item, self._known = file.name, file.item, known
         self.text_bytes: int | None = None  # of what was read, decompressed
         from hashlib import sha256  # loads OpenSSL: only the callers pay for it

@@ -108,7 +108,10 @@ def make_plan(
 
     def body() -> Iterator[bytes]:
         totals = {"input": source, "mode": mode, "bytes": inputs.bytes, "files": len(inputs.lines)}
-        yield encode({**totals, "before": before} if before else totals)[1:-1].encode() + b',"cuts":[\n'
+        yield (
+            encode({**totals, "before": before} if before else totals)[1:-1].encode()
+            + b',"cuts":[\n'
+        )
         for index, cut in enumerate(cuts):
             yield b"%b%d\n" % (b"," if index else b"", cut)
         yield _INPUTS + b"\n"
