@@ -15,7 +15,8 @@ Exits   0 done; 2 bad settings or a result that cannot be right, do not retry; o
 Takes   NUM_PARTS=5 KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS MAP_STATUS
         OUTPUT=result.out PLAN_ID LEVEL=3 CLEAN=false RESULT_FILE RESULT_PATH_FILE REDUCE_COMMAND
         REDUCE_EXIT_OK=0 REDUCE_SETTINGS PROCESS_COMMAND PROCESS_SETTINGS FILE_SUFFIX=.txt
-        SCRATCH_DIR=/tmp SCRATCH_SIZE
+        SCRATCH_DIR=/tmp SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX TOLERATED_FAILURES=0
+        SUMMARY_FILE
 
 The final names belong to the newest run that has published: a run that is late puts nothing of its
 own there.

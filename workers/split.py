@@ -10,7 +10,7 @@ Prints  ["0","1","2"]             the part ids; with ONLY_MISSING those without 
 Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help
 Takes   INPUT=log-count-data.txt NUM_PARTS=5 PARTS_PER_POD=1 SPLIT_MODE=copy ONLY_MISSING=false
         KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS OUTPUT=result.out OUTPUT_LIMIT
-        PLAN_ID_FILE
+        OUTPUT_DIR=map-output OUTPUT_SUFFIX TOLERATED_FAILURES=0 PLAN_ID_FILE
 """
 
 from __future__ import annotations

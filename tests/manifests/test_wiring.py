@@ -269,6 +269,9 @@ LEFT_OUT |= {
     "SCRATCH_DIR",
     "SCRATCH_SIZE",
     "MAP_STATUS",
+    "OUTPUT_DIR",
+    "OUTPUT_SUFFIX",
+    "FILES_AT_ONCE",
 }
 READS = re.compile(r'(?:environ(?:\.get\(|\[|, )|[(] ?\(|\), \()"([A-Z_]+)"')
 IMPORTS = re.compile(r"^from fanfold(\.[\w.]+)? import (.+)$", re.MULTILINE)
@@ -313,7 +316,10 @@ def test_programs_are_set_in_full() -> None:
     for those that no run of Argo needs."""
     found = bundle.combination(("local-volume", "programs"))
     left_out = {"SCRATCH_DIR", "PROCESS_SETTINGS", "REDUCE_SETTINGS"}
-    of_programs = re.compile("(MAP|PROCESS|REDUCE)_.*|SCRATCH_.*|FILE_SUFFIX|OUTPUT|PARTS_PER_POD")
+    of_programs = re.compile(
+        "(MAP|PROCESS|REDUCE)_.*|SCRATCH_.*|FILE_SUFFIX|OUTPUT|PARTS_PER_POD"
+        "|OUTPUT_DIR|OUTPUT_SUFFIX|FILES_AT_ONCE|TOLERATED_FAILURES|SUMMARY_FILE"
+    )
     workers = {
         f"{name}/{worker}": container
         for name in ("map-reduce", "process-data")
@@ -324,7 +330,7 @@ def test_programs_are_set_in_full() -> None:
     # merge.py is the last step of both: of each the other's settings are left out.
     others = {
         "map-reduce/reduce": "PROCESS_.*|FILE_SUFFIX",
-        "process-data/merge-data": "MAP_.*|OUTPUT",
+        "process-data/merge-data": "MAP_.*|OUTPUT.*|TOLERATED_FAILURES|SUMMARY_FILE",
     }
     for where, container in workers.items():
         script = container["args"][0].removeprefix("/fanfold/")
@@ -373,10 +379,11 @@ def test_default_program_is_for_our_image() -> None:
 
 @checks
 def test_results_are_outputs() -> Iterator[Check]:
-    """What the last step writes to RESULT_FILE and RESULT_PATH_FILE becomes an output parameter of
-    the workflow, which `argo get` shows, and of the template main, whatever other outputs a
+    """What the last step writes to RESULT_FILE and the like becomes an output parameter of the
+    workflow, which `argo get` shows, and of the template main, whatever other outputs a
     component adds. None of them can make a run fail."""
     names = {"RESULT_FILE": "result", "RESULT_PATH_FILE": "resultPath"}
+    of_counts = {"SUMMARY_FILE": "summary"}
     sets = (("local-volume",), ("oss-volume", "artifacts"), ("oss-direct",))
     for components in (*sets, ("oss-direct", "programs")):
         build = "+".join(components)
