@@ -382,12 +382,11 @@ def test_results_are_outputs() -> Iterator[Check]:
     """What the last step writes to RESULT_FILE and the like becomes an output parameter of the
     workflow, which `argo get` shows, and of the template main, whatever other outputs a
     component adds. None of them can make a run fail."""
-    names = {"RESULT_FILE": "result", "RESULT_PATH_FILE": "resultPath"}
-    of_counts = {"SUMMARY_FILE": "summary"}
+    names = {"RESULT_FILE": "result", "RESULT_PATH_FILE": "resultPath", "SUMMARY_FILE": "summary"}
     sets = (("local-volume",), ("oss-volume", "artifacts"), ("oss-direct",))
     for components in (*sets, ("oss-direct", "programs")):
         build = "+".join(components)
-        mains = set()
+        mains: dict[str, set[str]] = {name: set() for name in names.values()}
         for template in bundle.of_kind(bundle.combination(components), "WorkflowTemplate"):
             workers = bundle.workers(template)
             (tmp,) = (each for each in template["spec"]["volumes"] if each["name"] == "tmp")
@@ -410,11 +409,12 @@ def test_results_are_outputs() -> Iterator[Check]:
                         handed = re.compile(rf"(?s).*\boutputs\.parameters\.{name}\b.*")
                         fields = {f"valueFrom/{source}": handed, "valueFrom/default": ""}
                         yield build, where, found[name], fields
-                        mains.add(where)
-        expected = {"log-count main", "static-fan-out main", "process-data main"}
-        expected |= {"aggregate main", "aggregate level"}
-        expected |= {"map-reduce main"} if "programs" in components else set()
-        yield build, "bundle", {"hand a result on": mains}, {"hand a result on": expected}
+                        mains[name].add(where)
+        of_maps = {"log-count main", "static-fan-out main"}
+        of_maps |= {"map-reduce main"} if "programs" in components else set()
+        of_all = {*of_maps, "process-data main", "aggregate main", "aggregate level"}
+        expected = {"result": of_all, "resultPath": of_all, "summary": of_maps}
+        yield build, "bundle", mains, expected
 
 
 def test_settings_of_oss_are_those_of_the_workers() -> None:
