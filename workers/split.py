@@ -18,10 +18,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 
-from fanfold import cuts, formats, part_ids, plan, records, settings, worker
+from fanfold import cuts, part_ids, plan, records, settings, worker
 from fanfold.errors import WorkerError
+from fanfold.inputs import find_inputs
 from fanfold.names import (
     BEGUN,
     NEWEST_PLAN,
@@ -33,43 +34,7 @@ from fanfold.names import (
     run_name,
 )
 from fanfold.parallel import map_in_order
-from fanfold.plan import Input, Inputs
 from fanfold.storage import Segment, Storage, check_apart, open_storage
-
-
-def find_inputs(store: Storage, source: str) -> Inputs:
-    """The files that INPUT names, in byte order of their names. Those that begin as no text does
-    are refused; of very many inputs only the maps look at the first bytes."""
-
-    def look(name: str) -> Input:
-        with store.open(name) as file:
-            if len(first) <= formats.MAX_LOOKS:
-                formats.refuse_coded(name, file.read(0, formats.SIZE))
-            return name, file.size, file.version
-
-    inputs, file = Inputs(), source.rstrip("/")
-    try:
-        found = store.names(source) if file != source else iter([source])
-        first = list(islice(found, formats.MAX_LOOKS + 1))
-        for item in map_in_order(look, chain(first, found)):
-            inputs.add(item)
-            if len(inputs.lines) > settings.MAX_INPUTS:
-                raise WorkerError(
-                    f"INPUT {source} has more than {settings.MAX_INPUTS} files: name a folder with "
-                    "fewer, or join small files before"
-                )
-        if inputs.lines:
-            return inputs
-    except NotADirectoryError:
-        pass
-    except FileNotFoundError:
-        if file != source or store.has(source):
-            raise  # it is listed: a retry can help
-    said = "is no file and no folder with files in WORK_DIR: put the input there, or give its name"
-    if file != source:
-        with suppress(FileNotFoundError, NotADirectoryError, WorkerError), store.open(file):
-            said = f"has a / at its end and {file} is a file: leave out the /"
-    raise WorkerError(f"INPUT {source} {said}")
 
 
 def copy_parts(
@@ -135,7 +100,7 @@ def split(environ: Mapping[str, str]) -> None:
     work, run = open_storage(environ)
 
     check_apart(work, run, source, output)
-    inputs = find_inputs(work, source)
+    inputs = find_inputs(work, source, mode, environ)
     cut = cuts.find_cuts(work, inputs, count)
     plan_id, text = plan.make_plan(source, mode, inputs, cut)
     job = records.job_id(plan_id, made_by)

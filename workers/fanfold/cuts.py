@@ -44,7 +44,7 @@ def line_starts(work: Storage, inputs: Inputs, targets: Sequence[int], most: int
         if index == len(inputs.ends):  # only if the inputs have no byte
             found.extend(group)
             continue
-        name, size, version = json.loads(inputs.lines[index])
+        name, size, version, *_ = json.loads(inputs.lines[index])
         begin = inputs.ends[index] - size
         with work.open(name, version, size) as file:
             for target in group:

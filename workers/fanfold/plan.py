@@ -10,7 +10,7 @@ import json
 import os
 from array import array
 from bisect import bisect_right
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -21,7 +21,21 @@ from fanfold.names import DIGITS, NEWEST_PLAN, PLAN, digest
 from fanfold.parallel import map_in_order
 from fanfold.storage import Segment, Storage
 
-Input = tuple[str, int, str]  # name, size in bytes, version
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class Input(NamedTuple):
+        """A file of the input as split found it."""
+
+        name: str
+        size: int  # in bytes
+        version: str
+        item: object = None  # what a list of inputs says of the file
+        taken: bool = False  # over from an earlier result
+
+else:  # to import typing costs every worker 2 ms
+    Input = namedtuple("Input", "name size version item taken", defaults=(None, False))
 
 FORMAT = 2  # of plan.json and of a record; any other is refused
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON's errors
@@ -46,19 +60,21 @@ class Inputs:
         self.lines: list[bytes] = []
         self.ends = array("Q")
         self.bytes = 0  # of the inputs up to here
+        self.left_out = 0  # lines of an outputs.jsonl whose file has failed
 
     def add(self, item: Input, *, keep: bool = True) -> None:
         """The next one. It counts also if it is not kept."""
-        self.bytes += item[1]
+        self.bytes += item.size
         if keep:
-            self.lines.append(encode(item).encode())
+            used = 5 if item.taken else 4 if item.item is not None else 3
+            self.lines.append(encode([*item[:4], 1][:used]).encode())
             self.ends.append(self.bytes)
 
     def segments(self, at: int, stop: int) -> Iterator[Segment]:
         """The segments between two offsets in all inputs together."""
         index = bisect_right(self.ends, at)
         while at < stop:
-            name, size, version = json.loads(self.lines[index])
+            name, size, version, *_ = json.loads(self.lines[index])
             end = self.ends[index]
             if length := min(stop, end) - at:
                 yield name, version, at - (end - size), length
@@ -164,7 +180,7 @@ class Plan:
         spans = deque((parts[one[0]][0], parts[one[-1]][1]) for one in wanted)
         inputs = Inputs()
         for item in self.inputs():
-            begin, end = inputs.bytes, inputs.bytes + item[1]
+            begin, end = inputs.bytes, inputs.bytes + item.size
             while spans and spans[0][1] <= begin:
                 spans.popleft()
             inputs.add(item, keep=bool(spans) and begin < spans[0][1] and spans[0][0] < end)
@@ -179,9 +195,9 @@ class Plan:
             for line in self._body:
                 if line == _END:
                     break
-                name, size, version = json.loads(line.removeprefix(b","))
-                total += size
-                yield name, size, version
+                item = Input(*json.loads(line.removeprefix(b",")))
+                total += item.size
+                yield item
             if total != self.bytes or [*self._body]:
                 raise ValueError
         except UNREADABLE:
@@ -222,14 +238,14 @@ def check_inputs(work: Storage, plan: Plan, everything: bool) -> int:
         nonlocal new
         found = next(there, "")
         for item in plan.inputs():
-            while found and os.fsencode(found) <= os.fsencode(item[0]):
-                new += found != item[0]
+            while found and os.fsencode(found) <= os.fsencode(item.name):
+                new += found != item.name
                 found = next(there, "")
             yield item
         new += bool(found) + sum(1 for _ in there)
 
     def check(item: Input) -> None:
-        name, _, version = item
+        name, _, version, *_ = item
         found = ""
         with suppress(FileNotFoundError), work.open(name) as file:
             found = file.version
