@@ -150,7 +150,7 @@ def test_a_link(bucket: Volume, fake: FakeOSS) -> None:
     assert [one and one[0] for one in store.versions(["a/1", "a/3"])] == ["a/1", "a/3"]
     with pytest.raises(WorkerError, match="/a/2 is a link"):
         list(store.versions(["a/1", "a/2"]))
-    for pattern in ("**/[13]", "a/3", "*/1"):
+    for pattern in ("[a]/[13]", "a/3", "*/1"):
         assert list(store.names("", Pattern(pattern))) == [
             name for name in ("a/1", "a/3") if Pattern(pattern).matches(name)
         ]
