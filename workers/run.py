@@ -234,7 +234,8 @@ def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
 
 def forget(run_dir: Path, kept: Container[str] = (), outputs: str = "*-output") -> None:
     """Remove what earlier local runs have left: all but the newest few results, and of plans and
-    jobs but these in the folders `outputs`. The folder is locked, so no other run needs them. Other names are the user's."""
+    jobs but these in the folders `outputs`. The folder is locked, so no other run needs them. Other
+    names are the user's."""
     old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
     ids = (
         each for each in run_dir.glob(f"{outputs}/*/") if re.fullmatch("[0-9a-f]{32}", each.name)
