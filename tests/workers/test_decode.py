@@ -161,7 +161,7 @@ def test_damage_is_named(kind: str) -> None:
 @pytest.mark.parametrize("sizes", [[PIECE], [1, 17, 10]])
 def test_bomb(kind: str, sizes: list[int]) -> None:
     """A small file with a large text: in pieces, and in little memory. xz has a window of 8 MiB."""
-    size = 32 << 20
+    size = 24 << 20
     data = COMPRESS[kind](b"a" * size)
     tracemalloc.start()
     try:
@@ -267,11 +267,9 @@ def test_gzip_with_a_name(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def test_large_window() -> None:
     """The memory for a file is bounded: xz -9 has room, a larger window does not."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 65 << 20}]
     assert decoded(lzma.compress(LINE, preset=9)) == LINE
-    assert decoded(lzma.compress(LINE, filters=filters)) == LINE
 
-    filters[0]["dict_size"] = 128 << 20
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 65 << 20}]
     sentence = refusal(lzma.compress(LINE, filters=filters))
     assert "takes more memory than 96 MiB" in sentence
     assert "xz -9" in sentence
