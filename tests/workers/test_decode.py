@@ -221,6 +221,7 @@ def zipped(data: bytes) -> bytes:
         *((kind, compress(LINE)) for kind, compress in COMPRESS.items()),
         ("bzip2", bz2.compress(b"")),
     ],
+    ids=lambda value: value if isinstance(value, str) else len(value),
 )
 def test_what_is_no_text(what: str, data: bytes, size: int) -> None:
     """Refused within each format, and as stored unless it is one of them: before the first byte."""
