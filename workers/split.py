@@ -27,6 +27,7 @@ from fanfold.errors import WorkerError
 from fanfold.inputs import find_inputs
 from fanfold.names import (
     BEGUN,
+    FILE_LINES,
     NEWEST_PLAN,
     PART_COPY,
     PART_OUTPUT,
@@ -104,7 +105,8 @@ def split(environ: Mapping[str, str]) -> None:
     settings.check_files(environ, "PLAN_ID_FILE")
     work, run = open_storage(environ)
 
-    check_apart(work, run, source, output)
+    places = [settings.output_dir(environ), FILE_LINES] if mode == FILES else []
+    check_apart(work, run, source, output, *places)
     inputs = find_inputs(work, source, mode, environ)
     before, taken = None, array("Q")
     if mode == FILES and only_missing:

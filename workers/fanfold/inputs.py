@@ -43,7 +43,7 @@ def find_inputs(store: Storage, source: str, mode: str, environ: Mapping[str, st
     if whole and source.startswith("@"):
         return _find_listed(store, source, environ)
     if whole and is_pattern(source):
-        return _find_matches(store, source)
+        return _find_matches(store, source, environ)
     return _find_named(store, source, looks=0 if whole else formats.MAX_LOOKS)
 
 
@@ -68,9 +68,18 @@ def _find_named(store: Storage, source: str, looks: int) -> Inputs:
     raise WorkerError(f"INPUT {source} {said}")
 
 
-def _find_matches(store: Storage, source: str) -> Inputs:
+def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> Inputs:
     """The files that match a pattern."""
     pattern = Pattern(source)
+    prefix, any_id = settings.run_dir(environ), "0" * names.DIGITS
+    finals = names.RESULT, names.FILE_LINES, names.NEWEST_PLAN, settings.output_name(environ)
+    folders = *names.OUTPUTS, settings.output_dir(environ)
+    for own in (prefix + name for name in (*finals, *(f"{each}{any_id}/" for each in folders))):
+        if pattern.may_hold(own) if own.endswith("/") else pattern.matches(own):
+            raise WorkerError(
+                f"INPUT is {source!r} and the run writes {own}: use another INPUT, OUTPUT or "
+                "RUN_DIR, or a pattern with a folder before its first *"
+            )
     with suppress(NotADirectoryError):
         inputs = _stored(store, source, store.names(pattern.folder, pattern), looks=0)
         if inputs.lines:
