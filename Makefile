@@ -22,7 +22,8 @@ override GPATH :=
 # write $(NAME), which expands a value from the environment. images/build.sh reads its settings from
 # the environment, which has them as they were given: they need no entry here.
 override .settings := PYTHON WORK_DIR INPUT PARTS PARTS_PER_POD KEYWORDS MODE FILES FAN_IN \
-  VERSION DIGESTS CASES QUICK FOLDER COLD MAP MAP_EXIT_OK MAP_SETTINGS PROCESS PROCESS_EXIT_OK REDUCE REDUCE_EXIT_OK
+  VERSION DIGESTS CASES QUICK FOLDER COLD MAP MAP_EXIT_OK MAP_SETTINGS PROCESS PROCESS_EXIT_OK REDUCE REDUCE_EXIT_OK \
+  OUTPUT_DIR OUTPUT_SUFFIX FILES_AT_ONCE TOLERATED_FAILURES
 PARTS ?= 5
 PARTS_PER_POD ?= 1
 KEYWORDS ?= INFO,WARN,ERROR,DEBUG
@@ -46,11 +47,13 @@ help: ## Print this.
 override .oss := $(if $(filter oss://%,$(value WORK_DIR)),.venv/oss)
 
 .PHONY: run
-run: .venv/run $(.oss) ## Count keywords, or run MAP= and REDUCE=: INPUT= PARTS= PARTS_PER_POD= KEYWORDS= MODE=copy|range WORK_DIR=oss://...
+run: .venv/run $(.oss) ## Count keywords, or run MAP= and REDUCE=: INPUT= PARTS= PARTS_PER_POD= KEYWORDS= MODE=copy|range|files WORK_DIR=oss://...
 	.venv/bin/python workers/run.py log-count --work-dir "$$_WORK_DIR" \
 	  --input "$$_INPUT" --parts "$$_PARTS" --parts-per-pod "$$_PARTS_PER_POD" --keywords "$$_KEYWORDS" --mode "$$_MODE" \
 	  --map "$$_MAP" --map-exit-ok "$$_MAP_EXIT_OK" --map-settings "$$_MAP_SETTINGS" \
-	  --reduce "$$_REDUCE" --reduce-exit-ok "$$_REDUCE_EXIT_OK"
+	  --reduce "$$_REDUCE" --reduce-exit-ok "$$_REDUCE_EXIT_OK" \
+	  --output-dir "$$_OUTPUT_DIR" --output-suffix "$$_OUTPUT_SUFFIX" \
+	  --files-at-once "$$_FILES_AT_ONCE" --tolerated-failures "$$_TOLERATED_FAILURES"
 
 .PHONY: aggregate
 aggregate: .venv/run $(.oss) ## Join files level by level, or run PROCESS= and REDUCE=: INPUT=FOLDER/ FILES= FAN_IN= WORK_DIR=oss://...

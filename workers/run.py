@@ -32,7 +32,7 @@ from fanfold.errors import WorkerError
 from fanfold.levels import Levels
 from fanfold.part_ids import parse
 from fanfold.publish import published, results_folder
-from fanfold.settings import MAX_FILES, SUFFIX, output_name, whole_number
+from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_name, whole_number
 from fanfold.settings import keywords as check_keywords
 from fanfold.storage import Storage, check_apart, open_storage
 
@@ -47,6 +47,7 @@ OF_HTTP = (
 TOLD = 64 << 10  # bytes of a worker's stderr that are shown, the last ones
 KEPT_RESULTS = 5  # runs per folder whose results stay
 ENDING = signal.SIGINT, signal.SIGTERM
+COUNTED = {"files": "files", "failed": "failed", "taken": "taken over from an earlier run"}
 SAMPLE = "log-count-sample.txt"  # of a bucket, which may have a log-count-data.txt of its own
 SAMPLE_LINES = 20_000
 MESSAGES = (
@@ -201,14 +202,15 @@ def is_for_bucket(name: str) -> bool:
 
 @contextmanager
 def run_place(
-    folder: Path, name: str, work_dir: str
+    folder: Path, name: str, work_dir: str, root: str = "/"
 ) -> Iterator[tuple[dict[str, str], Storage, Storage]]:
-    """The settings of a run's workers, the storage of its input, and that of what it writes."""
+    """The settings of a run's workers, the storage of its input, and that of what it writes. On
+    this machine `root` is the folder that names are in."""
     with run_folder(folder / name) as run_dir:
         now = time.time_ns()
         settings = {
-            "WORK_DIR": work_dir or "/",
-            "RUN_DIR": name if work_dir else str(run_dir)[1:],
+            "WORK_DIR": work_dir or root,
+            "RUN_DIR": name if work_dir else os.path.relpath(run_dir, root),
             "RUN_ID": f"local-{now}-{names.nonce()}",
             "RUN_STARTED": str(now // 10**9),
             "CLEAN": "true",
@@ -230,23 +232,35 @@ def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
     return ours
 
 
-def forget(run_dir: Path, kept: Container[str] = ()) -> None:
+def forget(run_dir: Path, kept: Container[str] = (), outputs: str = "*-output") -> None:
     """Remove what earlier local runs have left: all but the newest few results, and of plans and
-    jobs but these. The folder is locked, so no other run needs them. Other names are the user's."""
+    jobs but these in the folders `outputs`. The folder is locked, so no other run needs them. Other
+    names are the user's."""
     old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
-    ids = (each for each in run_dir.glob("*-output/*/") if re.fullmatch("[0-9a-f]{32}", each.name))
+    ids = (
+        each for each in run_dir.glob(f"{outputs}/*/") if re.fullmatch("[0-9a-f]{32}", each.name)
+    )
     old += [each for each in ids if each.name not in kept]
     for each in (*old, *run_dir.glob("aggregation-demo/l*/local-*/")):
         shutil.rmtree(each, ignore_errors=True)
 
 
 @main.command()
-@click.option("--input", "source", default="", help="A file, or a folder and a /; else a sample.")
+@click.option(
+    "--input", "source", default="",
+    help="A file, or a folder and a /; in the mode files also a pattern or @LIST; else a sample.",
+)  # fmt: skip
 @click.option("--parts", default="5", show_default=True, help="How many parts.")
 @click.option("--parts-per-pod", default="1", show_default=True, help="How many a worker maps.")
 @click.option("--keywords", default="INFO,WARN,ERROR,DEBUG", show_default=True)
-@click.option("--mode", default="copy", show_default=True, help="copy, or range: store no copies.")
+@click.option(
+    "--mode",
+    default="copy",
+    show_default=True,
+    help="copy; range: store no copies; files: map each file.",
+)
 @takes("MAP_COMMAND", "MAP_EXIT_OK", "MAP_SETTINGS", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
+@takes("OUTPUT_DIR", "OUTPUT_SUFFIX", "FILES_AT_ONCE", "TOLERATED_FAILURES")
 @work_dir_option
 @click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
 def log_count(
@@ -263,10 +277,15 @@ def log_count(
     """Split, map and reduce a log. What an earlier run has counted is not counted again; a program
     runs again, unless MAP_SETTINGS says what it is."""
     where = source or (SAMPLE if work_dir else str(write_sample(folder)))
+    root = "/"
     if not work_dir:
-        where = on_this_machine(where)
+        at = "@" * (mode == FILES and where.startswith("@"))
+        path = where.removeprefix(at)
+        if mode == FILES:
+            root = root_of(Path(path), folder)
+        where = at + on_this_machine(path, root)
     name = f"runs/{named_after(where, work_dir)}"
-    with run_place(folder, name, work_dir) as (settings, work, run):
+    with run_place(folder, name, work_dir, root) as (settings, work, run):
         if given["REDUCE_COMMAND"] and not given["MAP_COMMAND"]:
             raise WorkerError(
                 "REDUCE must come with MAP, got REDUCE alone: set MAP as well, for the count of "
@@ -298,12 +317,19 @@ def log_count(
         totals = json.loads(b"".join(run.stream(results + names.RESULT)))
         summary = json.loads(b"".join(run.stream(results + "summary.json")))
         size = summary["input_bytes"]
-        result = run.path(names.RESULT if totals else output_name(settings))
+        is_reduced = mode != FILES or given["REDUCE_COMMAND"]
+        last = output_name(settings) if is_reduced else names.FILE_LINES
+        result = run.path(names.RESULT if totals else last)
         if not work_dir:
-            forget(folder / name, (summary["plan"], summary["job"]))
+            # Other jobs may have made outputs that this one has taken over.
+            outputs = "[sc]*-output" if mode == FILES else "*-output"
+            forget(folder / name, (summary["plan"], summary["job"]), outputs)
     width = max(map(len, totals), default=0)
     for word, total in totals.items():
         click.echo(f"{word:<{width}}  {total:>15,}")
+    if mode == FILES:
+        counted = (f"{summary[each]} {how}" for each, how in COUNTED.items())
+        click.echo(f"{', '.join(counted)}")
     click.echo(f"{size / 1e6:,.1f} MB in {seconds:.2f} s, {size / 1e6 / seconds:,.0f} MB/s")
     click.echo(f"result: {result}")
 
@@ -356,9 +382,15 @@ def aggregate(
     click.echo(f"result: {result}")
 
 
-def on_this_machine(source: str) -> str:
-    """A file or a folder as a name in WORK_DIR, which is the root."""
-    return str(Path(source).resolve())[1:] + "/" * source.endswith("/")
+def root_of(*paths: Path) -> str:
+    """What lists and the lines of outputs.jsonl name files in: this folder, if it has these."""
+    here = Path.cwd()
+    return str(here) if all(path.resolve().is_relative_to(here) for path in paths) else "/"
+
+
+def on_this_machine(source: str, root: str = "/") -> str:
+    """A file or a folder as a name in `root`, which is WORK_DIR."""
+    return os.path.relpath(Path(source).resolve(), root) + "/" * source.endswith("/")
 
 
 def named_after(where: str, work_dir: str) -> str:

@@ -20,12 +20,14 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 
-from fanfold import cuts, formats, outputs, part_ids, plan, records, settings, worker
+from fanfold import cuts, part_ids, plan, records, settings, worker
 from fanfold.errors import WorkerError
+from fanfold.inputs import find_inputs
 from fanfold.names import (
     BEGUN,
+    FILE_LINES,
     NEWEST_PLAN,
     PART_COPY,
     PART_OUTPUT,
@@ -35,44 +37,8 @@ from fanfold.names import (
     run_name,
 )
 from fanfold.parallel import map_in_order
-from fanfold.plan import Input, Inputs
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
-
-
-def find_inputs(store: Storage, source: str) -> Inputs:
-    """The files that INPUT names, in byte order of their names. Those that begin as no text does
-    are refused; of very many inputs only the maps look at the first bytes."""
-
-    def look(name: str) -> Input:
-        with store.open(name) as file:
-            if 0:
-                formats.refuse_coded(name, file.read(0, formats.SIZE))
-            return Input(name, file.size, file.version)
-
-    inputs, file = Inputs(), source.rstrip("/")
-    try:
-        found = store.names(source) if file != source else iter([source])
-        first = list(islice(found, formats.MAX_LOOKS + 1))
-        for item in map_in_order(look, chain(first, found)):
-            inputs.add(item)
-            if len(inputs.lines) > settings.MAX_INPUTS:
-                raise WorkerError(
-                    f"INPUT {source} has more than {settings.MAX_INPUTS} files: name a folder with "
-                    "fewer, or join small files before"
-                )
-        if inputs.lines:
-            return inputs
-    except NotADirectoryError:
-        pass
-    except FileNotFoundError:
-        if file != source or store.has(source):
-            raise  # it is listed: a retry can help
-    said = "is no file and no folder with files in WORK_DIR: put the input there, or give its name"
-    if file != source:
-        with suppress(FileNotFoundError, NotADirectoryError, WorkerError), store.open(file):
-            said = f"has a / at its end and {file} is a file: leave out the /"
-    raise WorkerError(f"INPUT {source} {said}")
 
 
 def copy_parts(
@@ -139,12 +105,16 @@ def split(environ: Mapping[str, str]) -> None:
     settings.check_files(environ, "PLAN_ID_FILE")
     work, run = open_storage(environ)
 
-    check_apart(work, run, source, output)
-    inputs = find_inputs(work, source)
+    places = [settings.output_dir(environ), FILE_LINES] if mode == FILES else []
+    check_apart(work, run, source, output, *places)
+    inputs = find_inputs(work, source, mode, environ)
     before, taken = None, array("Q")
-    if mode == FILES and only_missing and (before := outputs.find_before(run, of_job)):
-        taken = outputs.find_taken(work, run, inputs, before)
-        inputs.take(taken)
+    if mode == FILES and only_missing:
+        from fanfold import outputs  # whoever takes nothing over need not import it
+
+        if before := outputs.find_before(run, of_job):
+            taken = outputs.find_taken(work, run, inputs, before)
+            inputs.take(taken)
     is_files = mode == FILES
     cut = cuts.find_file_cuts(inputs, count) if is_files else cuts.find_cuts(work, inputs, count)
     plan_id, text = plan.make_plan(source, mode, inputs, cut, before if taken else None)
@@ -170,8 +140,10 @@ def split(environ: Mapping[str, str]) -> None:
         printed = as_json(part_ids.groups(count, per_pod, done, most=0))
     worker.output(printed)
     missing = count - len(done)
-    numbers = {"files": len(inputs.lines), "bytes": inputs.bytes, "parts": count, "missing": missing}
-    worker.log("split", "done", mode=mode, **numbers, plan=plan_id, job=job)
+    numbers = {"files": len(inputs.lines), "bytes": inputs.bytes, "parts": count}
+    if mode == FILES:
+        numbers |= {"taken": len(taken), "left_out": inputs.left_out}
+    worker.log("split", "done", mode=mode, **numbers, missing=missing, plan=plan_id, job=job)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:

@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 from fake import FakeOSS
 from fanfold.errors import WorkerError
+from fanfold.inputs import find_inputs
+from fanfold.patterns import Pattern
 from fanfold.storage.bucket import open_storage
 from fanfold.storage.listing import just_before
 from hypothesis import given, settings
@@ -37,8 +39,9 @@ def sizes(fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]
 
 def fill(fake: FakeOSS, volume: Volume, names: list[str]) -> None:
     """Put small objects there."""
-    made = fake.bucket().put("elsewhere", b"x")
+    some, none = (fake.bucket().put("elsewhere", data) for data in (b"x", b""))
     for name in names:
+        made = some if name.rpartition("/")[2] else none
         fake.bucket().set(f"{volume.root}/{name}", made)
 
 
@@ -147,6 +150,34 @@ def test_a_link(bucket: Volume, fake: FakeOSS) -> None:
     assert [one and one[0] for one in store.versions(["a/1", "a/3"])] == ["a/1", "a/3"]
     with pytest.raises(WorkerError, match="/a/2 is a link"):
         list(store.versions(["a/1", "a/2"]))
+    for pattern in ("[a]/[13]", "a/3", "*/1"):
+        assert list(store.names("", Pattern(pattern))) == [
+            name for name in ("a/1", "a/3") if Pattern(pattern).matches(name)
+        ]
+    for pattern in ("a/*", "**/2", "*/2/x"):
+        with pytest.raises(WorkerError, match="/a/2 is a link"):
+            list(store.names("a/", Pattern(pattern)))
+
+
+def test_inputs_take_no_request_each(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
+    """Those of a folder, a pattern and a list come from listings: of what begins as they do."""
+    fill(fake, bucket, [f"in/{number:04}" for number in range(1500)])
+    fill(fake, bucket, ["", "in/", "in/x/", *(f"on/{number:04}" for number in range(3000))])
+    bucket.write("list", b"".join(b"in/%04d\n" % number for number in range(1500)))
+    for source, count, pages in (
+        ("in/", 1500, 2),
+        ("in/*", 1500, 2),
+        ("in/10*", 100, 1),
+        ("@list", 1500, 2),
+    ):
+        sizes.clear()
+        fake.counters.reset()
+        environ = bucket.environ({})
+        store, _ = open_storage(environ)
+        assert len(find_inputs(store, source, "files", environ).lines) == count
+        asked = {"ListObjectsV2": pages} | ({"GetObject": 1} if source == "@list" else {})
+        assert fake.counters.read()["requests"] == asked
+        assert store.seen == {}
 
 
 @given(WORDS)

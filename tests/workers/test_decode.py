@@ -161,7 +161,7 @@ def test_damage_is_named(kind: str) -> None:
 @pytest.mark.parametrize("sizes", [[PIECE], [1, 17, 10]])
 def test_bomb(kind: str, sizes: list[int]) -> None:
     """A small file with a large text: in pieces, and in little memory. xz has a window of 8 MiB."""
-    size = 32 << 20
+    size = 24 << 20
     data = COMPRESS[kind](b"a" * size)
     tracemalloc.start()
     try:
@@ -221,6 +221,7 @@ def zipped(data: bytes) -> bytes:
         *((kind, compress(LINE)) for kind, compress in COMPRESS.items()),
         ("bzip2", bz2.compress(b"")),
     ],
+    ids=lambda value: value if isinstance(value, str) else len(value),
 )
 def test_what_is_no_text(what: str, data: bytes, size: int) -> None:
     """Refused within each format, and as stored unless it is one of them: before the first byte."""
@@ -267,11 +268,9 @@ def test_gzip_with_a_name(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def test_large_window() -> None:
     """The memory for a file is bounded: xz -9 has room, a larger window does not."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 65 << 20}]
     assert decoded(lzma.compress(LINE, preset=9)) == LINE
-    assert decoded(lzma.compress(LINE, filters=filters)) == LINE
 
-    filters[0]["dict_size"] = 128 << 20
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 65 << 20}]
     sentence = refusal(lzma.compress(LINE, filters=filters))
     assert "takes more memory than 96 MiB" in sentence
     assert "xz -9" in sentence

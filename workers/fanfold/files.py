@@ -31,6 +31,26 @@ if TYPE_CHECKING:
 Line = dict[str, "Any"]
 
 
+def begin_line(file: Input) -> Line:
+    """The line of a file that has no output yet."""
+    return {
+        "name": file.name,
+        "item": file.item,
+        "version": file.version,
+        "bytes": file.size,
+        "text_bytes": None,
+        "output": None,
+        "output_bytes": 0,
+        "output_version": "",
+        "digest": "",
+        "counts": {},
+        "exit": 0,
+        "said": "",
+        "tries": 0,
+        "seconds": 0.0,
+    }
+
+
 class FileError(Exception):
     """A file could not be mapped, with this exit code."""
 
@@ -68,7 +88,7 @@ class Files:
         for line in self.lines(part, todo()):
             write(encode(line).encode() + b"\n")
             told["failed"] += line["exit"] != 0
-            told["text_bytes"] += line.get("text_bytes") or 0
+            told["text_bytes"] += line["text_bytes"] or 0
         return told
 
     def lines(self, part: str, files: Iterable[Input]) -> Iterator[Line]:
@@ -94,8 +114,7 @@ class Files:
         """Map a file and publish its output; what became of it. An error of the storage is raised:
         it is none of the file."""
         start, tries = time.monotonic(), 0
-        line: Line = {"name": file.name, "version": file.version, "bytes": file.size}
-        line |= {} if file.item is None else {"item": file.item}
+        line = begin_line(file)
         while True:
             tries += 1
             try:
@@ -126,9 +145,8 @@ class Files:
                 if part.broken or isinstance(error, (RetryError, CommandError)):
                     raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
                 raise FileError(*worker.judge(error)) from error
-        line: Line = {"exit": 0, "text_bytes": part.text_bytes}
-        line |= {"counts": counts} if counts else {}
-        return line | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
+        told = {"text_bytes": part.text_bytes, "counts": counts}
+        return told | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
 
     def told(self, made: Segment, digest: str) -> Line:
         """What a line says of an output. Its name is in WORK_DIR, as those of inputs are."""

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 from fanfold import command, fold_levels, names, outputs, publish, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
+from fanfold.inputs import check_inputs
 from fanfold.names import FILE_LINES, digest
-from fanfold.plan import Plan, check_inputs, encode, open_plan
+from fanfold.plan import Plan, encode, open_plan
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
 from fanfold.streams import Combine, Stream, combine, reduce, yields
@@ -98,7 +99,7 @@ class Fold:
         # In the mode copy the copies are the inputs, unless the plan is not given: then an older
         # one may have taken the place of the newest.
         everything = plan.mode != "copy" or not self.environ.get("PLAN_ID")
-        new = check_inputs(self.work, plan, everything)
+        new = check_inputs(self.work, plan, everything=everything)
         worker.log("merge", "proven", parts=self.count, new=new)
 
     def prove_text(self) -> list[Segment]:
@@ -122,7 +123,7 @@ class Fold:
         with self.run.writer(self.folder + FILE_LINES) as out:
             out.write(b"")
             for line in whole.lines(self.records()):
-                add(self.totals, line.get("counts", {}), str(line["name"]))
+                add(self.totals, line["counts"], str(line["name"]))
                 out.write(encode(line).encode() + b"\n")
             # What a pod that died for good has left undone has failed, if that is tolerated.
             lost = {"missing"} if most and self.status in FAILED else set()

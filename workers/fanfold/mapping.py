@@ -9,7 +9,6 @@ from itertools import accumulate, islice
 
 from fanfold import names, part_ids, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
-from fanfold.files import Files
 from fanfold.parts import Map, Part
 from fanfold.plan import open_plan
 from fanfold.settings import FILES
@@ -79,6 +78,8 @@ def run_map(
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
             if plan.mode == FILES:
                 first = starts[number]
+                from fanfold.files import Files
+
                 files = Files(
                     function, job, plan.num_parts, (inputs, run), environ,
                     name=name, at_once=at_once, reads=reads,

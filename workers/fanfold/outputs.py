@@ -13,15 +13,17 @@ from itertools import islice, pairwise
 
 from fanfold import publish, records
 from fanfold.errors import OldViewError, WorkerError
-from fanfold.files import Line
-from fanfold.names import FILE_LINES, digest
+from fanfold.files import Line, begin_line
+from fanfold.inputs import is_output
+from fanfold.names import FILE_LINES
 from fanfold.plan import UNREADABLE, Input, Inputs, Plan, lines
 from fanfold.storage import Segment, Storage, Writer
 from fanfold.streams import Stream
 
 SHOWN = 20  # names in an error
 MOST_STREAMS = 10_000  # outputs that the last step takes each by itself
-BATCH = 1000  # outputs that are looked up together
+LOST = -1  # in the place of an exit code
+BATCH = 4000  # outputs that are looked up together
 
 
 def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
@@ -35,26 +37,15 @@ def is_of(line: Line, file: Input) -> bool:
     return (line["name"], line["version"], line.get("item")) == (file.name, file.version, file.item)
 
 
-def is_there(work: Storage, line: Line, found: tuple[str, int, str] | None) -> bool:
-    """Whether the output of a line is what `found` tells of the file that has its name now. A pod
-    that ran twice may have put the same bytes there again: then the line gets their version."""
-    if not found or found[1] != line["output_bytes"]:
-        return False
-    name, size, version = found
-    if version != line["output_version"]:
-        with work.open(name, version) as file:
-            if digest(file.pieces(0, size)) != line["digest"]:
-                return False
-        line["output_version"] = version
-    return True
-
-
 def with_outputs(work: Storage, found: Iterator[Line]) -> Iterator[tuple[Line, bool]]:
     """Each line, and whether the output that it names, if it names one, is there."""
     while batch := list(islice(found, BATCH)):
-        named = work.versions(line["output"] for line in batch if line.get("output"))
+        there = work.versions(line["output"] for line in batch if line["output"])
         for line in batch:
-            yield line, not line.get("output") or is_there(work, line, next(named))
+            now = next(there) if line["output"] else None
+            if now and is_output(work, line, now):
+                line["output_version"] = now[2]
+            yield line, not line["output"] or line["output_version"] == (now and now[2])
 
 
 class Whole:
@@ -78,11 +69,11 @@ class Whole:
                     "true"
                 )
             self.files += 1
-            self.output_bytes += line.get("output_bytes") or 0
+            self.output_bytes += line["output_bytes"]
             if line["exit"] != 0:
                 self.failed += 1
                 if len(self.first) < SHOWN:
-                    self.first.append(f"{line['name']:.200} (exit code {line['exit']})")
+                    self.first.append(f"{line['name']:.200} ({shown(line['exit'])})")
             yield line
 
     def _lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
@@ -109,7 +100,7 @@ class Whole:
 
         def outputs() -> Iterator[Segment]:
             for line in read_lines(self.run, [self.made]):
-                if name := line.get("output"):
+                if name := line["output"]:
                     yield name, line["output_version"], 0, line["output_bytes"]
 
         if not is_each:
@@ -133,6 +124,11 @@ class Whole:
         )
 
 
+def shown(code: int) -> str:
+    """An exit code for an error."""
+    return "no pod has mapped it" if code == LOST else f"exit code {code}"
+
+
 def find(file: Input, found: Iterable[Line], where: str) -> Line:
     """The line of a file among lines that are in order."""
     with suppress(*UNREADABLE):
@@ -144,9 +140,8 @@ def find(file: Input, found: Iterable[Line], where: str) -> Line:
 
 def lost(file: Input, part: str) -> Line:
     """The line of a file that no pod has mapped."""
-    line: Line = {"name": file.name, "version": file.version, "bytes": file.size}
-    line |= {} if file.item is None else {"item": file.item}
-    return {**line, "exit": None, "said": f"no pod has mapped part {part} to its end", "tries": 0}
+    said = f"no pod has mapped part {part} to its end"
+    return {**begin_line(file), "exit": LOST, "said": said}
 
 
 def settings_id(made_by: Mapping[str, object]) -> str:

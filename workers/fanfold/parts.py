@@ -10,7 +10,6 @@ from functools import partial
 from fanfold import names
 from fanfold.decode import decode, is_compressed
 from fanfold.errors import RetryError, WorkerError
-from fanfold.formats import SIZE
 from fanfold.plan import Input, Inputs, Plan
 from fanfold.storage import Storage, Writer
 from fanfold.storage.folder import File

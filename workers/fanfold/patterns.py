@@ -1,8 +1,8 @@
 """Patterns of names, such as `logs/*/2026-11-*.gz` or `logs/**/*.gz`.
 
-`*` `?` `[a-z]` and `[!a-z]` stand for bytes of one step of a name, never for a `/`; also in names
-that begin with a dot. `**` as a step stands for any number of folders, also none; as the last step
-for every file below. `[*]` is a `*` itself. In a bucket `?` stands for a character.
+`*` `?` `[a-z]` and `[!a-z]` stand for characters of one step of a name, never for a `/`; also in
+names that begin with a dot. `**` as a step stands for any number of folders, also none; as the last
+step for every file below. `[*]` is a `*` itself.
 """
 
 from __future__ import annotations

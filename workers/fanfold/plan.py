@@ -7,18 +7,15 @@ and the cuts. cuts.py decides where the cuts are.
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from bisect import bisect_right
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 
 from fanfold import part_ids
-from fanfold.errors import ChangedError, OldViewError, WorkerError
+from fanfold.errors import OldViewError, WorkerError
 from fanfold.names import DIGITS, NEWEST_PLAN, PLAN, digest
-from fanfold.parallel import map_in_order
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage
 
@@ -27,18 +24,17 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Input(NamedTuple):
-        """A file, its size in bytes and its version; in the mode files its entry in a list of
-        items, too, and whether an earlier result has made its output."""
+        """A file of the input as split found it."""
 
         name: str
-        size: int
+        size: int  # in bytes
         version: str
-        item: object = None
-        taken: bool = False
-else:  # to import typing costs every worker 2 ms
-    from collections import namedtuple
+        item: object = None  # what a list of inputs says of the file
+        taken: bool = False  # over from an earlier result
 
+else:  # to import typing costs every worker 2 ms
     Input = namedtuple("Input", "name size version item taken", defaults=(None, False))
+
 FORMAT = 2  # of plan.json and of a record; any other is refused
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON's errors
 
@@ -62,13 +58,14 @@ class Inputs:
         self.lines: list[bytes] = []
         self.ends = array("Q")
         self.bytes = 0  # of the inputs up to here
+        self.left_out = 0  # lines of an outputs.jsonl whose file has failed
 
     def add(self, item: Input, *, keep: bool = True) -> None:
         """The next one. It counts also if it is not kept."""
         self.bytes += item.size
         if keep:
-            fields = item[:3] if item.item is None else item[:4]
-            self.lines.append(encode([*item[:4], 1] if item.taken else fields).encode())
+            used = 5 if item.taken else 4 if item.item is not None else 3
+            self.lines.append(encode([*item[:4], 1][:used]).encode())
             self.ends.append(self.bytes)
 
     def files(self, first: int, stop: int) -> Iterator[Input]:
@@ -247,36 +244,3 @@ class Plan:
 
     def _corrupt(self) -> WorkerError:
         return OldViewError(f"{self.name} is not a plan that split.py wrote: run split.py again")
-
-
-def check_inputs(work: Storage, plan: Plan, everything: bool) -> int:
-    """Check that the inputs still are those of the plan; return how many have come since. Without
-    `everything` only the plan itself is proven."""
-    there: Iterator[str] = iter(())
-    new = 0
-    if everything and plan.source.endswith("/"):
-        there = work.names(plan.source)
-
-    def listed() -> Iterator[Input]:
-        """Every input, once the listing is past it: in a bucket that tells its version. Both are in
-        byte order."""
-        nonlocal new
-        found = next(there, "")
-        for item in plan.inputs():
-            while found and os.fsencode(found) <= os.fsencode(item.name):
-                new += found != item.name
-                found = next(there, "")
-            yield item
-        new += bool(found) + sum(1 for _ in there)
-
-    def check(item: Input) -> None:
-        found = ""
-        with suppress(FileNotFoundError), work.open(item.name) as file:
-            found = file.version
-        if found != item.version:
-            raise ChangedError(item.name, f"version {item.version}", found or "no file")
-
-    # The last input proves the plan.
-    for _ in map_in_order(check, listed(), batch=8) if everything else plan.inputs():
-        pass
-    return new

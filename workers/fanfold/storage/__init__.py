@@ -118,13 +118,13 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Storage, Storage]:
     return folder.open_storage(root, environ)
 
 
-def check_apart(work: Storage, run: Storage, source: str, output: str) -> None:
+def check_apart(work: Storage, run: Storage, source: str, output: str, *more: str) -> None:
     """Refuse an INPUT that the run's own files would replace, or would be read as. Links count as
     what they lead to; final names are not looked for, since they may not be there yet."""
     name = work.real(source.rstrip("/"))
     place, _, base = output.rpartition("/")
     final = f"{run.real(place).rstrip('/')}/{base}"
-    for own in (*(f"{run.real('').rstrip('/')}/{each}" for each in (*OUTPUTS, RESULT)), final):
+    for own in (*(f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT)), final):
         inside = f"{name}/".startswith(own.rstrip("/") + "/")
         if inside or (source.endswith("/") and own.startswith(f"{name}/")):
             raise WorkerError(

@@ -47,7 +47,7 @@ class Listing:
         """The files below a folder that are wanted, by name."""
         for found in self.below(wanted.begin if wanted else folder):
             name = found.key.removeprefix(self.root)
-            if is_of_interest(name.removesuffix("/"), wanted):
+            if name and is_of_interest(name.removesuffix("/"), wanted):
                 self.refuse_link(name, found)
                 # A mount stores its folders as objects whose names end with /.
                 if not name.endswith("/") and (not wanted or wanted.matches(name)):
