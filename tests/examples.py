@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import subprocess
@@ -81,3 +82,52 @@ def pixels(picture: bytes) -> bytes:
     """The pixels of a picture, as ImageMagick reads them."""
     command = ["convert", "png:-", "-depth", "8", "ppm:-"]
     return subprocess.run(command, input=picture, capture_output=True, check=True).stdout
+
+
+def compressed_logs() -> dict[str, bytes]:
+    """40 logs by name, each of two members, as a logger writes them that is started again."""
+    lines = log_lines()
+
+    def packed(number: int) -> bytes:
+        halves = lines[number::80], lines[number + 40 :: 80]
+        return b"".join(gzip.compress(b"".join(half), mtime=0) for half in halves)
+
+    return {f"2026-01-{number:02}.log.gz": packed(number) for number in range(40)}
+
+
+DAMAGED = {"017.png": b"", "099.png": b"no picture", "180.png": png([bytes([1] * 48)] * 32)[:-40]}
+
+
+def photos() -> dict[str, bytes]:
+    """200 pictures by name, each of one shade of grey, its number."""
+    return {f"{number:03}.png": png([bytes([number] * 48)] * 32) for number in range(200)}
+
+
+def is_thumbnail(number: int, picture: bytes) -> bool:
+    """Whether this is the thumbnail of a photo."""
+    return pixels(picture) == b"P6\n16 11\n255\n" + bytes([number] * 3 * 16 * 11)
+
+
+BROKEN = {"20.json": b"", "60.json": b'{"speed": 9}', "61.json": b"no scenario"}
+
+
+def scenarios() -> dict[str, bytes]:
+    """100 scenarios by name, three of which are none."""
+
+    def made(number: int) -> bytes:
+        scenario = {"speed": 10 + number % 25, "gap": 50, "reaction": 1, "brakes": 6 + number % 3}
+        return json.dumps(scenario).encode()
+
+    return {f"{number:02}.json": made(number) for number in range(100)} | BROKEN
+
+
+def model_of_scenarios() -> dict[str, int]:
+    """What scenarios.yaml makes of these: the way to stop is a formula."""
+    given = [json.loads(text) for name, text in scenarios().items() if name not in BROKEN]
+    left = [
+        one["gap"] - one["speed"] * one["reaction"] - one["speed"] ** 2 / 2 / one["brakes"]
+        for one in given
+    ]
+    assert min(map(abs, left)) > 0.1  # metres: more than a step of the simulation
+    passed = sum(each > 0 for each in left)
+    return {"passed": passed, "failed": len(left) - passed}

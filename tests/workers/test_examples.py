@@ -3,16 +3,35 @@ tests/e2e/test_programs.py runs them on the cluster."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from examples import RUNS, SEEDS, log_lines, model_of_filter, model_of_simulations, pixels, tiles
+from examples import (
+    BROKEN,
+    DAMAGED,
+    RUNS,
+    SEEDS,
+    compressed_logs,
+    is_thumbnail,
+    log_lines,
+    model_of_filter,
+    model_of_scenarios,
+    model_of_simulations,
+    photos,
+    pixels,
+    scenarios,
+    tiles,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 # The options of the local run by the parameters of the templates.
@@ -25,11 +44,17 @@ OPTIONS = {
     "files": "files",
     "processCommand": "process",
     "reduceCommand": "reduce",
+    "splitMode": "mode",
+    "outputDir": "output-dir",
+    "outputSuffix": "output-suffix",
+    "filesAtOnce": "files-at-once",
+    "toleratedFailures": "tolerated-failures",
 }
-LEFT_OUT = {"input", "output", "fileSuffix"}  # the first is another; the local run has its own
+# The first is another; the local run has its own of the others.
+LEFT_OUT = {"input", "output", "fileSuffix", "onlyMissing"}
 
 
-def run_here(example: str, source: Path, folder: Path, **more: str) -> tuple[int, str]:
+def run_here(example: str, source: Path | str, folder: Path, **more: str) -> tuple[int, str]:
     """Run an example on this machine; the exit code and what it said."""
     run = yaml.safe_load((RUNS / f"{example}.yaml").read_text())["spec"]
     given = {each["name"]: each["value"] for each in run["arguments"]["parameters"]} | more
@@ -55,6 +80,27 @@ def result(folder: Path, name: str) -> bytes:
     """The one result of a run."""
     (path,) = folder.glob(f"*/*/{name}")
     return path.read_bytes()
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A folder with these files."""
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The lines of outputs.jsonl, by the base names of their files."""
+    lines = map(json.loads, result(folder, "outputs.jsonl").splitlines())
+    return {os.path.basename(line["name"]): line for line in lines}
+
+
+def need_convert() -> str:
+    """Where ImageMagick is."""
+    if not (found := shutil.which("convert")):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no ImageMagick")
+    return found
 
 
 def test_filter(tmp_path: Path) -> None:
@@ -84,8 +130,7 @@ def test_sort(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fan_in", ["8", "4"])
 def test_pictures(tmp_path: Path, fan_in: str) -> None:
     """64 tiles make one picture, pixel by pixel; with a smaller fan-in it is another one."""
-    if not shutil.which("convert"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no ImageMagick")
+    need_convert()
     (tmp_path / "files").mkdir()
     for number, tile in enumerate(tiles()):
         (tmp_path / f"files/{number}.png").write_bytes(tile)
@@ -113,3 +158,66 @@ def test_simulations(tmp_path: Path) -> None:
     assert "no luck with seed" in said[0]
     assert code == 0, said[-1]
     assert result(tmp_path / "runs", "result.out") == model_of_simulations()
+
+
+def test_compressed_logs(tmp_path: Path) -> None:
+    """The counts of 40 compressed logs are those that zgrep finds."""
+    logs = write(tmp_path / "logs", compressed_logs())
+
+    code, said = run_here("compressed-logs", logs / "*.gz", tmp_path / "runs")
+
+    assert code == 0, said
+    counts = json.loads(result(tmp_path / "runs", "result.json"))
+    assert set(counts) == {"INFO", "WARN", "ERROR", "DEBUG"}
+    for word, count in counts.items():
+        files = " ".join(shlex.quote(str(path)) for path in logs.iterdir())
+        command = f"zgrep -h -o {word} {files} | wc -l"
+        assert count == int(subprocess.check_output(command, shell=True))  # noqa: S602 - a pipe
+    assert count > 0
+
+
+def test_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three damaged photos are tolerated and named. Once they are repaired, the program runs three
+    times and no more, and all 200 thumbnails are there."""
+    calls = tmp_path / "calls"
+    counted = write(tmp_path / "bin", {"convert": b""}) / "convert"
+    counted.write_text(f'#!/bin/sh\necho "$1" >> {calls}\nexec {need_convert()} "$@"\n')
+    counted.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    source = write(tmp_path / "photos", photos() | DAMAGED)
+    thumbnails = tmp_path / "runs"
+
+    code, said = run_here("thumbnails", source / "*.png", thumbnails)
+
+    assert code == 0, said
+    assert f"200 files, {len(DAMAGED)} failed" in said
+    found = outputs(thumbnails)
+    assert {name for name, line in found.items() if line["exit"] != 0} == set(DAMAGED)
+    assert all("convert: i" in found[name]["said"] for name in DAMAGED)
+    assert len(calls.read_text().split()) == 197 + 3 * len(DAMAGED)
+
+    calls.unlink()
+    write(source, {name: photos()[name] for name in DAMAGED})
+    code, said = run_here("thumbnails", source / "*.png", thumbnails)
+
+    assert code == 0, said
+    assert sorted(calls.read_text().split()) == [str(source / name) for name in sorted(DAMAGED)]
+    found = outputs(thumbnails)
+    assert list(found) == list(photos())
+    for number in (0, 17, 99, 180, 199):
+        assert is_thumbnail(number, Path("/", found[f"{number:03}.png"]["output"]).read_bytes())
+
+
+def test_scenarios(tmp_path: Path) -> None:
+    """The scenarios that passed and failed are added up; those that are none are named."""
+    source = write(tmp_path / "scenarios", scenarios())
+
+    code, said = run_here("scenarios", f"{source}/", tmp_path / "runs")
+
+    assert code == 0, said
+    assert json.loads(result(tmp_path / "runs", "result.out")) == model_of_scenarios()
+    failed = {name: line for name, line in outputs(tmp_path / "runs").items() if line["exit"] != 0}
+    assert set(failed) == set(BROKEN)
+    for line in failed.values():
+        assert (line["exit"], line["tries"]) == (2, 1)
+        assert "this is no scenario" in line["said"]
