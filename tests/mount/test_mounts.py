@@ -3,12 +3,15 @@ fills up or is replaced, and with the caches of the mounts as they come."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -99,6 +102,30 @@ def test_programs(nodes: Nodes, run_dir: str, program: str, parts: int) -> None:
     assert run.output() == sample(1)
     assert run.aggregate(3) == b"".join(piece + b"\n" for piece in pieces(1))
     assert set(run.codes) == {0}
+
+
+@CACHES
+def test_files(nodes: Nodes, run_dir: str) -> None:
+    """Compressed files, each mapped by itself by a program: what one node has made, the other
+    finds. After a change on another node exactly the changed file is mapped again."""
+    folder = f"{run_dir}/in/"
+    run = Run(nodes, run_dir, SPLIT_MODE="files", INPUT=folder, MAP_COMMAND="cat")
+    run.settings |= {"OUTPUT_SUFFIX": ".txt", "REDUCE_COMMAND": "cat"}
+    texts = {f"{folder}{number}.gz": sample(number, 400) for number in range(6)}
+    for changed in list(texts), [f"{folder}3.gz"]:
+        nodes[1].put({name: gzip.compress(texts[name]) for name in changed})
+        for part_id in run.step("split", ONLY_MISSING="true").part_ids:
+            run.step("map", PART_ID=part_id)
+        run.step("merge")
+        assert run.output() == b"".join(texts.values())
+        found = run.bucket.get(f"{run_dir}/outputs.jsonl")
+        lines = [json.loads(line) for line in found.splitlines()]
+        assert [line["name"] for line in lines] == list(texts)
+        jobs = Counter(line["output"].removeprefix(run_dir).split("/")[2] for line in lines)
+        assert jobs.most_common()[-1][1] == len(changed)
+        assert set(run.codes) == {0}
+        texts[f"{folder}3.gz"] = sample(7, 400)
+        run.begin()
 
 
 @CACHES
