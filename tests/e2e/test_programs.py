@@ -3,20 +3,37 @@ steps of another Workflow. tests/workers/test_examples.py has the same examples 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from examples import RUNS, SEEDS, model_of_filter, model_of_simulations, pixels, tiles
+from examples import (
+    BROKEN,
+    DAMAGED,
+    RUNS,
+    SEEDS,
+    compressed_logs,
+    is_thumbnail,
+    model_of_filter,
+    model_of_scenarios,
+    model_of_simulations,
+    photos,
+    pixels,
+    scenarios,
+    tiles,
+)
 from scenario import (
     NAMESPACE,
     ROOT,
@@ -34,6 +51,7 @@ from scenario import (
     results_folder,
     tool,
 )
+from scenario import submit as submit_template
 
 pytestmark = pytest.mark.e2e
 
@@ -90,7 +108,11 @@ def test_filter(volume: Volume, log: bytes, checkout: Path) -> None:
     assert volume.get("e2e/filter/errors.jsonl") == model_of_filter(log)
     own = f"e2e/filter/results/{results_folder(found)}"
     assert volume.get(f"{own}/errors.jsonl") == model_of_filter(log)
-    assert outputs_of(found) == {"result": "{}", "resultPath": f"/mnt/vol/{own}/result.json"}
+    assert outputs_of(found) == {
+        "result": "{}",
+        "resultPath": f"/mnt/vol/{own}/result.json",
+        "summary": volume.get(f"{own}/summary.json").decode().strip(),
+    }
 
 
 @pytest.mark.each_argo
@@ -185,6 +207,101 @@ def test_simulations(volume: Volume, checkout: Path) -> None:
     assert len(volume.files("e2e/simulations/map-output")) == 100
 
 
+def test_compressed_logs(volume: Volume, checkout: Path) -> None:
+    """40 compressed logs in 8 parts and 2 pods."""
+    apply(checkout, "compressed-logs")
+    logs = compressed_logs()
+    put_files(volume, "compressed-logs", logs)
+
+    found = submit("compressed-logs").succeed()
+
+    text = b"".join(map(gzip.decompress, logs.values()))
+    assert volume.own_result(found, "e2e/compressed-logs") == model(text, WORDS)
+    assert pods_of(found) == {"split": 1, "map": 2, "reduce": 1}
+    assert summary_of(found)["files"] == 40
+
+
+def test_thumbnails(volume: Volume, checkout: Path) -> None:
+    """Of 200 photos three are damaged: the run succeeds, says how many, and names them. After their
+    repair the same run makes these three thumbnails alone."""
+    apply(checkout, "thumbnails", image="pictures")
+    put_files(volume, "photos", photos() | DAMAGED)
+    volume.run("import shutil; shutil.rmtree('e2e/thumbnails', ignore_errors=True)")
+
+    found = submit("thumbnails").succeed()
+
+    assert pods_of(found) == {"split": 1, "map": 2, "reduce": 1}
+    told = summary_of(found)
+    assert (told["files"], told["failed"], told["taken"]) == (200, 3, 0)
+    assert failed(lines_of(volume, "e2e/thumbnails")) == set(DAMAGED)
+
+    for name in DAMAGED:
+        volume.put(f"photos/{name}", photos()[name])
+    found = submit("thumbnails").succeed()
+
+    told = summary_of(found)
+    assert (told["files"], told["failed"], told["taken"]) == (200, 0, 197)
+    lines = lines_of(volume, "e2e/thumbnails")
+    assert list(lines) == list(photos())
+    assert not failed(lines)
+    made = volume.files(f"e2e/thumbnails/thumbnails/{told['job']}")
+    assert made == [f"photos/{name}.png" for name in sorted(DAMAGED)]
+    for number in (16, 17):
+        assert is_thumbnail(number, volume.get(lines[f"{number:03}.png"]["output"]))
+
+
+def test_scenarios(volume: Volume, checkout: Path) -> None:
+    """Scenarios that passed and failed are added up; those that are none are named. A map pod is
+    deleted by force."""
+    apply(checkout, "scenarios", image="simulations")
+    put_files(volume, "scenarios", scenarios())
+    run = submit("scenarios")
+    kill(run, ".map", {"Pending", "Running"})
+
+    found = run.succeed()
+
+    assert json.loads(volume.get("e2e/scenarios/scenarios.json")) == model_of_scenarios()
+    assert summary_of(found)["failed"] == len(BROKEN)
+    assert failed(lines_of(volume, "e2e/scenarios")) == set(BROKEN)
+
+
+@pytest.mark.each_argo
+def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
+    """A program kills the worker, and no other pod takes its place: the last step runs and counts
+    the files of that part as failed. With fewer tolerated the run fails and names the part."""
+    patch = (
+        "- {op: test, path: /spec/templates/2/name, value: map}\n"
+        '- {op: replace, path: /spec/templates/2/retryStrategy/limit, value: "0"}'
+    )
+    target = {"kind": "WorkflowTemplate", "name": "map-reduce"}
+    apply(checkout, "lost-pod", patches=[{"target": target, "patch": patch}])
+    put_files(volume, "lost-pod", {"0": b"die", "1": b"a", "2": b"b", "3": b"c"})
+    program = "import os, sys; sys.stdin.read() == 'die' and os.kill(os.getppid(), 9)"
+
+    def start(most: str) -> Run:
+        parameters = {
+            "input": "lost-pod/",
+            "numParts": "2",
+            "splitMode": "files",
+            "mapCommand": f'python3 -c "{program}"',
+            "toleratedFailures": most,
+            "runDir": f"e2e/lost-pod-{most}",
+        }
+        return submit_template("lost-pod-map-reduce", **parameters)
+
+    some, fewer = start("1"), start("0")
+    found = some.succeed()
+
+    lines = lines_of(volume, "e2e/lost-pod-1")
+    assert pods_of(found) == {"split": 1, "map": 2, "reduce": 1}
+    assert summary_of(found)["failed"] == 1
+    assert failed(lines) == {"0"}
+    assert lines["0"]["said"] == "no pod has mapped part 0 to its end"
+    fewer.fail()
+    said = " ".join(argo("get", fewer.name, "--no-color").split())
+    assert "1 missing (0)" in said
+
+
 @pytest.mark.each_argo
 def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
     """Two runs as the steps of another Workflow, which Hera has made and kubectl has submitted. The
@@ -211,7 +328,7 @@ def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
     first, second = (get(f"workflow/{run.name}-{name}") for name in ("totals", "errors"))
     assert json.loads(outputs["result"]) == model(log, WORDS)
     assert volume.own_result(first, "e2e/steps") == model(log, WORDS)
-    assert outputs["resultPath"] == outputs_of(first)["resultPath"]
+    assert outputs == outputs_of(first)
     assert [each["metadata"]["ownerReferences"][0]["name"] for each in (first, second)] == [
         run.name
     ] * 2
@@ -220,8 +337,31 @@ def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
     assert pods_of(broken.fail()) == {"run": 1}
 
 
+def summary_of(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The summary that a workflow has as its output."""
+    found: dict[str, Any] = json.loads(outputs_of(workflow)["summary"])
+    return found
+
+
+def lines_of(volume: Volume, run_dir: str) -> dict[str, dict[str, Any]]:
+    """The lines of outputs.jsonl, by the base names of their files."""
+    lines = map(json.loads, volume.get(f"{run_dir}/outputs.jsonl").splitlines())
+    return {os.path.basename(line["name"]): line for line in lines}
+
+
+def failed(lines: Mapping[str, dict[str, Any]]) -> set[str]:
+    """The files that have failed."""
+    return {name for name, line in lines.items() if line["exit"] != 0}
+
+
 def put_level_1(volume: Volume, run_dir: str, suffix: str, files: list[bytes]) -> None:
-    """Write the files of level 1, all at once, in the place of others."""
+    """Write the files of level 1, in the place of others."""
+    named = {f"{number}{suffix}": content for number, content in enumerate(files)}
+    put_files(volume, f"{run_dir}/aggregation-demo/l1", named)
+
+
+def put_files(volume: Volume, folder: str, files: Mapping[str, bytes]) -> None:
+    """Write the files of a folder, all at once, in the place of others."""
     script = (
         "import io, shutil, tarfile\n"
         "shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
@@ -230,8 +370,8 @@ def put_level_1(volume: Volume, run_dir: str, suffix: str, files: list[bytes]) -
     )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for number, content in enumerate(files):
-            member = tarfile.TarInfo(f"{number}{suffix}")
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    volume.run(script, f"{run_dir}/aggregation-demo/l1", stdin=buffer.getvalue())
+    volume.run(script, folder, stdin=buffer.getvalue())
