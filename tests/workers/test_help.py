@@ -16,7 +16,7 @@ Settings = dict[str, str]  # by name the default, which may be empty
 
 # Arguments and settings of runs that read all that the worker reads; the last one of each fails.
 RUNS: dict[str, list[tuple[list[str], dict[str, object]]]] = {
-    "split": [([], {}), ([], {"NUM_PARTS": 0})],
+    "split": [([], {"SPLIT_MODE": "files"}), ([], {}), ([], {"NUM_PARTS": 0})],
     "count": [([], {"PART_ID": 0}), ([], {})],
     "map": [([], {"PART_ID": 0, "MAP_COMMAND": "cat"}), ([], {})],
     "process": [(["0", "1"], {"PROCESS_COMMAND": "cat"}), (["0", "1"], {}), ([], {})],
@@ -82,8 +82,8 @@ def test_the_settings_are_those_that_are_read(volume: Volume, worker: str) -> No
     for number in range(2):
         volume.write(LEVEL_1.format(number), b"A")
     if worker != "split":
-        volume.log_count()
-        volume.split(MAP_COMMAND="cat")
+        volume.log_count(SPLIT_MODE="files")
+        volume.split(MAP_COMMAND="cat", SPLIT_MODE="files")
         volume.aggregate(2)
     read: Settings = {}
     codes = []
