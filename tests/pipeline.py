@@ -67,6 +67,13 @@ def model(files: Iterable[bytes], keywords: Iterable[str] = KEYWORDS) -> dict[st
     return {word: sum(data.count(word.encode()) for data in contents) for word in keywords}
 
 
+def children() -> set[str]:
+    """The ids of the processes that this one has started and not waited for. Servers of other tests
+    are among them."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {child for task in tasks for child in task.read_text().split()}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a worker ended, and what it said."""
