@@ -125,8 +125,8 @@ def split(environ: Mapping[str, str]) -> None:
         run.put(BEGUN.format(plan_id, f"{job}/{run_name(run_id, started)}"), [b""])
     done = find_done(run, job, cut) if only_missing else set()
     if taken:  # of some parts nothing is left to map
-        places = (bisect_left(taken, at) - at for at in cut)
-        done |= {number for number, (at, stop) in enumerate(pairwise(places)) if at == stop}
+        rest = [at - bisect_left(taken, at) for at in cut]
+        done |= {number for number, (at, stop) in enumerate(pairwise(rest)) if at == stop}
     if mode == "copy":
         numbered = (part for part in enumerate(pairwise(cut)) if part[0] not in done)
         parts = ((n, stop - at, inputs.segments(at, stop)) for n, (at, stop) in numbered)
