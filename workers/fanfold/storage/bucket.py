@@ -31,6 +31,7 @@ from fanfold.storage import credentials, uploads
 from fanfold.storage.folder import PIECE, Segment
 from fanfold.storage.listing import PAGE, Listing
 from fanfold.storage.retries import Answer, UploadEndedError, ask
+from fanfold.storage.session import open_session
 from fanfold.storage.uploads import Upload, Writer
 from fanfold.storage.walk import Wanted
 
@@ -55,7 +56,8 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
     connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MAX_LANES)
     auth = oss2.ProviderAuthV4(credentials.find(environ, region))
-    session = oss2.Session(pool_size=max(Bucket.copies_at_once * LANES, connections))
+    most = max(Bucket.copies_at_once * LANES, connections)
+    session = open_session(endpoint, name, most)
     oss2.logger.setLevel("CRITICAL")  # its messages may hold keys; errors are raised
     try:
         if not re.fullmatch(r"https?://[\w-]{1,63}(\.[\w-]{1,63})*(:\d+)?/?", endpoint):
