@@ -37,7 +37,7 @@ import pytest
 import split
 from fake import FakeOSS
 from fanfold import Part, cuts, map_part, names, records
-from fanfold.settings import map_settings
+from fanfold.settings import job_settings, map_settings
 from fanfold.storage import bucket, folder, uploads
 
 WORKERS = Path(split.__file__).parent
@@ -293,8 +293,9 @@ class Volume:
 
     def job(self, **settings: object) -> str:
         """The id of the newest plan and the settings of its map."""
-        made_by = map_settings(self.environ(settings))
-        return records.job_id(str(self.plan()["id"]), made_by)
+        plan, environ = self.plan(), self.environ(settings)
+        made_by = job_settings(map_settings(environ), str(plan["mode"]), environ)
+        return records.job_id(str(plan["id"]), made_by)
 
     def record_path(self, part_id: str, **settings: object) -> Path:
         """Where the record of a part of the newest plan lies."""

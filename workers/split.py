@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 from fanfold import cuts, part_ids, plan, records, settings, worker
@@ -60,8 +61,11 @@ def copy_parts(
         pass
 
 
-def find_done(run: Storage, job: str, cut: Sequence[int]) -> set[int]:
-    """The parts of a job that have a valid record, and the output that it names if it names one."""
+def find_done(
+    run: Storage, job: str, cut: Sequence[int], counts: Callable[[records.PartRecord], bool]
+) -> set[int]:
+    """The parts of a job that have a valid record which `counts`, and the output that it names if
+    it names one."""
     there: set[str] = set()
     for name in PART_RECORD.format(job, ""), PART_OUTPUT.format(job, "", ""):
         there.update(run.names(folder(name)))
@@ -69,7 +73,7 @@ def find_done(run: Storage, job: str, cut: Sequence[int]) -> set[int]:
     listed = (part for part in parts if PART_RECORD.format(job, part[0]) in there)
 
     def is_there(found: records.PartRecord) -> bool:
-        return not found.output or found.output[0] in there
+        return (not found.output or found.output[0] in there) and counts(found)
 
     return set(map(int, records.find_done(run, job, listed, is_there)))
 
@@ -109,21 +113,23 @@ def split(environ: Mapping[str, str]) -> None:
     check_apart(work, run, source, output, *places)
     inputs = find_inputs(work, source, mode, environ)
     before, taken = None, array("Q")
+    counts: Callable[[records.PartRecord], bool] = bool
     if mode == FILES and only_missing:
         from fanfold import outputs  # whoever takes nothing over need not import it
 
+        counts = partial(outputs.are_there, work, run)
         if before := outputs.find_before(run, of_job):
             taken = outputs.find_taken(work, run, inputs, before)
             inputs.take(taken)
     is_files = mode == FILES
     cut = cuts.find_file_cuts(inputs, count) if is_files else cuts.find_cuts(work, inputs, count)
-    plan_id, text = plan.make_plan(source, mode, inputs, cut, before if taken else None)
+    plan_id, text = plan.make_plan(source, mode, inputs, cut, before)
     job = records.job_id(plan_id, of_job)
     for name in (PLAN.format(plan_id), PART_RECORD.format(job, "")):
         run.make_folder(folder(name))
     if run_id:  # before anything that is there already is relied on: see CLEAN
         run.put(BEGUN.format(plan_id, f"{job}/{run_name(run_id, started)}"), [b""])
-    done = find_done(run, job, cut) if only_missing else set()
+    done = find_done(run, job, cut, counts) if only_missing else set()
     if taken:  # of some parts nothing is left to map
         rest = [at - bisect_left(taken, at) for at in cut]
         done |= {number for number, (at, stop) in enumerate(pairwise(rest)) if at == stop}

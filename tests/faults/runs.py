@@ -21,10 +21,12 @@ from typing import NamedTuple, TypeVar
 
 import faulty
 import own_map
-from fanfold import map_part
+from fanfold import map_part, reduce_outputs
 from pipeline import JOINED, LEVEL_1, MAINS, Tree, Volume
 
-MAINS["own"] = lambda _, environ: map_part(own_map.own, environ)  # a worker of these tests
+MAINS["own"] = lambda _, environ: map_part(own_map.own, environ)  # workers of these tests
+MAINS["plain"] = lambda _, environ: map_part(own_map.plain, environ)
+MAINS["join"] = lambda argv, environ: reduce_outputs(own_map.join, argv, environ)
 
 Files = Mapping[str, bytes]
 OLD, SAME, OTHER = "old", "other bytes of the same sizes", "other sizes"
@@ -82,6 +84,22 @@ def joined_lines(files: Files) -> Tree:
 def joined_by_program(files: Files) -> Tree:
     """What ATTEMPT has to make as a map: all lines again."""
     return {"result.json": b"{}\n", "result.out": b"".join(files.values())}
+
+
+def joined_files(files: Files) -> Tree:
+    """What the plain map and the join of own_map.py have to make in the mode files: a line for each
+    file, without what varies, and all files again."""
+    found = [
+        {"name": name.rpartition("/")[2], "bytes": len(data), "counts": dict(letters({name: data}))}
+        for name, data in files.items()
+    ]
+    lines = b"".join(json.dumps(line).encode() + b"\n" for line in found)
+    result = json.dumps(dict(sorted(letters(files).items()))).encode() + b"\n"
+    return {
+        "result.json": result,
+        "outputs.jsonl": lines,
+        "result.out": b"".join(b"<%b>" % data for data in files.values()),
+    }
 
 
 def joined(files: Files) -> Tree:
@@ -162,6 +180,25 @@ PROGRAMS = replace(
 )
 JOIN = Pipeline("join", [Step("merge", (5,), {"LEVEL": 1})], FILES, joined)
 
+WHOLE = Pipeline(
+    "files",
+    [
+        Step("split"),
+        *(Step("plain", (), {"PART_ID": number}) for number in range(2)),
+        Step("join"),
+    ],
+    LOGS,
+    joined_files,
+    {"NUM_PARTS": 2, "MAP_SETTINGS": "letters, 1", "SPLIT_MODE": "files"},
+)
+# A part of both files, of which one is changed or not.
+BOTH = replace(
+    WHOLE,
+    name="files of a part",
+    steps=[*WHOLE.steps[:2], WHOLE.steps[3]],
+    settings={**WHOLE.settings, "NUM_PARTS": 1},
+)
+
 COPY, RANGE = {"SPLIT_MODE": "copy"}, {"SPLIT_MODE": "range"}
 STEPS: dict[str, tuple[Pipeline, int, dict[str, str]]] = {
     "split copy": (MAP, 0, COPY),
@@ -184,6 +221,9 @@ STEPS: dict[str, tuple[Pipeline, int, dict[str, str]]] = {
     "program level 2": (PROGRAMS, 3, {}),
     "program merge files": (PROGRAMS, 5, {}),
     "join": (JOIN, 0, {}),
+    "split files": (WHOLE, 0, {}),
+    "map files": (BOTH, 1, {}),
+    "merge outputs": (WHOLE, 3, {}),
 }
 ARGO = {"RUN_ID": "b", "RUN_STARTED": 1}, {"RUN_ID": "a", "RUN_STARTED": 2}  # the newer one second
 BY_HAND: tuple[dict[str, object], ...] = {}, {}
@@ -272,6 +312,8 @@ def as_model(found: Tree) -> Tree:
     """Results without what an attempt of own_map.py, or of ATTEMPT, puts before its output, after a
     look at it: one attempt of every part, whose numbers are those in the totals."""
     plain = {name: data and re.sub(rb"\[\w+\.\d{15}\]", b"", data) for name, data in found.items()}
+    if told := found.get("outputs.jsonl"):
+        return {**plain, "outputs.jsonl": b"".join(map(as_line, told.splitlines()))}
     output = found.get("result.out")
     if output is None:
         return plain
@@ -281,6 +323,14 @@ def as_model(found: Tree) -> Tree:
     attempts = sum(int(attempt) for _, attempt in heads)
     assert numbers.pop("attempt", attempts) == attempts
     return {**plain, "result.json": json.dumps(numbers).encode() + b"\n"}
+
+
+def as_line(text: bytes) -> bytes:
+    """A line of outputs.jsonl of a file that has not failed, without what varies."""
+    line = json.loads(text)
+    size, name = line["bytes"], line["name"].rpartition("/")[2]
+    assert (line["exit"], line["output_bytes"], line["item"]) == (0, size + 2, None)
+    return json.dumps({"name": name, "bytes": size, "counts": line["counts"]}).encode() + b"\n"
 
 
 def place(volume: Volume, **settings: object) -> Volume:

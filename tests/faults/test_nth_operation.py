@@ -18,7 +18,20 @@ import faulty
 import pytest
 from fanfold.storage import bucket
 from pipeline import BucketPath, Tree, Volume, pieces_of
-from runs import ARGO, LEVELS, MAP, OLD, SAME, STEPS, Run, begin, place, some, write_aside
+from runs import (
+    ARGO,
+    LEVELS,
+    MAP,
+    OLD,
+    SAME,
+    STEPS,
+    WHOLE,
+    Run,
+    begin,
+    place,
+    some,
+    write_aside,
+)
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -97,6 +110,10 @@ SCENARIOS: dict[str, tuple[Callable[..., Run], str, dict[str, object]]] = {
     "merge files late": (after_another, "merge files", {}),
     "merge files and clean": (first, "merge files", {"CLEAN": "true"}),
     "join": (first, "join", {}),
+    "split files": (first, "split files", {}),
+    "map files": (first, "map files", {}),
+    "map files again": (again, "map files", {}),
+    "merge outputs": (first, "merge outputs", {}),
 }
 # The operations for which it makes a difference to have been done, or half of them, or to be the
 # last ones.
@@ -106,7 +123,7 @@ UNNAMED = {"pread", "fstat", "write", "fsync", "close"}  # the system names no f
 REQUESTS = {"GET", "HEAD", "PUT", "POST", "DELETE"}
 
 
-IN_FOLDERS = {"split range", "split copy again", "count", "map again", "group by hand",
+IN_FOLDERS = {"split files", "map files again", "split range", "split copy again", "count", "map again", "group by hand",
               "group only missing", "program range", "program merge", "program level 1",
               "merge again", "process"}  # fmt: skip
 
@@ -173,12 +190,13 @@ class Scenario:
         run.volume.remove_run()
 
 
-# What differs from attempt to attempt: times, versions, the words in names, and what own_map.py has
-# of each.
+# What differs from attempt to attempt: times, versions, the words in names, the sizes of outputs
+# that tell these, and what own_map.py has of each.
 VARIES = re.compile(
     rb"""(?x) "(start|end|digest|seconds|job|attempt)":[^,}]* | \[\w+\.\d{15}\]
     | \d{15,}-\d{15,}(-\d+)+ | "[0-9A-F]{32}(-\d+)?" | (?<=[-.])[0-9a-f]{16}\b
-    | \d{8}T\d{6}Z(?=-by-hand) | (?<=-by-hand-)\d{6}"""
+    | \d{8}T\d{6}Z(?=-by-hand) | (?<=-by-hand-)\d{6} | (?<="output":")run\d+
+    | (?<=[0-9a-f]",)\d+(?=,") | (?<=outputs\.jsonl",)\d+(?=,")"""
 )
 
 
@@ -231,7 +249,7 @@ def test_fails(scenario: Scenario) -> None:
         assert words.count("event=failed") == (code != 0), what
         if code:
             assert output == "", what
-            named = number == errno.ENOENT or scenario.operations[nth] not in UNNAMED
+            named = number == errno.ENOENT or seen[nth] not in UNNAMED
             assert named or f"{run.volume.root}/" in words, what
         else:
             # More if what is to be removed is said to be gone.
@@ -283,8 +301,44 @@ def test_is_killed(scenario: Scenario) -> None:
         with faulty.Stopped(partial(scenario.code, run), -1, nth) as killed:
             assert killed.code == -signal.SIGKILL, f"the run had no operation {nth}"
 
-        assert len(run.volume.hidden_files()) <= 1
+        assert len(run.volume.hidden_files()) <= 2  # of a part and of a file of it
         scenario.check(run)
+
+
+@pytest.mark.parametrize("at", range(4), ids=["split", "map", "map 2", "merge"])
+def test_a_takeover_that_ends(volume: Volume, at: int) -> None:
+    """A run takes one of its files over from another run. Its step fails, or is killed, at the Nth
+    operation, and is tried again: the results are right."""
+    write_aside(volume)
+
+    def start() -> Run:
+        where = place(volume)
+        before = Run.of(where, WHOLE, OLD, **OLDER).read_aside()
+        before.volume = before.volume.having(INPUT=f"{OLD}/in/a")
+        assert not any(before.finish())
+        return ready(Run.of(where, WHOLE, OLD, **NEWER, ONLY_MISSING="true"), at)
+
+    run = start()
+    with faulty.operations(lambda *_: None) as seen:
+        assert run.do(at) == 0
+    moments = [nth for nth, name in enumerate(seen) if name in WRITES | REQUESTS]
+    for nth in some(volume, moments, 6):
+        for kill in (False, True):
+
+            def fail(number: int, _: str, nth: int = nth) -> None:
+                if number == nth:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            run = start()
+            if kill:
+                with faulty.Stopped(partial(run.do, at), -1, nth) as killed:
+                    assert killed.code == -signal.SIGKILL
+            else:
+                assert run.do(at, fail) in (0, 75), nth
+            assert not any(run.finish(at)), nth
+            assert run.final() == run.results() == run.right, nth
+            assert run.volume.summary()["taken"] == 1
+            run.volume.remove_run()
 
 
 def test_the_storage_is_seen(volume: Volume) -> None:

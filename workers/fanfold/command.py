@@ -147,6 +147,9 @@ class Program:
             if not path:
                 base = os.path.basename(next(stream.names(), "empty"))
                 paths[number] = os.path.join(folder, "inputs", base)
+                if os.path.exists(paths[number]):  # one of another folder
+                    os.mkdir(place := os.path.join(folder, f"inputs-{number}"))
+                    paths[number] = os.path.join(place, base)
                 with open(paths[number], "xb") as file:
                     file.writelines(stream.stored())
         return paths

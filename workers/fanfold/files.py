@@ -96,7 +96,8 @@ class Files:
         one = partial(self.map_file, part)
         if self.at_once > 1:
             lanes = self.at_once
-            return map_in_order(lambda file: one(*self.read(file)), files, 1, lanes, reads=False)
+            map_one = lambda file: one(*self.read(file))
+            return map_in_order(map_one, files, 1, lanes, 2 * lanes, reads=False)
         return (one(*known) for known in map_in_order(self.read, files, 1, READS))
 
     def read(self, file: Input) -> tuple[Input, list[bytes] | None]:
@@ -145,6 +146,8 @@ class Files:
                 if part.broken or isinstance(error, (RetryError, CommandError)):
                     raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
                 raise FileError(*worker.judge(error)) from error
+            if part.broken:  # and the map went on: the output may have a hole
+                raise part.broken
         told = {"text_bytes": part.text_bytes, "counts": counts}
         return told | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
 

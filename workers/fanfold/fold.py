@@ -120,7 +120,7 @@ class Fold:
         """Add up what the files have, and publish the lines that say what became of each."""
         whole = outputs.Whole(self.work, self.run, self.plan)
         most = self.is_tolerated(self.plan.files)
-        with self.run.writer(self.folder + FILE_LINES) as out:
+        with self.run.writer(f"{self.folder}{FILE_LINES}-{names.nonce()}") as out:
             out.write(b"")
             for line in whole.lines(self.records()):
                 add(self.totals, line["counts"], str(line["name"]))

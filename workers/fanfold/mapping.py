@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import accumulate, islice
 
 from fanfold import names, part_ids, records, settings, worker
@@ -105,7 +106,12 @@ def run_map(
     done: set[str] = set()
     if run_id or any_run:
         sizes = {str(number): stop - at for number, (at, stop) in parts.items()}
-        done = find_done(run, job, sizes, "" if any_run else run_id)
+        counts: Callable[[records.PartRecord], bool] = bool
+        if plan.mode == FILES:
+            from fanfold import outputs
+
+            counts = partial(outputs.are_there, inputs, run)
+        done = find_done(run, job, sizes, "" if any_run else run_id, counts)
     if done:
         worker.log(name, "skipped", parts=shown(sorted(map(int, done))))
     failed: dict[int, int] = {}
@@ -122,8 +128,16 @@ def run_map(
         raise PartsError(len(parts), failed, first)
 
 
-def find_done(run: Storage, job: str, sizes: Mapping[str, int], run_id: str) -> set[str]:
-    """Which of these parts have a valid record, of this run if one is given, and their output."""
+def find_done(
+    run: Storage, job: str, sizes: Mapping[str, int], run_id: str,
+    counts: Callable[[records.PartRecord], bool],
+) -> set[str]:  # fmt: skip
+    """Which of these parts have a valid record which `counts`, of this run if one is given, and
+    their output."""
     parts = {names.PART_RECORD.format(job, part): (part, size) for part, size in sizes.items()}
     there = (parts[name] for name in run.likely(parts))
-    return records.find_done(run, job, there, lambda record: record.run == (run_id or record.run))
+
+    def is_ours(record: records.PartRecord) -> bool:
+        return record.run == (run_id or record.run) and counts(record)
+
+    return records.find_done(run, job, there, is_ours)

@@ -12,18 +12,18 @@ from functools import partial
 from itertools import islice, pairwise
 
 from fanfold import publish, records
-from fanfold.errors import OldViewError, WorkerError
+from fanfold.errors import OldViewError, RetryError, WorkerError
 from fanfold.files import Line, begin_line
 from fanfold.inputs import is_output
 from fanfold.names import FILE_LINES
-from fanfold.plan import UNREADABLE, Input, Inputs, Plan, lines
+from fanfold.plan import UNREADABLE, Input, Inputs, Plan, encode, lines
 from fanfold.storage import Segment, Storage, Writer
 from fanfold.streams import Stream
 
 SHOWN = 20  # names in an error
 MOST_STREAMS = 10_000  # outputs that the last step takes each by itself
 LOST = -1  # in the place of an exit code
-BATCH = 4000  # outputs that are looked up together
+BATCH, FEW = 4000, 250  # outputs that are looked up together; of each of several parts
 
 
 def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
@@ -34,18 +34,31 @@ def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
 
 def is_of(line: Line, file: Input) -> bool:
     """Whether a line is of a file at this version, with this item."""
-    return (line["name"], line["version"], line.get("item")) == (file.name, file.version, file.item)
+    if (line["name"], line["version"]) != (file.name, file.version):
+        return False
+    # To Python 1, 1.0 and true are equal. A program gets the text.
+    return encode(line.get("item")) == encode(file.item)
 
 
-def with_outputs(work: Storage, found: Iterator[Line]) -> Iterator[tuple[Line, bool]]:
+def with_outputs(
+    work: Storage, found: Iterator[Line], most: int = BATCH
+) -> Iterator[tuple[Line, bool]]:
     """Each line, and whether the output that it names, if it names one, is there."""
-    while batch := list(islice(found, BATCH)):
+    while batch := list(islice(found, most)):
         there = work.versions(line["output"] for line in batch if line["output"])
         for line in batch:
             now = next(there) if line["output"] else None
             if now and is_output(work, line, now):
                 line["output_version"] = now[2]
             yield line, not line["output"] or line["output_version"] == (now and now[2])
+
+
+def are_there(work: Storage, run: Storage, record: records.PartRecord) -> bool:
+    """Whether the outputs of all files of a part still are there."""
+    with suppress(FileNotFoundError, RetryError, *UNREADABLE):
+        found = read_lines(run, [record.output] if record.output else [])
+        return all(is_there for _, is_there in with_outputs(work, found, FEW))
+    return False
 
 
 class Whole:
@@ -150,10 +163,12 @@ def settings_id(made_by: Mapping[str, object]) -> str:
 
 
 def commit(run: Storage, folder: str, made_by: Mapping[str, object], out: Writer) -> Segment:
-    """Commit the outputs.jsonl of a run, whose files other runs may then take over."""
+    """Commit the outputs.jsonl of a run, whose files other runs may then take over. They go by
+    `out`, which no other attempt of the last step writes."""
     assert out.made  # noqa: S101
-    made = out.made
-    fields = {"folder": folder, "settings": settings_id(made_by), "outputs": records.as_input(made)}
+    made = run.copy(folder + FILE_LINES, run, [out.made])
+    stored = records.as_input(out.made)
+    fields = {"folder": folder, "settings": settings_id(made_by), "outputs": stored}
     run.put(folder + publish.RECORD.format(FILE_LINES), [records.seal(fields)])
     return made
 
