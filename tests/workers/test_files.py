@@ -406,7 +406,12 @@ def swallows(part: Part) -> None:
             pass
 
 
-@pytest.mark.parametrize("how", ["count", "map", upper, swallows], ids=str)
+def named(how: object) -> str:
+    """A name of a case that is the same in every process."""
+    return getattr(how, "__name__", str(how))
+
+
+@pytest.mark.parametrize("how", ["count", "map", upper, swallows], ids=named)
 @pytest.mark.parametrize("number", [5, 28, 116], ids=["EIO", "ENOSPC", "ESTALE"])
 def test_an_error_of_the_storage_is_none_of_a_file(volume: Volume, how: How, number: int) -> None:
     """Whichever operation of a map fails: 75, no record and no failed file, also where the map
