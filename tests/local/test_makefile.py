@@ -116,6 +116,7 @@ def expected(target: str) -> list[list[str]]:
                 "map",
             ),
             *("map-exit-ok", "map-settings", "reduce", "reduce-exit-ok"),
+            *("output-dir", "output-suffix", "files-at-once", "tolerated-failures"),
         ),
         "aggregate": (
             *("aggregate", "work-dir", "input", "files", "fan-in", "process"),
@@ -172,6 +173,7 @@ def test_the_defaults(checkout: Path) -> None:
     options = "--work-dir|{}|--input||--parts|5|--parts-per-pod|1"
     options += "|--keywords|INFO,WARN,ERROR,DEBUG|--mode|copy"
     options += "|--map||--map-exit-ok||--map-settings||--reduce||--reduce-exit-ok|"
+    options += "|--output-dir||--output-suffix||--files-at-once||--tolerated-failures|"
     for arguments in (["run"], ["run", "INPUT=", "WORK_DIR="]):
         _, words, (call,) = make(checkout, *arguments)
         assert (words, "|".join(call[0][3:])) == ("", options.format(""))

@@ -147,8 +147,10 @@ def _find_listed(store: Storage, source: str, environ: Mapping[str, str]) -> Inp
         if not found:
             raise _missing(store, os.fsdecode(name), f"which line {number} of {where} names, ")
         item = json.loads(os.fsdecode(text)) if text else None
-        if item and "output" in item and not is_output(store, item, found):
-            raise ChangedError(found[0], f"version {item['output_version']}", found[2])
+        if item and "output" in item:
+            if not is_output(store, item, found):
+                raise ChangedError(found[0], f"version {item['output_version']}", found[2])
+            item = item.get("item")  # or the lines would hold each other, from job to job
         inputs.add(Input(*found, item))
     return inputs
 
@@ -220,7 +222,9 @@ def _parse(where: str, number: int, text: bytes, environ: Mapping[str, str]) -> 
             f"L{place} says that {given!r} has made no output: leave the line out, or use a list "
             "whose files have all made one"
         )
-    if type(code) is not int or not isinstance(output, str) or not isinstance(version, str):
+    size, digest = item.get("output_bytes"), item.get("digest")
+    are_words = isinstance(version, str) and isinstance(digest, str)
+    if not (type(code) is type(size) is int and isinstance(output, str) and are_words):
         raise WorkerError(
             f"L{place} must be one that a run wrote into its outputs.jsonl, as it has an output, "
             f"got {shown!r:.200}: use that file as it is, or give another key to what is no output"
