@@ -215,7 +215,7 @@ def test_files_as_items(bucket: Volume, fake: FakeOSS) -> None:
         assert counted == {"GetObject": 1 + count // parts, "PutObject": 2}
         assert down == count // parts * len(data)
 
-    again = volume.having(RUN_ID="next", ONLY_MISSING="true")
+    again = volume.having(RUN_ID="run2", ONLY_MISSING="true")
     for run in (volume, again):
         merged, *_ = step(run, fake, "merge")
         assert merged["ListObjectsV2"] - LOOKS["ListObjectsV2"] <= pages["ListObjectsV2"] + 2
