@@ -123,9 +123,9 @@ UNNAMED = {"pread", "fstat", "write", "fsync", "close"}  # the system names no f
 REQUESTS = {"GET", "HEAD", "PUT", "POST", "DELETE"}
 
 
-IN_FOLDERS = {"split files", "map files again", "split range", "split copy again", "count", "map again", "group by hand",
+IN_FOLDERS = {"split range", "split copy again", "count", "map again", "group by hand",
               "group only missing", "program range", "program merge", "program level 1",
-              "merge again", "process"}  # fmt: skip
+              "merge again", "process", "split files", "map files again"}  # fmt: skip
 
 
 @pytest.fixture(

@@ -195,3 +195,35 @@ def test_one_level(bucket: Volume, fake: FakeOSS, size: int) -> None:
     rest = {"ListObjectsV2": 3 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
     moved = 0 if large else 8 * size
     assert found == (total(join, final, rest), moved, moved)
+
+
+def test_files_as_items(bucket: Volume, fake: FakeOSS) -> None:
+    """In the mode files split makes listings and no request per file, a map reads each file once,
+    and the last step makes listings and reads the records and lines of the parts; also where all
+    is taken over."""
+    count, parts = 3000, 3
+    data = b"INFO a file\n"
+    for number in range(count):
+        fake.bucket().put(f"{bucket.root}/in/{number:05}", data)
+    volume = bucket.having(INPUT="in/", SPLIT_MODE="files", NUM_PARTS=parts, **RUN)
+    pages = {"ListObjectsV2": count // 1000}
+
+    assert step(volume, fake, "split")[0] == total(pages, COMMIT)
+
+    for part in range(parts):
+        counted, down, _ = step(volume, fake, "count", PART_ID=part)
+        assert counted == {"GetObject": 1 + count // parts, "PutObject": 2}
+        assert down == count // parts * len(data)
+
+    again = volume.having(RUN_ID="run2", ONLY_MISSING="true")
+    for run in (volume, again):
+        merged, *_ = step(run, fake, "merge")
+        assert merged["ListObjectsV2"] - LOOKS["ListObjectsV2"] <= pages["ListObjectsV2"] + 2
+        assert sum(merged.values()) < 40
+        if run is volume:
+            taken, *_ = step(again, fake, "split")
+            # The folders of results, their records, the records and the outputs of parts.
+            assert taken["ListObjectsV2"] - pages["ListObjectsV2"] <= 4
+            assert taken == taken | {"GetObject": 2, "HeadObject": 1, **COMMIT}
+    assert again.totals() == {**model([]), "INFO": count}
+    assert again.summary()["taken"] == count

@@ -150,8 +150,8 @@ def model_cuts(sizes: Sequence[int], count: int) -> list[int]:
 
 @given(st.lists(st.integers(0, 5) | st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 12))
 def test_parts_are_whole_files(sizes: list[int], count: int) -> None:
-    """Always NUM_PARTS parts, each a run of files from cut to cut, in byte order of the names: every
-    file is mapped in exactly one. Some parts are empty, and so may all files be."""
+    """Always NUM_PARTS parts, each a run of files from cut to cut, in byte order of the names:
+    every file is mapped in exactly one. Some parts are empty, and so may all files be."""
     names = sorted(f"in/{'é' * (at % 3)}{at}" for at in range(len(sizes)))
     by_part: dict[str, list[str]] = {}
 
@@ -383,7 +383,8 @@ def test_sigterm_ends_all_programs(volume: Volume, tmp_path: Path) -> None:
 
     assert outcome.code == 143, outcome.words
     assert time.monotonic() - start < 5
-    assert len(pids := [int(path.name) for path in tmp_path.iterdir()]) == 4
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 4
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -402,7 +403,7 @@ def swallows(part: Part) -> None:
         try:
             for piece in way():
                 part.write(piece[:0])
-        except Exception:  # noqa: S110, BLE001
+        except Exception:  # noqa: S110
             pass
 
 
@@ -536,10 +537,12 @@ def test_what_a_custom_map_gets(volume: Volume) -> None:
 
 
 def takes_a_line(part: Part) -> None:
+    """A custom map that stops after the first line."""
     next(part.lines(), None)
 
 
 def takes_nothing(part: Part) -> None:
+    """A custom map that does not look at the file."""
     part.write(b"nothing")
 
 
@@ -700,8 +703,8 @@ def place_of(run: Volume, name: str) -> Path:
     ("data", "code"), [(b"+", 0), (b"-", 75), (b"longer", 75), (None, 75)], ids=str
 )
 def test_an_output_that_was_replaced(volume: Volume, data: bytes | None, code: int) -> None:
-    """By the same bytes, as of a pod that ran twice: the lines then have its new version. By others,
-    or removed: refused."""
+    """By the same bytes, as of a pod that ran twice: the lines then have its new version. By
+    others, or removed: refused."""
     run = job(volume, {"in/a": b"+", "in/b": b"b"})
     map_all(run, some_fail)
     path = place_of(run, "in/a")
@@ -726,7 +729,7 @@ OUTPUTS = {"in/x/1": b"a\nb", "in/x/2": b"", "in/y": b"\x81\2" * 70_000, "in/z/1
 
 @pytest.mark.parametrize("command", ["cat", "cat {inputs}"])
 def test_a_program_reduces(volume: Volume, command: str) -> None:
-    """It gets the outputs byte for byte in the order of the files, those of failed ones left out."""
+    """It gets the outputs byte for byte in the order of the files, without those that failed."""
     run = job(volume, {**OUTPUTS, "in/x/3": b"-"}, NUM_PARTS=3, TOLERATED_FAILURES=1)
     outcome = do(run, some_fail, REDUCE_COMMAND=command, OUTPUT="all")
 
@@ -985,7 +988,7 @@ def test_a_part_that_is_mapped_twice(volume: Volume, same: bool, first: bool) ->
     run = job(volume, {"in/a": b"a", "in/b": b"b"}, NUM_PARTS=1)
     run.split()
 
-    def attempt(word: bytes, then: Callable[[], None] = lambda: None) -> Outcome:
+    def attempt(word: bytes, then: Callable[[], object] = lambda: None) -> Outcome:
         def write(part: Part) -> dict[str, int]:
             part.write(b"".join(part.pieces()) + word)
             if part.name == "in/b":
@@ -997,7 +1000,7 @@ def test_a_part_that_is_mapped_twice(volume: Volume, same: bool, first: bool) ->
     other = b"1" if same else b"22"
     path = run.record_path("0", MAP_SETTINGS="a test")
     # The second one runs within the first one's last file, and has its record before it.
-    assert attempt(b"1", lambda: attempt(other) and None).code == 0
+    assert attempt(b"1", lambda: attempt(other)).code == 0
     if first:  # the second has overwritten in/a since, and the first in/b
         record = path.read_bytes()
         assert attempt(other).code == 0
@@ -1030,9 +1033,9 @@ def test_the_last_step_is_killed(volume: Volume) -> None:
     first = final(run)
     kinds = {"replace", "PUT"}
     for nth in [at for at, name in enumerate(seen) if name in kinds]:
-        for folder in run.results():
-            for name in run.results()[folder]:
-                (run.run_dir / "results" / folder / name).unlink()
+        for place, made in run.results().items():
+            for name in made:
+                (run.run_dir / "results" / place / name).unlink()
         for name in ("outputs.jsonl", "result.json"):
             (run.run_dir / name).unlink(missing_ok=True)
         with faulty.Stopped(lambda: run.run("merge").code, -1, nth) as killed:

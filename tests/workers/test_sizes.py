@@ -19,6 +19,7 @@ MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 LIMIT = 32 * MIB
 BASE = 24 * MIB  # whatever the run; and bytes per part or file, where 100,000 of them count
 PER_ID, PER_PART, PER_INPUT, PER_FILE, PER_SOURCE = 150, 600, 160, 400, 1200
+PER_ITEM = 200  # in the mode files
 SECONDS_OF_10000, SECONDS_OF_100000 = 1, 10  # of CPU time, for the proof of parts and of level 1
 LINE = b"2026-01-01T00:00:00Z [INFO] caf\xc3\xa9 served\n"
 SECONDS = 30
@@ -35,6 +36,13 @@ PROLOGUE = """if True:
 """
 
 
+# Makes map.py a custom map that copies its files.
+OWN = """if True:
+    from fanfold import map_part
+    raise SystemExit(map_part(lambda part: [part.write(piece) for piece in part.pieces()] and None))
+"""
+
+
 class Used(NamedTuple):
     """What a worker took: bytes of memory, seconds of CPU time."""
 
@@ -42,9 +50,12 @@ class Used(NamedTuple):
     seconds: float
 
 
-def measured(volume: Volume, worker: str, *arguments: object, **settings: Any) -> Used:
+def measured(
+    volume: Volume, worker: str, *arguments: object, prologue: str = "", **settings: Any
+) -> Used:
     """Run a worker and measure it."""
-    outcome = volume.call(worker, *arguments, prologue=PROLOGUE, timeout=300, **settings)
+    prologue = PROLOGUE + prologue
+    outcome = volume.call(worker, *arguments, prologue=prologue, timeout=300, **settings)
     assert outcome.code == 0, outcome.words
     memory, seconds = outcome.words.split("PEAK ")[1].split()
     used = Used(int(memory) * 1024, float(seconds))
@@ -276,3 +287,22 @@ def test_copies_of_many_pieces(tmp_path: Path) -> None:
     volume.split()
 
     assert b"".join(volume.copies(2)) == data
+
+
+def test_20000_files_as_items() -> None:
+    """In the mode files split, a map, the last step, and what takes over from it take at most
+    PER_ITEM bytes for each file beside the base; names have 40 bytes, and each has an output."""
+    count, most = 20_000, BASE + 20_000 * PER_ITEM
+    with Volume.temporary() as empty:
+        (empty.root / "in").mkdir()
+        for number in range(count):
+            (empty.root / f"in/{number:037}").write_bytes(b"INFO\n")
+        volume = empty.having(INPUT="in/", NUM_PARTS=1, SPLIT_MODE="files", MAP_SETTINGS="1")
+        first = volume.having(RUN_ID="a", RUN_STARTED=1)
+        again = volume.having(RUN_ID="b", RUN_STARTED=2, ONLY_MISSING="true")
+        assert peak(first, "split") < most
+        assert measured(first, "map", PART_ID=0, prologue=OWN).memory < most
+        assert peak(first, "merge") < most
+        assert peak(again, "split") < most
+        assert peak(again, "merge") < most
+        assert volume.summary()["taken"] == volume.summary()["files"] == count

@@ -95,9 +95,10 @@ class Files:
         """What became of each of these files, in order."""
         one = partial(self.map_file, part)
         if self.at_once > 1:
-            lanes = self.at_once
-            map_one = lambda file: one(*self.read(file))
-            return map_in_order(map_one, files, 1, lanes, 2 * lanes, reads=False)
+            lanes, ahead = self.at_once, 2 * self.at_once
+            return map_in_order(
+                lambda file: one(*self.read(file)), files, 1, lanes, ahead, reads=False
+            )
         return (one(*known) for known in map_in_order(self.read, files, 1, READS))
 
     def read(self, file: Input) -> tuple[Input, list[bytes] | None]:

@@ -189,8 +189,9 @@ def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
         text = b"".join(file.pieces(0, size)).strip()
     worker.hand_over(environ, "RESULT_FILE", text.decode() if len(text) <= SHOWN_BYTES else "")
     worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
-    summary = b"".join(run.stream(f"{folder}summary.json")).strip()
-    worker.hand_over(environ, "SUMMARY_FILE", summary.decode())
+    if environ.get("SUMMARY_FILE"):
+        summary = b"".join(run.stream(f"{folder}summary.json")).strip()
+        worker.hand_over(environ, "SUMMARY_FILE", summary.decode())
     if clean:
         clean_up(run, plan, job, folder, fold.run_id)
     worker.log("merge", "done", parts=fold.count, plan=plan.id, job=job, output=folder)

@@ -23,7 +23,7 @@ from fanfold.streams import Stream
 SHOWN = 20  # names in an error
 MOST_STREAMS = 10_000  # outputs that the last step takes each by itself
 LOST = -1  # in the place of an exit code
-BATCH, FEW = 4000, 250  # outputs that are looked up together; of each of several parts
+BATCH, FEW = 1000, 250  # outputs that are looked up together; of each of several parts
 
 
 def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
@@ -45,8 +45,10 @@ def with_outputs(
 ) -> Iterator[tuple[Line, bool]]:
     """Each line, and whether the output that it names, if it names one, is there."""
     while batch := list(islice(found, most)):
-        there = work.versions(line["output"] for line in batch if line["output"])
-        for line in batch:
+        there = work.versions([line["output"] for line in batch if line["output"]])
+        batch.reverse()
+        while batch:
+            line = batch.pop()  # each is freed before the next ones come
             now = next(there) if line["output"] else None
             if now and is_output(work, line, now):
                 line["output_version"] = now[2]
