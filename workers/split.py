@@ -25,7 +25,7 @@ from itertools import pairwise
 
 from fanfold import cuts, part_ids, plan, records, settings, worker
 from fanfold.errors import WorkerError
-from fanfold.inputs import find_inputs
+from fanfold.inputs import check_own, find_inputs
 from fanfold.names import (
     BEGUN,
     NEWEST_PLAN,
@@ -38,7 +38,7 @@ from fanfold.names import (
 )
 from fanfold.parallel import map_in_order
 from fanfold.settings import FILES
-from fanfold.storage import Segment, Storage, check_apart, open_storage
+from fanfold.storage import Segment, Storage, open_storage
 
 
 def copy_parts(
@@ -108,7 +108,7 @@ def split(environ: Mapping[str, str]) -> None:
     settings.check_files(environ, "PLAN_ID_FILE")
     work, run = open_storage(environ)
 
-    check_apart(work, run, source, output)
+    check_own((work, run), source, output, mode, environ)
     inputs = find_inputs(work, source, mode, environ)
     before, taken = None, array("Q")
     counts: Callable[[records.PartRecord], bool] = bool

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from fanfold import command, fold_levels, names, outputs, publish, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
-from fanfold.inputs import check_inputs
+from fanfold.inputs import check_inputs, check_own
 from fanfold.names import FILE_LINES, digest
 from fanfold.plan import Plan, encode, open_plan
 from fanfold.settings import FILES
-from fanfold.storage import Segment, Storage, check_apart, open_storage
+from fanfold.storage import Segment, Storage, open_storage
 from fanfold.streams import Combine, Stream, combine, reduce, yields
 
 SHOWN = 20  # part ids in an error, per kind
@@ -76,7 +76,7 @@ class Fold:
                 f"NUM_PARTS is {self.count} and {plan.name} has {plan.num_parts} parts: give "
                 "merge.py the NUM_PARTS that split.py had"
             )
-        check_apart(self.work, self.run, plan.source, self.output)
+        check_own((self.work, self.run), plan.source, self.output, plan.mode, environ)
         self.is_tolerated = settings.tolerated_failures(environ, plan.mode)
         self.made_by = settings.job_settings(made_by, plan.mode, environ)
         self.job = records.job_id(plan.id, self.made_by)

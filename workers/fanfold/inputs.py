@@ -22,7 +22,7 @@ from fanfold.parallel import map_in_order
 from fanfold.patterns import Pattern, is_pattern
 from fanfold.plan import UNREADABLE, Input, Inputs, Plan
 from fanfold.settings import FILES
-from fanfold.storage import Storage
+from fanfold.storage import Storage, check_apart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def find_inputs(store: Storage, source: str, mode: str, environ: Mapping[str, st
     if whole and is_pattern(source):
         return _find_matches(store, source)
     return _find_named(store, source, looks=0 if whole else formats.MAX_LOOKS)
+
+
+def check_own(
+    stores: tuple[Storage, Storage], source: str, output: str, mode: str, environ: Mapping[str, str]
+) -> None:
+    """Check that INPUT is apart from what the run writes."""
+    is_whole = mode == FILES
+    wanted = Pattern(source) if is_whole and source[0] != "@" and is_pattern(source) else None
+    folders = [settings.output_dir(environ)] if is_whole else []
+    check_apart(*stores, source, output, folders=folders, wanted=wanted)
 
 
 def _find_named(store: Storage, source: str, looks: int) -> Inputs:

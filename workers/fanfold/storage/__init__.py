@@ -118,14 +118,24 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Storage, Storage]:
     return folder.open_storage(root, environ)
 
 
-def check_apart(work: Storage, run: Storage, source: str, output: str) -> None:
-    """Refuse an INPUT that the run's own files would replace, or would be read as. Links count as
-    what they lead to; final names are not looked for, since they may not be there yet."""
+def check_apart(
+    work: Storage, run: Storage, source: str, output: str,
+    *, folders: Iterable[str] = (), wanted: Wanted | None = None,
+) -> None:  # fmt: skip
+    """Refuse an INPUT that the run's own files would replace, or would be read as. More `folders`
+    may be the run's own, and INPUT a pattern, `wanted`. Links count as what they lead to; final
+    names are not looked for, since they may not be there yet."""
     name = work.real(source.rstrip("/"))
     place, _, base = output.rpartition("/")
     final = f"{run.real(place).rstrip('/')}/{base}"
-    for own in (*(f"{run.real('').rstrip('/')}/{each}" for each in (*OUTPUTS, RESULT)), final):
+    for own in (
+        *(f"{run.real('').rstrip('/')}/{each}" for each in (*OUTPUTS, *folders, RESULT)),
+        final,
+    ):
         inside = f"{name}/".startswith(own.rstrip("/") + "/")
+        if wanted:
+            below = own.removeprefix(work.real("").rstrip("/") + "/")
+            inside = wanted.may_hold(below) if own.endswith("/") else wanted.matches(below)
         if inside or (source.endswith("/") and own.startswith(f"{name}/")):
             raise WorkerError(
                 f"INPUT is {source!r} and the run writes {own}: use another INPUT, OUTPUT or "
