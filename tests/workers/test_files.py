@@ -172,6 +172,32 @@ def test_parts_are_whole_files(sizes: list[int], count: int) -> None:
         assert run.summary()["files"] == len(names)
 
 
+@pytest.mark.parametrize(
+    ("source", "more", "code"),
+    [
+        ("**/*.json", {}, 2),
+        ("*/*", {}, 2),
+        ("*.json", {}, 2),
+        ("**", {"RUN_DIR": "runs/1"}, 2),
+        ("in/", {"OUTPUT_DIR": "in"}, 2),
+        ("in/made/**", {"RUN_DIR": "in", "OUTPUT_DIR": "made/small"}, 2),
+        ("in/**", {}, 0),
+        ("*/*", {"RUN_DIR": "runs/1"}, 0),
+        ("i*/*.json", {"OUTPUT_DIR": "made"}, 0),
+    ],
+)
+def test_the_files_of_the_run_itself(
+    volume: Volume, source: str, more: Mapping[str, str], code: int
+) -> None:
+    """A pattern that may match them is refused, before they are there: else the next run would take
+    this one's outputs for inputs."""
+    run = job(volume, {"in/a.json": b"INFO"}, **more)
+    outcome = run.run("split", INPUT=source)
+
+    assert outcome.code == code, outcome.words
+    assert ("use another INPUT, OUTPUT" in outcome.words) == (code == 2)
+
+
 # --- count.py
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
