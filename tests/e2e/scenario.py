@@ -75,10 +75,18 @@ class Run:
 
     def wait(self, timeout: int = 900) -> dict[str, Any]:
         """The workflow once it has ended."""
-        kubectl(
-            "wait", f"workflow/{self.name}", "--for=condition=Completed",
-            f"--timeout={timeout}s", timeout=timeout + 10,
-        )  # fmt: skip
+        for is_last in (False, False, True):
+            try:
+                kubectl(
+                    "wait", f"workflow/{self.name}", "--for=condition=Completed",
+                    f"--timeout={timeout}s", timeout=timeout + 10,
+                )  # fmt: skip
+                break
+            except AssertionError as error:
+                # This command asks a cache of the server, which may not know of a new object yet.
+                if is_last or "(NotFound)" not in str(error):
+                    raise
+                time.sleep(2)
         return self.get()
 
     def end(self, phase: str, timeout: int = 900) -> dict[str, Any]:
