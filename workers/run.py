@@ -232,15 +232,15 @@ def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
     return ours
 
 
-def forget(run_dir: Path, kept: Container[str] = (), outputs: str = "*-output") -> None:
+def forget(run_dir: Path, kept: Container[str] = ()) -> None:
     """Remove what earlier local runs have left: all but the newest few results, and of plans and
-    jobs but these in the folders `outputs`. The folder is locked, so no other run needs them. Other
-    names are the user's."""
+    jobs but these. The folder is locked, so no other run needs them. Other names are the user's,
+    and so are the outputs of files: an outputs.jsonl names them, whichever job has made them."""
     old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
-    ids = (
-        each for each in run_dir.glob(f"{outputs}/*/") if re.fullmatch("[0-9a-f]{32}", each.name)
-    )
-    old += [each for each in ids if each.name not in kept]
+    has_files = any(run_dir.glob(f"results/*/{names.FILE_LINES}"))
+    for folder in names.OUTPUTS[: 2 if has_files else 3]:  # the third is that of outputs
+        ids = (one for one in run_dir.glob(f"{folder}*/") if re.fullmatch("[0-9a-f]{32}", one.name))
+        old += [one for one in ids if one.name not in kept]
     for each in (*old, *run_dir.glob("aggregation-demo/l*/local-*/")):
         shutil.rmtree(each, ignore_errors=True)
 
@@ -284,6 +284,8 @@ def log_count(
         if mode == FILES:
             root = root_of(Path(path), folder)
         where = at + on_this_machine(path, root)
+        if mode == FILES and not at and where.startswith("@"):
+            where = f"[@]{where[1:]}"  # it is no list
     name = f"runs/{named_after(where, work_dir)}"
     with run_place(folder, name, work_dir, root) as (settings, work, run):
         if given["REDUCE_COMMAND"] and not given["MAP_COMMAND"]:
@@ -321,9 +323,7 @@ def log_count(
         last = output_name(settings) if is_reduced else names.FILE_LINES
         result = run.path(names.RESULT if totals else last)
         if not work_dir:
-            # Other jobs may have made outputs that this one has taken over.
-            outputs = "[sc]*-output" if mode == FILES else "*-output"
-            forget(folder / name, (summary["plan"], summary["job"]), outputs)
+            forget(folder / name, (summary["plan"], summary["job"]))
     width = max(map(len, totals), default=0)
     for word, total in totals.items():
         click.echo(f"{word:<{width}}  {total:>15,}")

@@ -117,7 +117,7 @@ def split(environ: Mapping[str, str]) -> None:
     if mode == FILES and only_missing:
         from fanfold import outputs  # whoever takes nothing over need not import it
 
-        counts = partial(outputs.are_there, work, run)
+        counts = partial(outputs.are_there, work, run, failed=False)
         if before := outputs.find_before(run, of_job):
             taken = outputs.find_taken(work, run, inputs, before)
             inputs.take(taken)

@@ -30,6 +30,7 @@ def start(
     *arguments: str,
     program: Sequence[str] = (RUNNER,),
     environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
 ) -> subprocess.Popen[str]:
     """The runner, with its outputs in `folder`."""
     strange = {"PLAN_ID": "of another run", "MAP_SETTINGS": "of another map", "RUN_ID": "another"}
@@ -39,6 +40,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         env={**environ, **strange},
+        cwd=cwd,
     )
 
 
@@ -94,6 +96,39 @@ def files_in(folder: Path) -> list[str]:
     differs = r"\d{8}T\d{6}Z-local-\d+-[0-9a-f]{16}|\b[0-9a-f]{32}\b"
     found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
     return sorted(re.sub(differs, "ID", name) for name in found)
+
+
+def test_outputs_of_files_stay(tmp_path: Path) -> None:
+    """A later run of the same folder removes no output that outputs.jsonl names, whichever job has
+    made it; also one in another mode."""
+    here, out = tmp_path / "in", tmp_path / "out"
+    here.mkdir()
+    files = ["--input", f"{here}/", "--parts", "2"]
+    program = ["--map", "cat", "--map-settings", "1", "--mode", "files"]
+    for number, output in enumerate(("map-output", "sc-output", "map-output")):
+        (here / str(number)).write_text("INFO\n")
+        more = [*program, "--output-dir", output]
+        code, _, words = finish(start(out, "log-count", *files, *more))
+        assert code == 0, words
+    code, _, words = finish(start(out, "log-count", *files, "--mode", "range"))
+    assert code == 0, words
+    (made,) = out.glob("runs/*/outputs.jsonl")
+    lines = [json.loads(line) for line in made.read_text().splitlines()]
+    # Of the third run the first file's output is of the first one.
+    assert [Path("/", line["output"]).read_text() for line in lines] == ["INFO\n"] * 3
+    jobs = [re.findall("/([0-9a-f]{32})/", line["output"])[0] for line in lines]
+    assert len({*jobs}) == 2
+    assert jobs[1] == jobs[2]
+
+
+def test_a_name_with_an_at(tmp_path: Path) -> None:
+    """A file whose name begins with @ is no list where its path is given."""
+    (tmp_path / "@x").write_text("INFO\n")
+    (tmp_path / "x").write_text("none\n")
+    run = start(tmp_path / "local", "log-count", "--input", "./@x", "--mode", "files", cwd=tmp_path)
+    code, said, words = finish(run)
+    assert code == 0, words
+    assert "1 files, 0 failed" in said
 
 
 def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -1123,3 +1123,71 @@ def test_part_outputs_have_names_of_their_own(volume: Volume) -> None:
     prefix = PART_OUTPUT.format(job_id, "0", "")
     assert run.record("0", MAP_SETTINGS="a test")["output"][0].startswith(prefix)
     assert outputs(run) == {f"in/{name}": data.upper() for name, data in files.items()}
+
+
+# --- what a user of the mode has found
+
+
+def test_an_output_is_none_of_the_inputs(volume: Volume) -> None:
+    """OUTPUT may be neither a listed file nor the list: the run would replace it."""
+    run = job(volume, {"in/a": b"1\n", "l.txt": b"in/a\n"}, INPUT="@l.txt")
+    for output in ("in/a", "l.txt"):
+        outcome = run.run("split", OUTPUT=output)
+        assert outcome.code == 2, outcome.words
+        assert f"which is or names {output}, and the run writes that" in outcome.words
+
+
+def test_damage_that_a_map_swallows(volume: Volume) -> None:
+    """It is the file's failure all the same."""
+
+    def careless(part: Part) -> dict[str, int]:
+        with suppress(Exception):
+            list(part.lines())
+        return {"x": 1}
+
+    run = job(volume, {"in/a": gzip.compress(bytes(range(256)) * 999)[:-9], "in/b": b"b"})
+    assert do(run, careless, TOLERATED_FAILURES=1).code == 0
+    assert ends(run) == {"in/a": 2, "in/b": 0}
+    assert run.totals() == {"x": 1}
+
+
+@pytest.mark.parametrize("command", ["cat", "sh -c 'cat \"$@\"' x {inputs}"])
+def test_nothing_to_reduce(volume: Volume, command: str) -> None:
+    """Where all files have failed, the program of the last step has no input."""
+    run = job(volume, FILES, MAP_COMMAND="sh -c 'cat; exit 2'", TOLERATED_FAILURES="100%")
+    assert do(run, "map", REDUCE_COMMAND=command).code == 0
+    assert run.final("result.out") == b""
+    assert set(ends(run).values()) == {2}
+
+
+def test_a_name_that_is_too_long(volume: Volume) -> None:
+    """The name of an output that the storage does not take is the failure of that file."""
+    long = "x" * 250 if not volume.in_bucket else "/".join(["x" * 90] * 10)
+    run = job(volume, {f"in/{long}": b"1", "in/y": b"2"}, TOLERATED_FAILURES=1)
+    assert do(run, upper, OUTPUT_SUFFIX="." + "y" * 63).code == 0
+    assert ends(run) == {f"in/{long}": 2, "in/y": 0}
+    assert "give a shorter OUTPUT_SUFFIX" in final(run)[0]["said"]
+
+
+def test_what_failed_without_a_last_step(volume: Volume, tmp_path: Path) -> None:
+    """With ONLY_MISSING a part of which a file has failed is mapped again."""
+    flag = tmp_path / "repaired"
+    command = f"sh -c 'cat; grep -q WARN $1 && [ ! -e {flag} ] && exit 2; exit 0' x {{input}}"
+    run = job(volume, FILES, MAP_COMMAND=command)
+    map_all(run, "map")
+    flag.touch()
+    assert map_all(run, "map", ONLY_MISSING="true") != []
+    assert merged(run, "map").code == 0
+    assert map_all(run, "map", ONLY_MISSING="true") == []
+
+
+def test_links_that_do_not_match(volume: Volume) -> None:
+    """They are in nobody's way; one to a folder, which may hold what matches, is refused."""
+    if volume.in_bucket:
+        pytest.skip("a bucket has no links")
+    run = job(volume, {"in/a/b.log": b"INFO", "other/c.log": b"INFO"}, INPUT="in/**/*.log")
+    (run.root / "in/a/link").symlink_to("b.log")
+    assert do(run, "count").code == 0
+    assert [line["name"] for line in final(run)] == ["in/a/b.log"]
+    (run.root / "in/a/folder").symlink_to("../../other")
+    assert run.run("split").code == 2

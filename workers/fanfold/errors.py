@@ -43,6 +43,16 @@ class RetryError(WorkerError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class BadNameError(WorkerError):
+    """A storage does not take a name."""
+
+
+def is_of_name(error: BaseException) -> bool:
+    """Whether an error is of a name that a storage does not take."""
+    codes = errno.ENAMETOOLONG, errno.EILSEQ
+    return isinstance(error, BadNameError) or getattr(error, "errno", None) in codes
+
+
 class CommandError(WorkerError):
     """The command of a step cannot be run, whatever its input."""
 

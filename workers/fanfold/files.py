@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from fanfold import records, settings, worker
-from fanfold.errors import CommandError, RetryError, WorkerError
+from fanfold.errors import CommandError, RetryError, WorkerError, is_of_name
 from fanfold.names import DIGITS
 from fanfold.parallel import map_in_order
 from fanfold.parts import FilePart, Map
@@ -138,19 +138,36 @@ class Files:
 
     def attempt(self, number: str, file: Input, known: list[bytes] | None) -> Line:
         """Map a file once. Raises FileError for what the function or the program has failed at."""
-        with self.stores[1].writer(f"{self.folder}/{file.name}{self.suffix}") as out:
-            part = FilePart((number, self.num_parts), file, self.stores, out, known)
-            try:
-                counts = records.counts_of(self.function(part))
-                part.finish("the map did not take all of the file")
-            except (Exception, SystemExit) as error:
-                if part.broken or isinstance(error, (RetryError, CommandError)):
-                    raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
-                raise FileError(*worker.judge(error)) from error
-            if part.broken:  # and the map went on: the output may have a hole
-                raise part.broken
+        name = f"{self.folder}/{file.name}{self.suffix}"
+        try:
+            with self.stores[1].writer(name) as out:
+                part = FilePart((number, self.num_parts), file, self.stores, out, known)
+                counts = self.take(part)
+        except (OSError, WorkerError) as error:
+            if not is_of_name(error):
+                raise
+            raise FileError(
+                WorkerError.exit_code,
+                f"the storage does not take the output's name {name!r}: give a shorter "
+                "OUTPUT_SUFFIX, OUTPUT_DIR or RUN_DIR, or rename the file",
+            ) from error
         told = {"text_bytes": part.text_bytes, "counts": counts}
         return told | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
+
+    def take(self, part: FilePart) -> records.Counts:
+        """Call the function with a file; the numbers that it returns."""
+        try:
+            counts = records.counts_of(self.function(part))
+            if part.damaged:  # and the map went on
+                raise part.damaged
+            part.finish("the map did not take all of the file")
+        except (Exception, SystemExit) as error:
+            if is_of_name(error) or isinstance(error, (RetryError, CommandError)) or part.broken:
+                raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
+            raise FileError(*worker.judge(error)) from error
+        if part.broken:  # and the map went on: the output may have a hole
+            raise part.broken
+        return counts
 
     def told(self, made: Segment, digest: str) -> Line:
         """What a line says of an output. Its name is in WORK_DIR, as those of inputs are."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from itertools import chain, islice, pairwise
 
 from fanfold import formats, names, settings
-from fanfold.errors import ChangedError, WorkerError
+from fanfold.errors import ChangedError, OldViewError, WorkerError
 from fanfold.parallel import map_in_order
 from fanfold.patterns import Pattern, is_pattern
 from fanfold.plan import UNREADABLE, Input, Inputs, Plan
@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+BOM = b"\xef\xbb\xbf"
 LOOK_UPS = 8000  # inputs of a list that are looked up together
 LONGEST = 64 << 10  # bytes of a line of a list
 DEPTH = 100  # how much deeper than in the list an item may stand in what is read and written
@@ -48,8 +49,7 @@ def find_inputs(store: Storage, source: str, mode: str, environ: Mapping[str, st
 
 
 def _find_named(store: Storage, source: str, looks: int) -> Inputs:
-    """A file, or with a / at the end every file below a folder. Up to `looks` files are looked
-    at."""
+    """A file, or with a / at the end every file below a folder, looked at as in _stored."""
     file = source.rstrip("/")
     try:
         found = store.names(source) if file != source else iter([source])
@@ -91,8 +91,7 @@ def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> In
 
 
 def _stored(store: Storage, source: str, names: Iterator[str], looks: int) -> Inputs:
-    """The inputs of these names, as they are stored. If they are at most `looks`, the first bytes
-    of each are looked at."""
+    """The inputs of these names. If they are at most `looks`, their first bytes are looked at."""
 
     def look(name: str) -> Input:
         with store.open(name) as file:
@@ -135,6 +134,14 @@ def _find_listed(store: Storage, source: str, environ: Mapping[str, str]) -> Inp
             + (f" ({inputs.left_out} have failed)" if inputs.left_out else "")
             + ": put a name on each line, or use another list"
         )
+    prefix, output = settings.run_dir(environ), settings.output_name(environ)
+    own = {os.fsencode(prefix + one): one for one in (output, names.RESULT, names.NEWEST_PLAN)}
+    taken = next((own[name] for name, *_ in lines if name in own), own.get(os.fsencode(where)))
+    if taken:
+        raise WorkerError(
+            f"INPUT is {source!r}, which is or names {taken}, and the run writes that: use another "
+            "OUTPUT or RUN_DIR, or leave the name out"
+        )
     lines.sort()
     for (name, number, _), (again, other, _) in pairwise(lines):
         if name == again:
@@ -142,14 +149,17 @@ def _find_listed(store: Storage, source: str, environ: Mapping[str, str]) -> Inp
                 f"Lines {number} and {other} of {where} both name {os.fsdecode(name)!r}: name each "
                 "file once"
             )
-    names = (os.fsdecode(name) for name, *_ in lines)
-    for (name, number, text), found in zip(lines, store.versions(names), strict=True):
+    sought = (os.fsdecode(name) for name, *_ in lines)
+    for (name, number, text), found in zip(lines, store.versions(sought), strict=True):
         if not found:
             raise _missing(store, os.fsdecode(name), f"which line {number} of {where} names, ")
         item = json.loads(os.fsdecode(text)) if text else None
         if item and "output" in item:
             if not is_output(store, item, found):
-                raise ChangedError(found[0], f"version {item['output_version']}", found[2])
+                raise OldViewError(
+                    f"{found[0]} is not the output that line {number} of {where} tells of: use the "
+                    f"outputs.jsonl of the run that wrote {found[0]} last"
+                )
             item = item.get("item")  # or the lines would hold each other, from job to job
         inputs.add(Input(*found, item))
     return inputs
@@ -174,6 +184,9 @@ def _read(store: Storage, source: str, where: str) -> Iterator[tuple[int, bytes]
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 number += 1
+                if number == 1:
+                    line = line.removeprefix(BOM)  # noqa: PLW2901 - as some editors write UTF-8
+                    formats.refuse_coded(where, line)
                 _check_length(where, number, line)
                 if line := line.removesuffix(b"\r"):
                     yield number, line
@@ -209,8 +222,8 @@ def _parse(where: str, number: int, text: bytes, environ: Mapping[str, str]) -> 
             json.loads("[" * DEPTH + shown + "]" * DEPTH)
     except UNREADABLE:
         raise WorkerError(
-            f"L{place} must be a JSON object with a name, which is a string, got {shown!r:.200}: "
-            "correct the line"
+            f"L{place} must be a JSON object with a name, which is a string, with finite numbers "
+            f"and at most {DEPTH} levels, got {shown!r:.200}: correct the line"
         ) from None
     if "output" not in item:
         return _name(f"The name in l{place}", given, environ), number, text

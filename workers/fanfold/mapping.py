@@ -110,7 +110,7 @@ def run_map(
         if plan.mode == FILES:
             from fanfold import outputs
 
-            counts = partial(outputs.are_there, inputs, run)
+            counts = partial(outputs.are_there, inputs, run, failed=not any_run)
         done = find_done(run, job, sizes, "" if any_run else run_id, counts)
     if done:
         worker.log(name, "skipped", parts=shown(sorted(map(int, done))))

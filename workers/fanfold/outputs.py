@@ -55,11 +55,15 @@ def with_outputs(
             yield line, not line["output"] or line["output_version"] == (now and now[2])
 
 
-def are_there(work: Storage, run: Storage, record: records.PartRecord) -> bool:
-    """Whether the outputs of all files of a part still are there."""
+def are_there(
+    work: Storage, run: Storage, record: records.PartRecord, *, failed: bool = True
+) -> bool:
+    """Whether the outputs of all files of a part still are there; without `failed` a part of which
+    a file has failed does not count."""
     with suppress(FileNotFoundError, RetryError, *UNREADABLE):
         found = read_lines(run, [record.output] if record.output else [])
-        return all(is_there for _, is_there in with_outputs(work, found, FEW))
+        lines = with_outputs(work, found, FEW)
+        return all(is_there and (failed or line["exit"] == 0) for line, is_there in lines)
     return False
 
 

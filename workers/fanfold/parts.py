@@ -9,7 +9,7 @@ from functools import partial
 
 from fanfold import names
 from fanfold.decode import decode, is_compressed
-from fanfold.errors import RetryError, WorkerError
+from fanfold.errors import RetryError, WorkerError, is_of_name
 from fanfold.plan import Input, Inputs, Plan
 from fanfold.storage import Storage, Writer
 from fanfold.storage.folder import File
@@ -65,6 +65,9 @@ class FilePart(Part):
         (self.id, self.num_parts), self._output = place, output
         self.name, self.item, self._known = file.name, file.item, known
         self.text_bytes: int | None = None  # of what was read, decompressed
+        self.damaged: WorkerError | None = (
+            None  # what is wrong with the file, whatever the map does
+        )
         from hashlib import sha256  # loads OpenSSL: only the callers pay for it
 
         self.digest = sha256()  # of the output
@@ -76,7 +79,8 @@ class FilePart(Part):
         try:
             yield
         except (OSError, RetryError) as error:
-            self.broken = self.broken or error
+            if not is_of_name(error):
+                self.broken = self.broken or error
             raise
 
     def stored(self) -> Iterator[bytes]:
@@ -94,9 +98,13 @@ class FilePart(Part):
 
     def _pieces(self) -> Iterator[bytes]:
         self.text_bytes = 0
-        for piece in decode(self.name, self._all_stored()):
-            self.text_bytes += len(piece)
-            yield piece
+        try:
+            for piece in decode(self.name, self._all_stored()):
+                self.text_bytes += len(piece)
+                yield piece
+        except WorkerError as error:
+            self.damaged = error
+            raise
 
     def _is_plain(self, name: str, start: bytes) -> bool:
         return not is_compressed(start) and super()._is_plain(name, start)

@@ -111,7 +111,14 @@ def seal_part(
     """The record of a part as it is stored: a new field goes here, and below where it is read. In
     the mode files it says how many there are, and its output says what became of each."""
     named = as_input(output) if output else None
-    fields = {"job": job, "plan": plan, "part": part, "bytes": size, **(files or {}), "counts": counts}
+    fields = {
+        "job": job,
+        "plan": plan,
+        "part": part,
+        "bytes": size,
+        **(files or {}),
+        "counts": counts,
+    }
     return seal({**fields, "output": named, **made})
 
 

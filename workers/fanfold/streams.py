@@ -125,7 +125,8 @@ class Stream:
         """Check that all was read, by `what`. After the last byte the inputs are checked."""
         rest = next(self._stream, None) if self._taken == self.size else b""
         if rest is not None or not self._whole:
-            raise RuntimeError(f"{what}: {self._taken} of {self.size} bytes were read")
+            end = " and not their end" * (self._taken == self.size)
+            raise RuntimeError(f"{what}: {self._taken} of {self.size} bytes were read{end}")
 
 
 def combine(
@@ -146,7 +147,7 @@ def reduce(
         out.write(b"")  # an output of no byte is one, too
         function(streams, out.write, suffix)
         for stream in streams:
-            stream.finish(f"the function did not take all of {next(stream.names())}")
+            stream.finish(f"the function did not take all of {next(stream.names(), 'nothing')}")
     assert out.made  # noqa: S101
     return out.made
 

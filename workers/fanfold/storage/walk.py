@@ -49,6 +49,8 @@ def walk(root: str, folder: str, wanted: Wanted | None, listed: set[str]) -> Ite
                 if not is_of_interest(name, wanted):
                     continue
                 if entry.is_symlink():
+                    if wanted and not wanted.matches(name) and not entry.is_dir():
+                        continue
                     raise WorkerError(f"{name} is a link: put the file itself in its place")
                 if entry.is_dir():
                     if not wanted or wanted.may_hold(name + "/"):
