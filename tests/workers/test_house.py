@@ -136,11 +136,11 @@ def test_the_api_is_imports_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("name", "without"),
     [
-        ("split", "outputs mapping streams child command levels group publish fold"),
-        ("count", "child command levels group publish fold"),
-        ("map", "levels group publish fold"),
+        ("split", "outputs files decode mapping streams child command levels group publish fold"),
+        ("count", "files decode outputs child command levels group publish fold"),
+        ("map", "files decode levels group publish fold"),
         ("process", "publish fold mapping"),
-        ("merge", "group mapping"),
+        ("merge", "group mapping outputs files decode"),
     ],
 )
 def test_a_start_is_short(name: str, without: str) -> None:

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import chain
-from typing import Any, NamedTuple
 
 from fanfold.errors import WorkerError
 from fanfold.formats import FORMATS, SIZE, refuse_coded
 from fanfold.storage import PIECE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Bytes fed at once. A decoder copies what follows a member: of small members, once per member.
 CHUNK = 64 * 1024
@@ -35,13 +38,14 @@ class Gzip:
         return text
 
 
-class Kind(NamedTuple):
+class Kind:
     """A format: the module, imported only for a file of it, and how a member is decompressed."""
 
-    module: str
-    make: Callable[[Any], Any]  # with the methods of bz2.BZ2Decompressor
-    error: str  # its name in the module, unless it is OSError or EOFError
-    zeros: int = 0  # they may follow a member, in multiples of this
+    def __init__(self, module: str, make: Callable[[Any], Any], error: str, zeros: int = 0) -> None:
+        """`make` gives what has the methods of bz2.BZ2Decompressor. `error` is the name of an error
+        in the module, unless that is OSError or EOFError. As many `zeros` may follow a member, or a
+        multiple of these."""
+        self.module, self.make, self.error, self.zeros = module, make, error, zeros
 
 
 KINDS = {
@@ -96,13 +100,13 @@ def _find_kind(start: bytes) -> str | None:
 
 
 def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    module_name, make, error_name, zeros = KINDS[kind]
+    how = KINDS[kind]
     try:
-        module = import_module(module_name)
+        module = import_module(how.module)
     except ImportError:
         raise WorkerError(
             f"{name} is {kind}, for which Python {sys.version.split()[0]} has no module "
-            f"{module_name}: use an image that has it (for zstd: Python 3.14), compress the file "
+            f"{how.module}: use an image that has it (for zstd: Python 3.14), compress the file "
             "with gzip instead, or let the program take {input} and decompress it"
         ) from None
     member = None
@@ -111,14 +115,14 @@ def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes
         at, rest = at + len(data), data
         while rest:
             if not member:
-                rest = rest.lstrip(b"\0") if zeros else rest
+                rest = rest.lstrip(b"\0") if how.zeros else rest
                 if not rest:
                     break
                 _check_padding(name, kind, end, at - len(rest), rest)
-                member = make(module)
+                member = how.make(module)
             try:
                 yield from _feed(member, rest)
-            except (OSError, EOFError, getattr(module, error_name, OSError)) as error:
+            except (OSError, EOFError, getattr(module, how.error, OSError)) as error:
                 raise _explain(name, kind, at, str(error)) from None
             rest = member.unused_data
             if member.eof:

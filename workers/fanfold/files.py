@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from fanfold import records, settings, worker
+from fanfold.decode import decode, is_compressed
 from fanfold.errors import CommandError, RetryError, WorkerError, is_of_name
 from fanfold.names import DIGITS
 from fanfold.parallel import map_in_order
-from fanfold.parts import FilePart, Map
+from fanfold.parts import Map, Part
 from fanfold.plan import Input, encode
-from fanfold.storage import Segment, Storage
-from fanfold.streams import Write
+from fanfold.storage import Segment, Storage, Writer
+from fanfold.storage.folder import File
+from fanfold.streams import Stream, Write
 
 TRIES = 3  # of a file, unless its exit code is 2
 SMALL = 256 << 10  # bytes of the largest file that is read before its turn
@@ -57,6 +60,80 @@ class FileError(Exception):
     def __init__(self, exit_code: int, sentence: str) -> None:
         super().__init__(sentence)
         self.exit_code = exit_code
+
+
+class FilePart(Part):
+    """A file, which is mapped by itself. What is compressed is read decompressed."""
+
+    def __init__(
+        self, place: tuple[str, int], file: Input,
+        stores: tuple[Storage, Storage], output: Writer, known: list[bytes] | None,
+    ) -> None:  # fmt: skip
+        """`known` has all bytes of the file, if these were read before."""
+        (self.id, self.num_parts), self._output = place, output
+        self.name, self.item, self._known = file.name, file.item, known
+        self.text_bytes: int | None = None  # of what was read, decompressed
+        # What is wrong with the file, whatever the map makes of that error.
+        self.damaged: WorkerError | None = None
+        from hashlib import sha256  # loads OpenSSL: only the callers pay for it
+
+        self.digest = sha256()  # of the output
+        segment = file.name, file.version, 0, file.size
+        Stream.__init__(self, file.size, lambda: iter([segment]), stores[0], (stores[1], ""))
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RetryError) as error:
+            if not is_of_name(error):
+                self.broken = self.broken or error
+            raise
+
+    def stored(self) -> Iterator[bytes]:
+        """The bytes as they are stored."""
+        self._taken, self._whole = 0, False
+        stream = self._stream = self._all_stored()
+        return stream
+
+    def _all_stored(self) -> Iterator[bytes]:
+        with self._guarded():
+            for piece in self._known if self._known is not None else self._read():
+                self._taken += len(piece)
+                yield piece
+        self._whole = True
+
+    def _pieces(self) -> Iterator[bytes]:
+        self.text_bytes = 0
+        try:
+            for piece in decode(self.name, self._all_stored()):
+                self.text_bytes += len(piece)
+                yield piece
+        except WorkerError as error:
+            self.damaged = error
+            raise
+
+    def _is_plain(self, name: str, start: bytes) -> bool:
+        return not is_compressed(start) and super()._is_plain(name, start)
+
+    @contextmanager
+    def file(self, *, stored: bool = False) -> Iterator[File | None]:
+        """The file of a folder, open, or None: see Stream."""
+        with self._guarded(), super().file(stored=stored) as file:
+            yield file
+            if file and not stored:
+                self.text_bytes = self.size
+
+    def path(self) -> str:
+        """Where a program finds this file by itself, as it is stored, or nothing if it cannot."""
+        with self.file(stored=True) as file:
+            return file.path if file else ""
+
+    def write(self, data: bytes) -> None:
+        """Append to the output of the file."""
+        self.digest.update(data)
+        with self._guarded():
+            self._output.write(data)
 
 
 class Files:

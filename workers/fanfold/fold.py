@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from fanfold import command, fold_levels, names, outputs, publish, records, settings, worker
+from fanfold import command, fold_levels, names, publish, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
 from fanfold.inputs import check_inputs
 from fanfold.names import FILE_LINES, digest
@@ -18,6 +18,10 @@ from fanfold.plan import Plan, encode, open_plan
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
 from fanfold.streams import Combine, Stream, combine, reduce, yields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fanfold.outputs import Whole
 
 SHOWN = 20  # part ids in an error, per kind
 FAILED = "Failed", "Errored"  # MAP_STATUS of a map that has ended so: Argo's words
@@ -116,8 +120,10 @@ class Fold:
         self.check_inputs(self.plan)
         return found
 
-    def prove_files(self) -> outputs.Whole:
+    def prove_files(self) -> Whole:
         """Add up what the files have, and publish the lines that say what became of each."""
+        from fanfold import outputs  # the other modes need none of it
+
         whole = outputs.Whole(self.work, self.run, self.plan)
         most = self.is_tolerated(self.plan.files)
         with self.run.writer(f"{self.folder}{FILE_LINES}-{names.nonce()}") as out:
