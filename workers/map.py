@@ -13,6 +13,7 @@ PART_ID=0-3,7 names five parts, which are mapped one after the other. The progra
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 
@@ -20,6 +21,12 @@ from fanfold import mapping, settings, worker
 from fanfold.command import Program
 from fanfold.parts import Part
 from fanfold.plan import encode
+
+
+def as_text(item: object) -> str:
+    """An item as JSON, in UTF-8 where it can be: escapes would take up to three times the room."""
+    text = json.dumps(item, ensure_ascii=False, separators=(",", ":"))
+    return text if text.encode(errors="replace").decode() == text else encode(item)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -32,7 +39,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         def run(part: Part) -> None:
             told = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
             if part.item is not None:
-                told["ITEM"] = encode(part.item)
+                told["ITEM"] = as_text(part.item)
             try:
                 program.run([part], part.write, suffix, **told)
             except OSError as error:  # of the node or the storage, and none of the file

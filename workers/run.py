@@ -237,7 +237,8 @@ def forget(run_dir: Path, kept: Container[str] = ()) -> None:
     jobs but these. The folder is locked, so no other run needs them. Other names are the user's,
     and so are the outputs of files: an outputs.jsonl names them, whichever job has made them."""
     old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
-    has_files = any(run_dir.glob(f"results/*/{names.FILE_LINES}"))
+    places = "", "results/*/"
+    has_files = any(one for each in places for one in run_dir.glob(each + names.FILE_LINES))
     for folder in names.OUTPUTS[: 2 if has_files else 3]:  # the third is that of outputs
         ids = (one for one in run_dir.glob(f"{folder}*/") if re.fullmatch("[0-9a-f]{32}", one.name))
         old += [one for one in ids if one.name not in kept]

@@ -402,6 +402,20 @@ def test_rights(keyed: Volume, fake: FakeOSS, operation: str) -> None:
     assert fake.counters.read()["requests"][operation] <= parallel.LANES
 
 
+@pytest.mark.parametrize("denied", ["GetObject", "PutObject"])
+def test_a_missing_right_is_no_failure_of_files(keyed: Volume, denied: str) -> None:
+    """It ends the part, whatever is tolerated: no file is taken for one that has failed."""
+    for number in range(3):
+        keyed.write(f"in/{number}", b"INFO")
+    run = keyed.having(SPLIT_MODE="files", INPUT="in/", NUM_PARTS=1, TOLERATED_FAILURES="100%")
+    run.split(MAP_COMMAND="cat")
+    KEYS.allows = lambda asked, bucket, key: asked != denied or "plan.json" in key
+    outcome = run.run("map", PART_ID=0, MAP_COMMAND="cat")
+    assert outcome.code == 2
+    assert "file_failed" not in outcome.words
+    assert "AccessDenied" in outcome.words
+
+
 def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that has ended, and a clock that is wrong."""
     monkeypatch.setattr(KEYS, "expires", 1.0)

@@ -1198,3 +1198,71 @@ def test_links_that_do_not_match(volume: Volume) -> None:
     assert [line["name"] for line in final(run)] == ["in/a/b.log"]
     (run.root / "in/a/folder").symlink_to("../../other")
     assert run.run("split").code == 2
+
+
+def test_a_list_that_the_run_replaces(volume: Volume) -> None:
+    """The outputs.jsonl of the same RUN_DIR is no list: the run puts its own there. That of a run
+    in results/ is one."""
+    run = job(volume, FILES)
+    assert do(run, upper).code == 0
+    outcome = run.run("split", INPUT="@outputs.jsonl")
+    assert (outcome.code, "or @results/RUN/outputs.jsonl" in outcome.words) == (2, True)
+    (folder,) = run.results()
+    chain = run.having(INPUT=f"@results/{folder}/outputs.jsonl")
+    assert do(chain, upper).code == 0
+    assert list(outputs(chain).values()) == [data.upper() for data in FILES.values()]
+
+
+def test_a_map_that_changes_its_item(volume: Volume) -> None:
+    """The item of the line is that of the list."""
+
+    def spoils(part: Part) -> None:
+        list(part.pieces())
+        assert isinstance(part.item, dict)
+        part.item.clear()
+
+    run = job(volume, {"in/a": b"a", "l.jsonl": b'{"name":"in/a","x":[1]}'}, INPUT="@l.jsonl")
+    assert do(run, spoils).code == 0
+    assert final(run)[0]["item"] == {"name": "in/a", "x": [1]}
+
+
+def test_large_items(volume: Volume) -> None:
+    """An item is as large for a program as it is in the list; one that is no UTF-8 comes, too."""
+    texts = ["é" * 32_000, "界" * 21_000, "\\ud83d"]
+    lines = [f'{{"name":"in/{at}","x":"{text}"}}' for at, text in enumerate(texts)]
+    files = {f"in/{at}": b"" for at in range(3)}
+    run = job(volume, {**files, "l.jsonl": "\n".join(lines).encode()}, INPUT="@l.jsonl")
+    program = "sh -c 'printf %s \"$ITEM\" | wc -c'"
+    assert do(run, "map", MAP_COMMAND=program).code == 0
+    assert [int(data or b"") for data in outputs(run).values()] == [
+        len(line.encode()) for line in lines
+    ]
+
+
+@pytest.mark.folder
+def test_an_output_in_the_way_of_another(volume: Volume) -> None:
+    """One of the two files fails, whichever comes second."""
+    run = job(volume, {"in/a": b"1", "in/a.d/b": b"2"}, NUM_PARTS=1, OUTPUT_SUFFIX=".d")
+    assert do(run, upper, TOLERATED_FAILURES=1).code == 0
+    assert ends(run) == {"in/a": 0, "in/a.d/b": 2}
+
+
+@pytest.mark.folder
+def test_what_a_killed_pod_was_writing(volume: Volume) -> None:
+    """It is no item of the next job."""
+    run = job(volume, {**FILES, "in/.x.png.0123456789abcdef.tmp": b"half"})
+    assert do(run, "count").code == 0
+    assert list(ends(run)) == list(FILES)
+
+
+def test_a_limit_of_several_programs(volume: Volume) -> None:
+    """SCRATCH_SIZE is a limit of each program, and none of the worker: with several at once an
+    output that is larger, through stdout, goes well, and a larger file does not."""
+    run = job(volume, {f"in/{at}": b"x" * 2000 for at in range(12)}, NUM_PARTS=1)
+    more: dict[str, object] = {"SCRATCH_SIZE": 1000, "FILES_AT_ONCE": 4}
+    assert do(run, "map", MAP_COMMAND="cat", **more).code == 0
+    assert {len(data or b"") for data in outputs(run).values()} == {2000}
+    command = "sh -c 'sleep 0.3; cat >$0' {output}"  # the limit comes right after the start
+    outcome = do(run, "map", MAP_COMMAND=command, TOLERATED_FAILURES="100%", **more)
+    assert outcome.code == 0
+    assert set(ends(run).values()) == {2}

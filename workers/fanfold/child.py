@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
-from threading import Lock, get_ident, main_thread
+from threading import get_ident, main_thread
 
 from fanfold import parallel
 from fanfold.errors import CommandError, RetryError
@@ -27,7 +27,6 @@ ENDING = 10  # seconds that a program has after SIGTERM; the worker has 20
 NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP,
               errno.ENAMETOOLONG, errno.E2BIG)  # fmt: skip
 PR_SET_DUMPABLE = 4
-STARTING = Lock()  # held by the one thread that starts a program: the limit is the process's
 
 
 def execute(
@@ -77,7 +76,7 @@ def started(
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
         try:
-            with STARTING, limited(most):
+            with limited(most if heeded else 0):
                 child.pid = os.posix_spawnp(
                     words[0], words, environ, setpgroup=0, file_actions=actions,
                     setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
@@ -95,6 +94,8 @@ def started(
         finally:
             for number, handler in reversed(before):
                 signal.signal(number, handler)
+        if most and not heeded:
+            limit(child.pid, most)
         for one in came:
             signal.raise_signal(one)
         yield child
@@ -118,6 +119,17 @@ def limited(most: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def limit(pid: int, most: int) -> None:
+    """Limit a program that one of several threads has started: a limit of this process would be one
+    of what the other threads write, too."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with suppress(AttributeError, ProcessLookupError):  # macOS has none; it has ended
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (least, hard))
 
 
 class Child:

@@ -43,13 +43,17 @@ class RetryError(WorkerError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class RefusedError(WorkerError):
+    """A storage refuses a request, whichever file the request is for."""
+
+
 class BadNameError(WorkerError):
     """A storage does not take a name."""
 
 
 def is_of_name(error: BaseException) -> bool:
-    """Whether an error is of a name that a storage does not take."""
-    codes = errno.ENAMETOOLONG, errno.EILSEQ
+    """Whether an error is of a name that a storage does not take, or another file stands there."""
+    codes = errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST
     return isinstance(error, BadNameError) or getattr(error, "errno", None) in codes
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 
 from fanfold import records, settings, worker
 from fanfold.decode import decode, is_compressed
-from fanfold.errors import CommandError, RetryError, WorkerError, is_of_name
+from fanfold.errors import CommandError, RefusedError, RetryError, WorkerError, is_of_name
 from fanfold.names import DIGITS
 from fanfold.parallel import map_in_order
 from fanfold.parts import Map, Part
@@ -71,7 +72,7 @@ class FilePart(Part):
     ) -> None:  # fmt: skip
         """`known` has all bytes of the file, if these were read before."""
         (self.id, self.num_parts), self._output = place, output
-        self.name, self.item, self._known = file.name, file.item, known
+        self.name, self.item, self._known = file.name, deepcopy(file.item), known
         self.text_bytes: int | None = None  # of what was read, decompressed
         # What is wrong with the file, whatever the map makes of that error.
         self.damaged: WorkerError | None = None
@@ -85,7 +86,7 @@ class FilePart(Part):
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RetryError) as error:
+        except (OSError, RetryError, RefusedError) as error:
             if not is_of_name(error):
                 self.broken = self.broken or error
             raise
@@ -184,7 +185,7 @@ class Files:
             return file, None
         try:
             return file, list(self.stores[0].read([(file.name, file.version, 0, file.size)]))
-        except RetryError:
+        except (RetryError, RefusedError):
             raise
         except WorkerError:  # the file's own fault, which its turn finds again
             return file, None

@@ -134,13 +134,13 @@ def _find_listed(store: Storage, source: str, environ: Mapping[str, str]) -> Inp
             + (f" ({inputs.left_out} have failed)" if inputs.left_out else "")
             + ": put a name on each line, or use another list"
         )
-    prefix, output = settings.run_dir(environ), settings.output_name(environ)
-    own = {os.fsencode(prefix + one): one for one in (output, names.RESULT, names.NEWEST_PLAN)}
+    finals = settings.output_name(environ), names.RESULT, names.FILE_LINES, names.NEWEST_PLAN
+    own = {os.fsencode(settings.run_dir(environ) + one): one for one in finals}
     taken = next((own[name] for name, *_ in lines if name in own), own.get(os.fsencode(where)))
     if taken:
         raise WorkerError(
             f"INPUT is {source!r}, which is or names {taken}, and the run writes that: use another "
-            "OUTPUT or RUN_DIR, or leave the name out"
+            "OUTPUT or RUN_DIR, or @results/RUN/outputs.jsonl, or leave the name out"
         )
     lines.sort()
     for (name, number, _), (again, other, _) in pairwise(lines):

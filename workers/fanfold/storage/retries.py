@@ -14,7 +14,7 @@ import oss2
 from oss2.exceptions import OssError
 from requests.exceptions import RequestException
 
-from fanfold.errors import BadNameError, ChangedError, RetryError, WorkerError
+from fanfold.errors import BadNameError, ChangedError, RefusedError, RetryError, WorkerError
 
 Answer = TypeVar("Answer")
 
@@ -112,7 +112,8 @@ def refusal(bucket: oss2.Bucket, path: str, error: OssError, version: str) -> Ex
         f"set the bucket, OSS_ENDPOINT, which is {bucket.endpoint}, OSS_REGION, which is "
         f"{bucket.region}, and the rights right",
     )
-    kind = BadNameError if error.code == "InvalidObjectName" else WorkerError
+    of_file = {"InvalidObjectName": BadNameError, "InvalidObjectState": WorkerError}
+    kind = of_file.get(error.code, RefusedError)
     return kind(
         f"{path}: OSS says {error.status} {error.code}: "
         f"{error.message} (request {error.request_id}): {remedy}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from fanfold.errors import WorkerError
+from fanfold.names import TEMPORARY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def is_of_interest(name: str, wanted: Wanted | None) -> bool:
 
 
 def walk(root: str, folder: str, wanted: Wanted | None, listed: set[str]) -> Iterator[str]:
-    """The names below a folder, in byte order. The folders that were read are added to `listed`."""
+    """The names below a folder, in byte order, without files that are being written. The folders
+    that were read are added to `listed`."""
     found, folders = list[bytes](), [folder]
     while folders:
         parent = folders.pop()
@@ -55,6 +58,8 @@ def walk(root: str, folder: str, wanted: Wanted | None, listed: set[str]) -> Ite
                 if entry.is_dir():
                     if not wanted or wanted.may_hold(name + "/"):
                         folders.append(name + "/")
+                elif re.fullmatch(TEMPORARY, entry.name):  # by a pod that may be dead
+                    continue
                 elif not wanted or wanted.matches(name):
                     found.append(os.fsencode(name))
                 if len(found) > MOST:
