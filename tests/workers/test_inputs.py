@@ -12,7 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 from fanfold import plan, settings
-from fanfold.errors import ChangedError, WorkerError
+from fanfold.errors import OldViewError, WorkerError
 from fanfold.inputs import find_inputs
 from fanfold.plan import Input, Inputs, Plan, make_plan
 from fanfold.storage import open_storage
@@ -288,7 +288,7 @@ def test_outputs_of_an_earlier_job(volume: Volume) -> None:
     assert items(inputs) == [["a"], ["b"], ["c"]]
     assert inputs.left_out == 2
     volume.write("out/b.gz", b"another")
-    with pytest.raises(ChangedError, match=r"out/b\.gz has changed from version"):
+    with pytest.raises(OldViewError, match=r"out/b\.gz is not the output that line 4 of"):
         find(volume, "@items.jsonl")
     put_list(volume, failed)
     with pytest.raises(WorkerError, match=r"names no file \(1 have failed\)"):

@@ -56,12 +56,11 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
     connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MAX_LANES)
     auth = oss2.ProviderAuthV4(credentials.find(environ, region))
-    most = max(Bucket.copies_at_once * LANES, connections)
-    session = open_session(endpoint, name, most)
     oss2.logger.setLevel("CRITICAL")  # its messages may hold keys; errors are raised
     try:
         if not re.fullmatch(r"https?://[\w-]{1,63}(\.[\w-]{1,63})*(:\d+)?/?", endpoint):
             raise ValueError
+        session = open_session(endpoint, name, max(Bucket.copies_at_once * LANES, connections))
         # A range has no CRC to compare with, but the client would compute one.
         bucket, ranges = (
             oss2.Bucket(
