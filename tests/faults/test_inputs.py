@@ -127,7 +127,12 @@ def change_at_every_moment(
         assert run.final() in right, moment
 
 
-each_step = pytest.mark.parametrize("step", [step for step in STEPS if "count" not in step])
+# A last step of files makes hundreds of requests, and every one is a moment.
+LONG = {"merge outputs": pytest.mark.folder}
+each_step = pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=LONG.get(step, ())) for step in STEPS if "count" not in step],
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)
