@@ -112,13 +112,12 @@ def limited(most: int) -> Iterator[None]:
         return
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits(most))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def limit(pid: int, most: int) -> None:
@@ -126,10 +125,16 @@ def limit(pid: int, most: int) -> None:
     of what the other threads write, too."""
     import resource
 
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
     with suppress(AttributeError, ProcessLookupError):  # macOS has none; it has ended
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (least, hard))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits(most))
+
+
+def limits(most: int) -> tuple[int, int]:
+    """A limit of so many bytes to a file, or the one that cannot be raised if that is less."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return most if hard == resource.RLIM_INFINITY else min(most, hard), hard
 
 
 class Child:

@@ -1,8 +1,7 @@
 """The files that INPUT names: one file, all below a folder, or in the mode files also those that
 match a pattern or are on a list.
 
-The inputs are in byte order of their names. A bucket tells their sizes and versions by listings: no
-file costs a request of its own.
+The inputs are in byte order of their names. In a bucket listings tell their sizes and versions.
 """
 
 from __future__ import annotations
@@ -37,9 +36,8 @@ Line = tuple[bytes, int, bytes]  # the name of an input, the number of its line,
 
 
 def find_inputs(store: Storage, source: str, mode: str, environ: Mapping[str, str]) -> Inputs:
-    """The files that INPUT names, in byte order of their names. Where files are read as text, those
-    that begin as no text does are refused; of very many inputs only the maps look at the first
-    bytes."""
+    """The files that INPUT names, in byte order of their names. Those that are read as text and
+    begin as none are refused; of very many inputs only the maps look at the first bytes."""
     whole = mode == FILES
     if whole and source.startswith("@"):
         return _find_listed(store, source, environ)
@@ -71,10 +69,7 @@ def _find_named(store: Storage, source: str, looks: int) -> Inputs:
 def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> Inputs:
     """The files that match a pattern."""
     pattern = Pattern(source)
-    prefix, any_id = settings.run_dir(environ), "0" * names.DIGITS
-    finals = names.RESULT, names.FILE_LINES, names.NEWEST_PLAN, settings.output_name(environ)
-    folders = *names.OUTPUTS, settings.output_dir(environ)
-    for own in (prefix + name for name in (*finals, *(f"{each}{any_id}/" for each in folders))):
+    for own in _own(environ):
         if pattern.may_hold(own) if own.endswith("/") else pattern.matches(own):
             raise WorkerError(
                 f"INPUT is {source!r} and the run writes {own}: use another INPUT, OUTPUT or "
@@ -88,6 +83,14 @@ def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> In
         f"INPUT {source} is a pattern that matches no file in WORK_DIR: put the files there, or "
         "change the pattern; write [*] for a * in a name, and [[] for a ["
     )
+
+
+def _own(environ: Mapping[str, str]) -> list[str]:
+    """What every run in RUN_DIR replaces, and its folders as those of a run with any ids."""
+    finals = settings.output_name(environ), names.RESULT, names.FILE_LINES, names.NEWEST_PLAN
+    places = *names.OUTPUTS, settings.output_dir(environ)
+    folders = (f"{place}{'0' * names.DIGITS}/" for place in places)
+    return [settings.run_dir(environ) + name for name in (*finals, *folders)]
 
 
 def _stored(store: Storage, source: str, names: Iterator[str], looks: int) -> Inputs:
@@ -134,10 +137,8 @@ def _find_listed(store: Storage, source: str, environ: Mapping[str, str]) -> Inp
             + (f" ({inputs.left_out} have failed)" if inputs.left_out else "")
             + ": put a name on each line, or use another list"
         )
-    finals = settings.output_name(environ), names.RESULT, names.FILE_LINES, names.NEWEST_PLAN
-    own = {os.fsencode(settings.run_dir(environ) + one): one for one in finals}
-    taken = next((own[name] for name, *_ in lines if name in own), own.get(os.fsencode(where)))
-    if taken:
+    listed = {os.fsencode(where), *(name for name, *_ in lines)}
+    if taken := next((own for own in _own(environ) if os.fsencode(own) in listed), ""):
         raise WorkerError(
             f"INPUT is {source!r}, which is or names {taken}, and the run writes that: use another "
             "OUTPUT or RUN_DIR, or @results/RUN/outputs.jsonl, or leave the name out"
@@ -313,8 +314,7 @@ def check_inputs(store: Storage, plan: Plan, *, everything: bool) -> int:
                 check(item, one[2] if one else "")
     else:
         pattern = Pattern(source) if is_whole and is_pattern(source) else None
-        there = iter(list[str]())
-        if pattern or source.endswith("/"):
-            there = store.names(pattern.folder if pattern else source, pattern)
+        folder = pattern.folder if pattern else source
+        there = store.names(folder, pattern) if pattern or source.endswith("/") else iter(())
         deque(map_in_order(look, past(there), batch=8), maxlen=0)
     return new

@@ -50,9 +50,10 @@ def with_outputs(
         while batch:
             line = batch.pop()  # each is freed before the next ones come
             now = next(there) if line["output"] else None
-            if now and is_output(work, line, now):
+            is_there = bool(now and is_output(work, line, now))
+            if now and is_there:
                 line["output_version"] = now[2]
-            yield line, not line["output"] or line["output_version"] == (now and now[2])
+            yield line, is_there or not line["output"]
 
 
 def are_there(
