@@ -138,7 +138,7 @@ def split(environ: Mapping[str, str]) -> None:
         parts = ((n, stop - at, inputs.segments(at, stop)) for n, (at, stop) in numbered)
         copy_parts(work, run, plan_id, parts)
     for name in (PLAN.format(plan_id), NEWEST_PLAN):
-        run.put(name, text())
+        run.put(name, text)
     worker.hand_over(environ, "PLAN_ID_FILE", plan_id)
 
     printed = as_json(part_ids.groups(count, per_pod, done))

@@ -88,7 +88,7 @@ def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
     assert b"".join(run.copies(2)) == LOG
     store, _ = bucket.open_storage(volume.environ({}))
     monkeypatch.setattr(bucket, "WHOLE", 300_000)
-    store.put("large", (LOG[at : at + 7000] for at in range(0, len(LOG), 7000)))
+    store.put("large", [LOG[at : at + 7000] for at in range(0, len(LOG), 7000)])
     assert (volume.root / "large").read_bytes() == LOG
     assert b"".join(store.stream("large")) == LOG
 

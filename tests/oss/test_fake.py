@@ -41,7 +41,8 @@ STANDARD = {"x-oss-range-behavior": "standard"}
 MIB = 1 << 20
 DATA = bytes(range(250)) * 4  # 1000 bytes, as in the vendor's examples
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(
-    lambda name: name[0] not in "/\\"
+    # HTTP clients take the last two as steps of a path, and send another name than oss2 has signed.
+    lambda name: name[0] not in "/\\" and name not in (".", "..")
 )
 
 

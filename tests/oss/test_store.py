@@ -549,6 +549,20 @@ def test_memory_of_a_writer(bucket: Volume) -> None:
     assert peaks[1] - peaks[0] < 40 * KIB
 
 
+def test_memory_of_a_split(bucket: Volume, fake: FakeOSS) -> None:
+    """Per file with a name of 44 bytes split takes at most 200 bytes: it sends the plan in
+    pieces."""
+    peaks, counts = [], (1000, 41_000)
+    for count in counts:
+        for number in range(count):
+            fake.bucket().put(f"{bucket.root}/{count}/some/folder/{number:025}.log", b"")
+        settings = {"INPUT": f"{count}/", "SPLIT_MODE": "files", "NUM_PARTS": 200}
+        outcome = bucket.call("split", prologue=PEAK, **settings)
+        assert outcome.code == 0, outcome.words
+        peaks.append(int(outcome.words.split()[-1]) * KIB)
+    assert (peaks[1] - peaks[0]) / (counts[1] - counts[0]) < 200
+
+
 def test_sigterm_to_a_writer(bucket: Volume, fake: FakeOSS) -> None:
     """SIGTERM while a map writes: no output, no record, no upload."""
     bucket.write(INPUT, LOG)

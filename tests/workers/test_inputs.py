@@ -308,10 +308,10 @@ def test_items_in_a_plan(volume: Volume) -> None:
         inputs.add(one)
     assert [len(json.loads(line)) for line in inputs.lines] == [3, 4, 5, 5]
     plan_id, text = make_plan("in/", "range", inputs, [0, 10])
-    found = Plan("plan.json", text(), plan_id)
+    found = Plan("plan.json", text, plan_id)
     assert list(found.inputs()) == given
     assert list(inputs.segments(0, 10)) == [(n, v, 0, size) for n, size, v, *_ in given]
-    volume.write("plan.json", b"".join(text()))
+    volume.write("plan.json", b"".join(text))
     assert json.loads((volume.root / "plan.json").read_bytes())["inputs"][2][3] == {"name": "c"}
     for wrong in ("[1]", '["a",1]', '["a",1,"v",null,1,1]'):
         broken = Inputs()
@@ -319,7 +319,7 @@ def test_items_in_a_plan(volume: Volume) -> None:
         broken.lines[0] = wrong.encode()
         _, text = make_plan("in/", "range", broken, [0, 1])
         with pytest.raises(WorkerError, match="is not a plan"):
-            list(Plan("plan.json", text()).inputs())
+            list(Plan("plan.json", text).inputs())
     assert plan.encode(given[0][:3]) == '["a",1,"v"]'
 
 

@@ -177,7 +177,7 @@ class Files:
             return map_in_order(
                 lambda file: one(*self.read(file)), files, 1, lanes, ahead, reads=False
             )
-        return (one(*known) for known in map_in_order(self.read, files, 1, READS))
+        return (one(*known) for known in map_in_order(self.read, files, 1, READS, 2 * READS))
 
     def read(self, file: Input) -> tuple[Input, list[bytes] | None]:
         """A file, and its bytes if it is small."""

@@ -96,10 +96,20 @@ class Inputs:
             at, index = at + length, index + 1
 
 
+class _Lines:
+    """Lines that can be gone through again."""
+
+    def __init__(self, make: Callable[[], Iterator[bytes]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._make()
+
+
 def make_plan(
     source: str, mode: str, inputs: Inputs, cuts: Sequence[int], before: Segment | None = None
-) -> tuple[str, Callable[[], Iterator[bytes]]]:
-    """The id of a plan, which is the digest of all lines but the first, and what makes its lines.
+) -> tuple[str, Iterable[bytes]]:
+    """The id of a plan, which is the digest of all lines but the first, and its lines.
     `source` is INPUT; `cuts` are offsets in all inputs together, or in the mode files numbers of
     files; `before` is the outputs.jsonl that has what is taken over."""
 
@@ -121,7 +131,7 @@ def make_plan(
         yield from body()
 
     plan_id = digest(body())
-    return plan_id, text
+    return plan_id, _Lines(text)
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
