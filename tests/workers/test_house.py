@@ -57,8 +57,8 @@ ROOMS = [
 # functions for every step, and an API that imports only what is asked for; 210 for several parts
 # per pod: their ids, their failures, what a retry skips; and 1,610 for files as items: patterns,
 # lists and listings of them (460), what is compressed (150), a map per file and its failures (310),
-# outputs.jsonl and what is taken over from it (200), settings, cuts, their errors, and requests that
-# take little memory and CPU time (60).
+# outputs.jsonl and what is taken over from it (200), settings, cuts, their errors, and requests
+# that take little memory and CPU time (60).
 ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610
 PATHS = {
     ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
