@@ -556,7 +556,7 @@ def test_memory_of_a_split(bucket: Volume, fake: FakeOSS) -> None:
     for count in counts:
         for number in range(count):
             fake.bucket().put(f"{bucket.root}/{count}/some/folder/{number:025}.log", b"")
-        settings = {"INPUT": f"{count}/", "SPLIT_MODE": "files", "NUM_PARTS": 200}
+        settings: dict[str, Any] = {"INPUT": f"{count}/", "SPLIT_MODE": "files", "NUM_PARTS": 200}
         outcome = bucket.call("split", prologue=PEAK, **settings)
         assert outcome.code == 0, outcome.words
         peaks.append(int(outcome.words.split()[-1]) * KIB)
