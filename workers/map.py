@@ -6,7 +6,7 @@ Writes  map-output/<job>/<id>-<attempt>    what the program MAP_COMMAND makes of
 Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others, that of the program too: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false MAP_COMMAND MAP_EXIT_OK=0 MAP_SETTINGS SCRATCH_DIR=/tmp
-        SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX FILES_AT_ONCE=1 POD_NAME NODE_NAME
+        SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX FILES_AT_ONCE=1 POD_NAME NODE_NAME RETRIES
 
 PART_ID=0-3,7 names five parts, which are mapped one after the other. The program runs for each.
 """
@@ -19,8 +19,11 @@ from collections.abc import Mapping
 
 from fanfold import mapping, settings, worker
 from fanfold.command import Program
+from fanfold.errors import WorkerError
 from fanfold.parts import Part
 from fanfold.plan import encode
+
+LARGEST = (128 << 10) - 16  # bytes of a variable: Linux gives a program no longer ones
 
 
 def as_text(item: object) -> str:
@@ -39,7 +42,12 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         def run(part: Part) -> None:
             told = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
             if part.item is not None:
-                told["ITEM"] = as_text(part.item)
+                told["ITEM"] = text = as_text(part.item)
+                if (size := len(os.fsencode(text))) > LARGEST:
+                    raise WorkerError(
+                        f"the item of {part.name} takes {size} bytes as JSON, and a program's "
+                        f"variables take {LARGEST}: put less into the list"
+                    )
             try:
                 program.run([part], part.write, suffix, **told)
             except OSError as error:  # of the node or the storage, and none of the file

@@ -84,7 +84,7 @@ def test_members(kind: str, members: list[bytes], sizes: list[int]) -> None:
     data = b"".join(map(COMPRESS[kind], members))
 
     assert decoded(data, *sizes) == b"".join(members)
-    assert is_compressed(data[:SIZE])
+    assert is_compressed("in/a", data[:SIZE])
 
 
 @given(data=texts, sizes=sizes_of_pieces)
@@ -94,14 +94,14 @@ def test_text_passes(data: bytes, sizes: list[int]) -> None:
     passed = list(decode("in/a", iter(pieces)))
 
     assert [*map(id, passed)] == [*map(id, pieces)]
-    assert not is_compressed(data[:SIZE])
+    assert not is_compressed("in/a", data[:SIZE])
 
 
 @pytest.mark.parametrize("pieces", [[], [b""]])
 def test_nothing(pieces: list[bytes]) -> None:
     """An empty file is an empty text."""
     assert list(decode("in/a", iter(pieces))) == []
-    assert not is_compressed(b"")
+    assert not is_compressed("in/a", b"")
 
 
 @KINDS
@@ -137,7 +137,7 @@ def test_flipped_bits(kind: str) -> None:
             assert error.exit_code == 2  # noqa: PT017
             refused += 1
         else:
-            mark = bit < MARK[kind] * 8 and not is_compressed(bytes(changed[:SIZE]))
+            mark = bit < MARK[kind] * 8 and not is_compressed("in/a", bytes(changed[:SIZE]))
             assert text == (changed if mark else LINE * 8)
     assert refused > len(data) * 8 * 0.5
 
@@ -228,7 +228,7 @@ def test_what_is_no_text(what: str, data: bytes, size: int) -> None:
     for outer in COMPRESS.values():
         with pytest.raises(WorkerError, match=f"^in/a, decompressed, is {what}, which is not read"):
             next(decode("in/a", cut(outer(data), [size])))
-    if not is_compressed(data[:SIZE]):
+    if not is_compressed("in/a", data[:SIZE]):
         assert f"in/a is {what}, which is not read as text: " in refusal(data, size)
 
 
@@ -293,11 +293,20 @@ def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     data = b"\x28\xb5\x2f\xfd" + bytes(20)
 
-    assert is_compressed(data)
+    assert is_compressed("in/a", data)
     sentence = refusal(data)
     assert "in/a is zstd, for which Python " in sentence
     for remedy in "Python 3.14", "with gzip", "{input}":
         assert remedy in sentence
+
+
+@pytest.mark.parametrize("name", ["in/a.gz", "in/a.TGZ", "in/a.bz2", "in/a.xz", "in/a.zst"])
+@pytest.mark.parametrize("data", [b"", b"\x1f", b"text\n"])
+def test_a_name_without_its_mark(name: str, data: bytes) -> None:
+    """An empty file, or one that is damaged in its first bytes, is no text of its own."""
+    assert is_compressed(name, data)
+    with pytest.raises(WorkerError, match=f"^{name} has the name of .+ and does not begin as"):
+        next(decode(name, iter([data])))
 
 
 def test_a_start_is_short() -> None:

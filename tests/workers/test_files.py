@@ -672,6 +672,9 @@ def test_a_part_whose_pod_has_died(volume: Volume) -> None:
         more = {"TOLERATED_FAILURES": tolerated, "MAP_STATUS": status}
         outcome = merged(run, some_fail, **more, RUN_ID=f"r{tolerated[0]}{status}", RUN_STARTED=1)
         assert outcome.code == code, (more, outcome.words)
+        # Also without a result there are the lines that a later run takes over from.
+        name = f"19700101T000001Z-r{tolerated[0]}{status}"
+        assert ("outputs.jsonl" in run.results().get(name, {})) == (code != 75)
     assert [bool(line["exit"]) for line in final(run)] == [False, False, True, True]
     assert "no pod has mapped part 1" in final(run)[3]["said"]
     assert run.summary()["failed"] == 2
@@ -1237,6 +1240,22 @@ def test_large_items(volume: Volume) -> None:
     assert [int(data or b"") for data in outputs(run).values()] == [
         len(line.encode()) for line in lines
     ]
+
+
+def test_an_item_that_is_too_large(volume: Volume) -> None:
+    """For a program: its file fails, and no other. The lines of the others are a next job's."""
+    sizes = {"in/a": 100_000, "in/b": 200_000}
+    lines = [f'{{"name":"{name}","x":"{"x" * size}"}}' for name, size in sizes.items()]
+    files = {**dict.fromkeys(sizes, b"1\n"), "l.jsonl": "\n".join(lines).encode()}
+    run = job(volume, files, INPUT="@l.jsonl", RUN_DIR="one")
+    outcome = do(run, "map", MAP_COMMAND="cat", TOLERATED_FAILURES=1)
+    assert outcome.code == 0, outcome.words
+    assert ends(run) == {"in/a": 0, "in/b": 2}
+    assert "takes 200022 bytes as JSON" in final(run)[1]["said"]
+
+    after = volume.having(INPUT="@one/outputs.jsonl", SPLIT_MODE="files", RUN_DIR="two")
+    assert do(after, "map", MAP_COMMAND="cat").code == 0
+    assert [len(json.dumps(line["item"])) > sizes["in/a"] for line in final(after)] == [True]
 
 
 @pytest.mark.folder

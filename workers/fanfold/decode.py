@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -60,12 +61,15 @@ KINDS = {
         "ZstdError",
     ),
 }
+# What a file with such a name is. Empty, or damaged in its first bytes, it would pass for text.
+NAMES = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 MARKS = {kind: tuple(mark for mark, what, _ in FORMATS if what == kind) for kind in KINDS}
 
 
-def is_compressed(start: bytes) -> bool:
-    """Whether `decode` decompresses a file by these first bytes, formats.SIZE of them or all."""
-    return _find_kind(start) is not None
+def is_compressed(name: str, start: bytes) -> bool:
+    """Whether a file is compressed by its first bytes, formats.SIZE of them or all, or should be by
+    its name."""
+    return _find_kind(start) is not None or _named(name) is not None
 
 
 def decode(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -78,7 +82,13 @@ def decode(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
     """
     held, start = _begin(pieces)
     text = chain(held, pieces)
-    if kind := _find_kind(start):
+    kind, said = _find_kind(start), _named(name)
+    if said and not kind:
+        raise WorkerError(
+            f"{name} has the name of {said} and does not begin as {said}: {AGAIN}; if it is none, "
+            "give it another name"
+        )
+    if kind:
         text = chain(_decompress(name, kind, text))
         name = f"{name}, decompressed,"
         held, start = _begin(text)
@@ -97,6 +107,10 @@ def _begin(pieces: Iterator[bytes]) -> tuple[list[bytes], bytes]:
 
 def _find_kind(start: bytes) -> str | None:
     return next((kind for kind, marks in MARKS.items() if start.startswith(marks)), None)
+
+
+def _named(name: str) -> str | None:
+    return NAMES.get(os.path.splitext(name)[1].lower())
 
 
 def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes]:

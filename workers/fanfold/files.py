@@ -115,7 +115,7 @@ class FilePart(Part):
             raise
 
     def _is_plain(self, name: str, start: bytes) -> bool:
-        return not is_compressed(start) and super()._is_plain(name, start)
+        return not is_compressed(name, start) and super()._is_plain(name, start)
 
     @contextmanager
     def file(self, *, stored: bool = False) -> Iterator[File | None]:

@@ -93,7 +93,7 @@ class Whole:
             if line["exit"] != 0:
                 self.failed += 1
                 if len(self.first) < SHOWN:
-                    self.first.append(f"{line['name']:.200} ({shown(line['exit'])})")
+                    self.first.append(f"{line['name']:.120} ({shown(line['exit'])})")
             yield line
 
     def _lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
