@@ -9,7 +9,7 @@ Writes  aggregation-demo/l<LEVEL+1>/<run>/<FILE_NUMBER>-<attempt>.txt    what is
 Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others, that of a program too: a retry may help
 Takes   FAN_IN=2 FILES PROCESS_COMMAND PROCESS_EXIT_OK=0 PROCESS_SETTINGS FILE_SUFFIX=.txt
-        SCRATCH_DIR=/tmp SCRATCH_SIZE POD_NAME NODE_NAME
+        SCRATCH_DIR=/tmp SCRATCH_SIZE POD_NAME NODE_NAME RETRIES
 
 With FILES, the number of files at LEVEL, the last group may be short. The worker of the last group
 of level 1 checks that level 1 has exactly these files.

@@ -333,6 +333,7 @@ def log_count(
         click.echo(f"{', '.join(counted)}")
     click.echo(f"{size / 1e6:,.1f} MB in {seconds:.2f} s, {size / 1e6 / seconds:,.0f} MB/s")
     click.echo(f"result: {result}")
+    click.echo(f"report: {run.path(results + names.REPORT)}")
 
 
 @main.command()
@@ -381,6 +382,7 @@ def aggregate(
         click.echo(begin if size <= 60 else f"{begin}... {size} letters")
     click.echo(f"{workers} workers on {level} levels in {time.monotonic() - start:.2f} s")
     click.echo(f"result: {result}")
+    click.echo(f"report: {run.path(results + names.REPORT)}")
 
 
 def root_of(*paths: Path) -> str:

@@ -75,6 +75,7 @@ def test_sigkill(tmp_path: Path) -> None:
     visible = {name for name in files if not name.startswith(".")}
     begun = names.run_name(str(ARGO[0]["RUN_ID"]), int(str(ARGO[0]["RUN_STARTED"])))
     published = {"plan.json", begun, "result.json", "result.json.record", "summary.json"}
+    published.add("report.html")
     assert visible == {INPUT} | published | {
         f"{part_id}.{end}" for part_id in part_ids for end in ("txt", "json")
     }

@@ -323,7 +323,7 @@ def test_programs(tmp_path: Path) -> None:
         lines = [line for line in log.read_text().splitlines() if word in line]
         (result,) = out.glob("runs/*/result.out")
         assert result.read_text().splitlines() == sorted(set(lines))
-        assert output.endswith(f"result: {result}\n")
+        assert f"\nresult: {result}\n" in output
         assert "\0\n" in words
 
     failing = ("--map", "sh -c 'cat >/dev/null; echo because >&2; exit 7'")
@@ -405,7 +405,7 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
 
     assert code == 0, words
     counted = fake.counters.read()
-    run = output.rpartition("oss://bucket/")[2].strip().removesuffix("result.json")
+    run = output.partition("result: oss://bucket/")[2].partition("result.json")[0]
     written = {key: fake.bucket().get(key) for key in fake.bucket().objects if run in key}
     assert json.loads(written[f"{run}result.json"]) == model([log], KEYWORDS)
     assert [key for key in written if key.endswith(".txt")] == []
@@ -416,8 +416,9 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
     assert (made, len(read)) == ((5, 5) if mode == "copy" else (0, 0))
     assert counted["requests"].get("DeleteObject", 0) == made
     assert "UploadPart" not in counted["requests"]
-    # That the run began, two plans, five records, result.json twice, the summary, its record.
-    assert counted["requests"]["PutObject"] == 1 + 2 + 5 + 4
+    # That the run began, two plans, five records, result.json and the page twice, the summary, its
+    # record.
+    assert counted["requests"]["PutObject"] == 1 + 2 + 5 + 6
     assert counted["up"]["PutObject"] == sum(map(len, written.values()))
     assert list(tmp_path.rglob("*.json")) == []
 

@@ -228,6 +228,6 @@ def test_a_run(tmp_path: Path, way: str) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "warning" not in done.stderr
-        result = Path(done.stdout.partition("result: ")[2].removesuffix("\n"))
+        result = Path(done.stdout.partition("result: ")[2].partition("\nreport: ")[0])
         assert json.loads(result.read_bytes()) == model([log.read_bytes()], keywords)
     assert not (ROOT / "pwned").exists()

@@ -22,13 +22,13 @@ Asked = tuple[Requests, int, int]
 
 
 def asked(fake: FakeOSS, outcome: Outcome) -> Asked:
-    """What a worker has asked for: requests, and the bytes down and up that are no plan, record or
-    result of a count."""
+    """What a worker has asked for: requests, and the bytes down and up that are no plan, record,
+    page or result of a count."""
     assert outcome.code == 0, outcome.words
     counted = fake.counters.read()
 
     def data(way: str, *operations: str) -> int:
-        ours = (".json", ".json.record", ".txt.record")
+        ours = (".json", ".json.record", ".txt.record", ".html")
         small = sum(n for key, n in counted[f"{way}_by_key"].items() if key.endswith(ours))
         return int(sum(counted[way].get(name, 0) for name in operations) - small)
 
@@ -60,6 +60,8 @@ LOOKS = {"ListObjectsV2": 5}
 # result.json, summary.json, the record, which is read, and result.json, which is read and put in
 # its final place; then it is read to be handed on.
 PUBLISH = {"PutObject": 4, "GetObject": 3}
+# The page of the run, twice, and whether there is an older one.
+PAGE = {"PutObject": 2, "GetObject": 1, "ListObjectsV2": 1}
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
@@ -93,7 +95,7 @@ def test_log_count(bucket: Volume, fake: FakeOSS, mode: str, files: int) -> None
     # The plan, every record; in the mode copy the copies are the inputs.
     again = found if mode == "range" else {}
     proof = total({"GetObject": 1 + PARTS}, again)
-    assert step(volume, fake, "merge") == (total(proof, LOOKS, PUBLISH), 0, 0)
+    assert step(volume, fake, "merge") == (total(proof, LOOKS, PUBLISH, PAGE), 0, 0)
     assert volume.totals() == model([each] * files)
     read = fake.counters.read()["down_by_key"]
     records = [size for key, size in read.items() if "/cout-output/" in key]
@@ -136,7 +138,7 @@ def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
         joined = {"GetObject": PARTS, "PutObject": 1}
     proof = {"GetObject": 1 + PARTS, "HeadObject": 1}
     # That there is an OUTPUT goes without a look.
-    publish = total(LOOKS, {"ListObjectsV2": -2}, PUBLISH)
+    publish = total(LOOKS, {"ListObjectsV2": -2}, PUBLISH, PAGE)
     found = step(volume, fake, "merge")
     assert found == (total(proof, joined, final, publish), moved, moved)
     assert volume.final("result.out") == b"".join(b"%d" % n * size for n in range(PARTS))
@@ -171,14 +173,16 @@ def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
         assert found == (total({"GetObject": 2, "HeadObject": 2}, upload(2), record), 0, 0)
 
     # Two records; both files are joined into result.txt, which is copied to its final place; one
-    # listing checks level 1; published or not, and twice a newer one; the checksum.
+    # listing checks level 1; published or not, and twice a newer one; the checksum. For the page a
+    # listing per level, and all records.
     found = step(volume, fake, "merge", 2, LEVEL=3)
     join = total({"GetObject": 2, "HeadObject": 2}, upload(2))
     final = total({"HeadObject": 1}, upload(1))
     rest = {"ListObjectsV2": 1 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
-    assert found == (total(join, final, rest), 0, 0)
+    shown = total(PAGE, {"ListObjectsV2": 2, "GetObject": groups + 2})
+    assert found == (total(join, final, rest, shown), 0, 0)
     read = fake.counters.read()["down_by_key"]
-    assert max(size for key, size in read.items() if "/l3/" in key) < RECORD
+    assert max(size for key, size in read.items() if "/l3/" in key) < 2 * RECORD
 
 
 @pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
@@ -194,7 +198,7 @@ def test_one_level(bucket: Volume, fake: FakeOSS, size: int) -> None:
     # one; the summary and the record, which is read; the checksum.
     rest = {"ListObjectsV2": 3 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
     moved = 0 if large else 8 * size
-    assert found == (total(join, final, rest), moved, moved)
+    assert found == (total(join, final, rest, PAGE), moved, moved)
 
 
 def test_files_as_items(bucket: Volume, fake: FakeOSS) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from fanfold import Part
+from fanfold.names import LEVEL_REPORT
 from pipeline import INPUT, JOINED, Tree, Volume, model
 
 pytestmark = pytest.mark.usefixtures("storage")
@@ -66,7 +67,7 @@ def test_log_count(mapped: Volume) -> None:
 
     assert mapped.final("result.out") == DATA
     assert files(before) - files(after) == ours
-    assert files(after) - files(before) == published(mapped, "result.json")
+    assert files(after) - files(before) == published(mapped, "result.json", "report.html")
     assert before.items() - after.items() <= {
         (name, before[name]) for name in ours | {"result.out"}
     }
@@ -84,7 +85,7 @@ def test_without_it_nothing_is_removed(mapped: Volume) -> None:
     before = files(mapped.tree())
     mapped.merge()
     mapped.merge(CLEAN="false")
-    assert files(mapped.tree()) == before | published(mapped, "result.json")
+    assert files(mapped.tree()) == before | published(mapped, "result.json", "report.html")
 
 
 def test_other_runs_go_on(mapped: Volume) -> None:
@@ -199,7 +200,7 @@ def test_process_data(volume: Volume, levels: int) -> None:
     assert files(before) - files(after) == {
         name for name in files(before) if name.startswith(tuple(ours))
     }
-    assert files(after) - files(before) == published(volume, JOINED)
+    assert files(after) - files(before) == published(volume, JOINED, LEVEL_REPORT)
     assert volume.final(JOINED) == b"".join(FILES)
     for each in (other, volume):
         assert each.run("merge", 2).code == 0

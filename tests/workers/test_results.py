@@ -259,7 +259,9 @@ def test_the_summary_of_log_count(volume: Volume) -> None:
     summary = json.loads(made["summary.json"])
 
     assert folder == FOLDER
-    assert made.keys() == {"result.json", "result.out", "summary.json", "result.json.record"}
+    assert made.keys() == {
+        "result.json", "result.out", "summary.json", "result.json.record", "report.html"
+    }  # fmt: skip
     assert 0 <= summary.pop("seconds") < 60
     assert summary == {
         "parts": 4,
@@ -285,7 +287,7 @@ def test_the_summary_of_process_data(volume: Volume) -> None:
     summary = json.loads(made["summary.json"])
 
     assert folder == FOLDER
-    assert made.keys() == {"result.txt", "summary.json", "result.txt.record"}
+    assert made.keys() == {"result.txt", "summary.json", "result.txt.record", "report.html"}
     assert 0 <= summary["seconds"] < 60
     assert (summary["files"], summary["output_bytes"], summary["run"]) == (5, 10, "a")
     assert made["result.txt"] == run.final(JOINED) == b"".join(files)

@@ -17,7 +17,9 @@ from pipeline import INPUT, JOINED, KEYWORDS, LEVEL_1, Volume, model
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 LIMIT = 32 * MIB
-BASE = 24 * MIB  # whatever the run; and bytes per part or file, where 100,000 of them count
+BASE = (
+    25 * MIB
+)  # whatever the run, its page included; and bytes per part or file, where 100,000 of them count
 PER_ID, PER_PART, PER_INPUT, PER_FILE, PER_SOURCE = 150, 600, 160, 400, 1200
 PER_ITEM = 200  # in the mode files
 SECONDS_OF_10000, SECONDS_OF_100000 = 1, 10  # of CPU time, for the proof of parts and of level 1

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from fanfold import command, fold_levels, names, publish, records, settings, worker
+from fanfold import command, fold_levels, names, publish, records, report, settings, worker
 from fanfold.errors import RetryError, WorkerError
 from fanfold.inputs import check_inputs
 from fanfold.names import FILE_LINES, digest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # part ids in an error, per kind
 FAILED = "Failed", "Errored"  # MAP_STATUS of a map that has ended so: Argo's words
 SHOWN_BYTES = 32 << 10  # of RESULT_FILE: Argo keeps it in the workflow
+PROOF = "Proven: every byte of the input was mapped once, and no input has changed since."
 
 
 def reduce_outputs(
@@ -86,11 +87,14 @@ class Fold:
         self.job = records.job_id(plan.id, self.made_by)
         self.begin = records.utc(time.time())
         self.totals = records.Counts(dict.fromkeys(self.words or (), 0))
+        self.report = report.Report(self.run_id)
 
     def records(self) -> Iterator[records.PartRecord]:
         """The record of every part."""
         for record in records.read_parts(self.run, self.job, parts_of(self.plan)):
             self.begin = min(self.begin, record.start or self.begin)
+            if record.told:
+                self.report.add(f"{record.part}", record.size, record.told)
             yield record
 
     def check_whole(self, wrong: Mapping[str, Sequence[str]]) -> None:
@@ -130,9 +134,11 @@ class Fold:
             out.write(b"")
             for line in whole.lines(self.records()):
                 add(self.totals, line["counts"], str(line["name"]))
+                if line["exit"]:
+                    self.report.fail(line["name"], line["exit"], line["said"])
                 out.write(encode(line).encode() + b"\n")
-            # What a pod that died for good has left undone has failed, if that is tolerated.
-            lost = {"missing"} if most and self.status in FAILED else set()
+            # What a pod that died for good has left undone has failed.
+            lost = {"missing"} if self.status in FAILED else set()
             self.check_whole({each: whole.lost[each] for each in whole.lost.keys() - lost})
             self.check_inputs(open_plan(self.run, self.plan.id))
         whole.made = outputs.commit(self.run, self.folder, self.made_by, out)
@@ -169,7 +175,7 @@ class Fold:
             ensure_ascii=False,
         )
         result = run.put(self.folder + names.RESULT, [text.encode(), b"\n"])
-        return {names.RESULT: result, name: made, **finals}, {
+        summary = {
             "parts": self.count,
             "files": plan.files,
             **told,
@@ -180,6 +186,13 @@ class Fold:
             "plan": plan.id,
             "job": self.job,
         }
+        facts = {"input": plan.source, "mode": plan.mode, **summary}
+        failed = whole.failed if whole else 0
+        page = publish.put_page(
+            run, self.folder + names.REPORT,
+            lambda: self.report.page(PROOF, facts, self.totals, failed),
+        )  # fmt: skip
+        return {names.RESULT: result, name: made, **finals, names.REPORT: page}, summary
 
 
 def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:

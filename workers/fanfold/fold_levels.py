@@ -6,15 +6,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
-from fanfold import command, names, publish, settings, worker
+from fanfold import command, names, publish, report, settings, worker
 from fanfold.errors import WorkerError
 from fanfold.levels import Levels
 from fanfold.names import digest
+from fanfold.parallel import map_in_order
 from fanfold.storage import Segment, open_storage
 from fanfold.streams import Combine, combine
+
+MOST_RECORDS = 2000  # that are read for the page
+PROOF = "Proven: every file of level 1 is in the result once, and none has changed since."
 
 
 def fold_files(
@@ -62,12 +67,16 @@ def fold_files(
             )
         worker.log("merge", "proven", files=len(versions), new=new)
         result = combine(run, name, files, function, levels.suffix)
-        return {names.LEVEL_RESULT: result}, {
+        summary = {
             "files": len(versions),
             "output_bytes": result[3],
             "seconds": round(time.time() - begin, 3),
             "run": run_id,
         }
+        page = publish.put_page(
+            run, folder + names.REPORT, lambda: page_of(levels, level, len(versions), summary)
+        )
+        return {names.LEVEL_RESULT: result, names.LEVEL_REPORT: page}, summary
 
     published = publish.publish(run, folder, os.path.basename(name), job, make)
     _, version, _, size = published[names.LEVEL_RESULT]
@@ -78,3 +87,24 @@ def fold_files(
     if clean:
         publish.remove(run, levels.outputs(level))
     worker.log("merge", "done", level=level, files=number, output=folder)
+
+
+def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) -> Iterator[bytes]:
+    """The page of a run over `count` files of level 1, from the records of the levels 2 to `last`.
+    Of very many records those of the last levels are read, or none."""
+    found, there = report.Report(levels.run_id, "file"), dict[int, list[int]]()
+    for level in range(last, 1, -1):
+        place = names.folder(levels.record(level, 0))
+        ids = (name[len(place) :].removesuffix(".json") for name in levels.run.names(place))
+        there[level] = sorted(int(number) for number in ids if number.isdecimal())
+        if sum(map(len, there.values())) > MOST_RECORDS:
+            del there[level]
+            break
+    for level, numbers in sorted(there.items()):
+        told = map_in_order(partial(levels.told, level), numbers)
+        for number, one in zip(numbers, told, strict=True):
+            end = one["first"] + len(one["versions"])
+            if end <= count:  # by hand, another run may have made others
+                bar = found.add(f"{number} of level {level}", one["output"][1], one)
+                found.put(level, one["first"] / count, end / count, bar)
+    yield from found.page(PROOF, {"level": last, **facts})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BOM = b"\xef\xbb\xbf"
 LOOK_UPS = 8000  # inputs of a list that are looked up together
-LONGEST = 64 << 10  # bytes of a line of a list
+LONGEST = 1 << 20  # bytes of a line of a list: what an outputs.jsonl says of a file is shorter
 DEPTH = 100  # how much deeper than in the list an item may stand in what is read and written
 
 Line = tuple[bytes, int, bytes]  # the name of an input, the number of its line, the line if JSON
@@ -87,10 +87,10 @@ def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> In
 
 def _own(environ: Mapping[str, str]) -> list[str]:
     """What every run in RUN_DIR replaces, and its folders as those of a run with any ids."""
-    finals = settings.output_name(environ), names.RESULT, names.FILE_LINES, names.NEWEST_PLAN
+    output, finals = settings.output_name(environ), (names.RESULT, names.FILE_LINES, names.REPORT)
     places = *names.OUTPUTS, settings.output_dir(environ)
-    folders = (f"{place}{'0' * names.DIGITS}/" for place in places)
-    return [settings.run_dir(environ) + name for name in (*finals, *folders)]
+    own = output, *finals, names.NEWEST_PLAN, *(f"{each}{'0' * names.DIGITS}/" for each in places)
+    return [settings.run_dir(environ) + name for name in own]
 
 
 def _stored(store: Storage, source: str, names: Iterator[str], looks: int) -> Inputs:

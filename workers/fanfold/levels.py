@@ -18,6 +18,10 @@ from fanfold.parallel import map_in_order
 from fanfold.plan import UNREADABLE
 from fanfold.storage import Segment, Storage
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 BY_HAND = "by-hand"  # in place of RUN_ID
 MAX_LEVEL_1 = 300_000  # files, of which each takes 600 bytes of memory in the last step
 
@@ -84,11 +88,8 @@ class Levels:
     def read_record(self, level: int, number: int) -> Source:
         """A file of a level above, as its record says."""
         name = self.record(level, number)
-        text = b"".join(self.run.stream(name))
         try:
-            found = records.unseal(text)
-            if (found["level"], found["number"]) != (level, number):
-                raise ValueError
+            found = self.told(level, number)
             (output, size, version), versions = found["output"], list(found["versions"])
             return (str(output), str(version), 0, int(size)), int(found["first"]), versions
         except UNREADABLE:
@@ -96,6 +97,13 @@ class Levels:
                 f"{name} is not a record that process.py wrote: run process.py {number} "
                 f"{level - 1} again"
             ) from None
+
+    def told(self, level: int, number: int) -> dict[str, Any]:
+        """What the record of a file says. Raises one of UNREADABLE if it is not whole."""
+        found = records.unseal(b"".join(self.run.stream(self.record(level, number))))
+        if (found["level"], found["number"]) != (level, number):
+            raise ValueError
+        return found
 
     def check_unchanged(self, versions: Sequence[str]) -> int:
         """Check that the files of level 1 still are the versions from which the result was made;

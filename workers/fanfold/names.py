@@ -22,7 +22,9 @@ LEVEL_OUTPUT = "aggregation-demo/l{}/{}/{}"  # by level, run and file: number an
 RESULTS = "results/"
 RESULT = "result.json"
 FILE_LINES = "outputs.jsonl"  # in the mode files: what became of each file
+REPORT = "report.html"  # the page that shows the run
 LEVEL_RESULT = "aggregation-demo/result.txt"
+LEVEL_REPORT = "aggregation-demo/report.html"
 TEMPORARY = r"\..+\.[0-9a-f]{16}\.tmp"  # a pattern: a file while it is written in a folder
 OUTPUTS = "split-output/", "cout-output/", "map-output/", RESULTS  # folders of ours
 # What the last step writes into RUN_DIR and results/ besides: OUTPUT must not take these names.
@@ -34,7 +36,7 @@ TAKEN = (
     "result.json.record",
     FILE_LINES,
     "outputs.jsonl.record",
-    "report.html",
+    REPORT,
 )
 
 DIGITS = 32  # of an id: a workflow stores the plan's id twice per part, and Argo limits its size

@@ -10,13 +10,15 @@ the ids.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from fanfold import names, records, settings
-from fanfold.errors import ChangedError, RetryError, explain
+from fanfold.errors import ChangedError, RetryError, WorkerError, explain
 from fanfold.names import RESULTS, digest
+from fanfold.page import MARK
 from fanfold.parallel import map_in_order
 from fanfold.plan import UNREADABLE
 from fanfold.storage import Segment, Storage
@@ -125,7 +127,9 @@ def publish(
             log("merge", "late", newer=newer[0])
         try:
             for final, file in settle(run, result, ours, reversed(newer)).items():
-                if file:
+                if os.path.basename(final) == names.REPORT:
+                    show_page(run, final, file)
+                elif file:
                     run.copy(final, run, [file])
                 elif run.has(final) and is_final(run, result, final):
                     run.put(final, [])
@@ -144,6 +148,31 @@ def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Fin
         theirs = read_record(run, folder, result)[1]
         found |= {final: theirs[final] for final in ours.keys() & theirs.keys()}
     return found
+
+
+def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Segment | None:
+    """Put the page of a run, or None: no failure of a page is one of the run."""
+    try:
+        return run.put(name, [*make()])
+    except Exception as error:  # a bug in a page, too
+        log("merge", "no_page", error=f"{type(error).__name__}: {error}")
+        return None
+
+
+def show_page(run: Storage, final: str, file: Segment | None) -> None:
+    """Give a page its final name, unless a file is there that is no page of ours."""
+    try:
+        if run.has(final):
+            with run.open(final) as found:
+                if found.read(0, len(MARK)) != MARK.encode():
+                    log("merge", "kept", file=final, why="no run has made it")
+                    return
+        if file:
+            run.copy(final, run, [file])
+        else:
+            run.remove(final)
+    except (WorkerError, OSError) as error:
+        log("merge", "no_page", error=explain(error)[1])
 
 
 def reduced(job: str, environ: Mapping[str, str]) -> str:

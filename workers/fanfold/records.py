@@ -48,12 +48,15 @@ def unseal(text: bytes) -> dict[str, Any]:
 
 
 def maker(environ: Mapping[str, str], start: float) -> dict[str, object]:
-    """Who made an output, and when: run, pod, node, start and end."""
+    """Who made an output, and when: run, pod, node, attempt (from 1 on; 0 if nobody told), start
+    and end."""
     pod = environ.get("POD_NAME") or os.uname().nodename
+    attempt = environ.get("RETRIES", "")[:9]
     return {
         "run": environ.get("RUN_ID", ""),
         "pod": pod,
         "node": environ.get("NODE_NAME", ""),
+        "attempt": int(attempt) + 1 if attempt.isdecimal() else 0,
         "start": utc(start),
         "end": utc(time.time()),
     }
@@ -91,10 +94,10 @@ def job_id(plan_id: str, settings: Mapping[str, object]) -> str:
 
 
 def from_utc(text: str) -> float:
-    """The moment that utc() has written."""
-    from calendar import timegm
+    """A moment in ISO 8601 in seconds since 1970."""
+    from datetime import datetime  # of the workers, the last step alone reads moments
 
-    return timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) + float(text[19:23])
+    return datetime.fromisoformat(text).timestamp()
 
 
 def seal_part(
@@ -131,7 +134,8 @@ class PartRecord:
         self.part, self.problem = part, ""
         self.counts: Counts = {}
         self.output: Segment | None = None
-        self.run, self.start = "", ""
+        self.run, self.start, self.size = "", "", 0
+        self.told: Mapping[str, object] = {}  # all that the record says
         try:
             found = unseal(text)
             if (found["job"], found["part"]) != (job, part) or find_bad_count(found["counts"]):
@@ -140,7 +144,7 @@ class PartRecord:
                 name, length, version = found["output"]
                 self.output = str(name), str(version), 0, int(length)
             self.run, self.start = str(found["run"]), str(found["start"])
-            self.counts = dict(found["counts"])
+            self.counts, self.size, self.told = dict(found["counts"]), int(found["bytes"]), found
             if found.get("files", found["bytes"]) != size:
                 self.problem = "short"
         except UNREADABLE:

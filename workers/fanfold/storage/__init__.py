@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from fanfold.errors import WorkerError
-from fanfold.names import OUTPUTS, RESULT
+from fanfold.names import OUTPUTS, REPORT, RESULT
 from fanfold.settings import SCHEME
 from fanfold.storage import folder
 from fanfold.storage.folder import PIECE, Segment
@@ -124,7 +124,8 @@ def check_apart(work: Storage, run: Storage, source: str, output: str, *more: st
     name = work.real(source.rstrip("/"))
     place, _, base = output.rpartition("/")
     final = f"{run.real(place).rstrip('/')}/{base}"
-    for own in (*(f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT)), final):
+    ours = (f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT, REPORT))
+    for own in (*ours, final):
         inside = f"{name}/".startswith(own.rstrip("/") + "/")
         if inside or (source.endswith("/") and own.startswith(f"{name}/")):
             raise WorkerError(

@@ -1,0 +1,240 @@
+"""The page of a run: what it says, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fanfold import records
+from fanfold.names import LEVEL_REPORT, REPORT
+from fanfold.page import MARK, shown
+from fanfold.report import BARS, FAILED, SLOWEST, Report
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline import INPUT, Volume
+
+START = 1767225600.0
+RUN = {"RUN_ID": "a", "RUN_STARTED": int(START)}
+LONG = "x" * 3000
+WIDTHS = 1280, 400
+Browse = Callable[..., subprocess.CompletedProcess[str]]
+
+# Shows a page in a frame of some width (a window has at least 500 pixels), and says in its title
+# which elements hold more than they show.
+FRAME = """<title></title>
+<iframe width="%d" height="900" style="border:0" srcdoc="%s"></iframe>
+<script>
+onload = () => {
+  const frame = document.querySelector('iframe'), page = frame.contentDocument
+  const cut = [...page.querySelectorAll('*')]
+    .filter(one => !one.closest('svg') && one.scrollWidth > one.clientWidth + 1
+                   && frame.contentWindow.getComputedStyle(one).display !== 'inline')
+    .map(one => one.tagName + ':' + one.textContent.slice(0, 40))
+  document.title = JSON.stringify({width: frame.contentWindow.innerWidth, cut})
+}</script>"""
+
+
+def told(second: float, seconds: float, **more: object) -> dict[str, object]:
+    """What a record says of who has made it."""
+    start = START + second
+    times = {"start": records.utc(start), "end": records.utc(start + seconds)}
+    return {
+        "run": "a",
+        "pod": "log-count-x7k2p-map-1",
+        "node": "n-1",
+        "attempt": 1,
+        **times,
+        **more,
+    }
+
+
+def page_of(parts: int, failed: int = 0, name: str = "") -> str:
+    """A page over some parts, of which every tenth is five times as slow."""
+    found = Report("a")
+    for part in range(parts):
+        seconds = 2 + part % 7 + 30 * (part % 10 == 9)
+        found.add(str(part), 10_000_000, told(part // 50, seconds, attempt=1 + part % 10 // 9))
+    for number in range(failed):
+        found.fail(f"in/{name}{number}", 1, f"cannot read it {name}")
+    facts = {"input": f"in/{name}", "mode": "range", "parts": parts}
+    totals = {"INFO": 7 * parts, f"ERROR{name}": 10**3000, "rate": -0.5}
+    return b"".join(found.page("Proven.", facts, totals if parts else {}, failed)).decode()
+
+
+SIZES = {"none": (0, 0, ""), "5": (5, 0, ""), "300": (300, 3, LONG), "10000": (10_000, 150, LONG)}
+
+
+class Texts(HTMLParser):
+    """The tags of a page, and its texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.texts = list[str](), list[str]()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, _: object) -> None:
+        """Called by feed."""
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        """Called by feed."""
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_one_small_file(size: str) -> None:
+    """Whatever the run: less than 1 MiB, a bounded list of everything, and nothing from
+    elsewhere."""
+    parts, failed, name = SIZES[size]
+    page = page_of(parts, failed, name)
+    assert page.startswith(MARK)
+    assert len(page.encode()) < 1 << 20
+    assert not re.search(
+        r"(?i)<(script|link|img|iframe|object)|[ \"'](src|href)=|url\(|@import", page
+    )
+    rows = Texts(page).tags.count("tr")
+    assert rows <= 3 + 2 + min(parts, SLOWEST) + min(failed, FAILED)
+    # A bar per part, or per moment and bin: then as many as of any other number.
+    bars = Texts(page).tags.count("rect")
+    assert parts <= bars if parts <= BARS else bars < BARS
+
+
+@given(
+    st.text(min_size=1), st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+)
+def test_any_text(name: str, said: str, total: float) -> None:
+    """What users and programs have said is text: it makes no tag."""
+    found = Report("a")
+    found.add("0", 1, told(0, 1, pod=name, node=said))
+    found.fail(name, 1, said)
+    page = b"".join(found.page(said, {"input": name}, {name: total}, 1)).decode()
+    plain = Report("a")
+    plain.add("0", 1, told(0, 1, pod="x", node="x"))
+    plain.fail("x", 1, "x")
+    like = b"".join(plain.page("x", {"input": "x"}, {"x": 1}, 1)).decode()
+    assert sorted(Texts(page).tags) == sorted(Texts(like).tags)
+    assert shown(name)[:200] in page
+
+
+def test_what_it_says() -> None:
+    """Totals, times, the slowest with pod and node, attempts, parts of other runs, failures."""
+    found = Report("a")
+    found.add("0", 5_000_000, told(0, 2))
+    found.add("1", 5_000_000, told(1, 10, pod="slow-pod", node="slow-node", attempt=3))
+    found.add("2", 5_000_000, told(0, 99, run="b"))
+    found.add("3", 5_000_000, {"run": "a", "pod": "p"})
+    found.fail("in/bad.png", 7, "no picture")
+    page = b"".join(found.page("Proven.", {"input_bytes": 1234567}, {"INFO": 12345}, 1)).decode()
+    text = " ".join(Texts(page).texts)
+    for words in (
+        "fanfold run a", "Proven.", "input bytes 1,234,567", "INFO 12,345", "slow-pod slow-node",
+        "time of all pods 12.0 s (0:00:12)", "1 parts at attempt 1; 1 parts at attempt 3",
+        "first start 2026-01-01T00:00:00.000Z", "last end 2026-01-01T00:00:11.000Z",
+        "parts of other runs 1, which", "parts that tell no time 1, which", "1 files failed",
+        "in/bad.png 7 no picture", "The slowest 2 of 2", "part 1: 10.000 s, 0.5 MB/s, slow-pod",
+    ):  # fmt: skip
+        assert words in text, words
+    assert text.index("slow-pod slow-node") < text.index("log-count-x7k2p-map-1 n-1")
+
+
+@pytest.mark.usefixtures("storage")
+def test_every_run_has_one(volume: Volume) -> None:
+    """Of both pipelines, in results/ and beside the result."""
+    volume.write(INPUT, b"INFO\n" * 100)
+    run = volume.having(NUM_PARTS=4, **RUN)
+    run.log_count()
+    (made,) = run.results().values()
+    assert made[REPORT] == run.final(REPORT)
+    text = " ".join(Texts(made[REPORT].decode()).texts)
+    for words in ("INFO 100", "parts 4", "A bar per part", run.job(), run.plan()["id"]):
+        assert words in text
+
+    run = volume.having(RUN_ID="b", RUN_STARTED=int(START) + 1)
+    run.write_level_1([b"x"] * 8)
+    assert run.aggregate(8, fan_in=2, levels=3).code == 0
+    text = " ".join(Texts((run.final(LEVEL_REPORT) or b"").decode()).texts)
+    assert "4 of level 2, 2 of level 3" in text
+    assert "file 1 of level 3" in text
+
+
+@pytest.mark.usefixtures("storage")
+def test_the_newest_run_has_the_final_name(volume: Volume) -> None:
+    """A late run, and one whose page fails, leave no page of another run there as theirs."""
+    volume.write(INPUT, b"INFO\n" * 100)
+    older = volume.having(NUM_PARTS=2, **RUN)
+    newer = volume.having(NUM_PARTS=2, RUN_ID="b", RUN_STARTED=int(START) + 1)
+    newer.log_count()
+    older.log_count()
+    assert newer.final(REPORT) == newer.results()["20260101T000001Z-b"][REPORT]
+
+    newest = volume.having(NUM_PARTS=2, RUN_ID="c", RUN_STARTED=int(START) + 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Report, "page", lambda *_: 1 / 0)
+        newest.log_count()
+    assert newest.totals()["INFO"] == 100
+    assert newest.final(REPORT) is None
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_file_of_the_users(volume: Volume) -> None:
+    """A file with the page's name that no run has made stays, and the run is right."""
+    volume.write(INPUT, b"INFO\n" * 100)
+    volume.write(REPORT, b"<!doctype html>mine")
+    run = volume.having(NUM_PARTS=2, **RUN)
+    run.log_count()
+    assert run.totals()["INFO"] == 100
+    assert run.final(REPORT) == b"<!doctype html>mine"
+    (made,) = run.results().values()
+    assert made[REPORT].startswith(MARK.encode())
+
+
+@pytest.fixture(scope="session")
+def browse() -> Browse:
+    """Opens a page in a headless Chromium."""
+    program = shutil.which("chromium")
+    if not program:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("chromium is not there")
+
+    def run(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                str(program), "--headless=new", "--no-sandbox", "--disable-gpu",
+                "--hide-scrollbars", "--enable-logging=stderr", "--disable-dev-shm-usage",
+                "--window-size=1400,1000", f"--user-data-dir={page.parent}/profile",
+                *options, page.as_uri(),
+            ],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_in_a_browser(size: str, tmp_path: Path, browse: Browse) -> None:
+    """No error in the console, and no text that is cut off, in a wide window and a narrow one."""
+    page, frame = tmp_path / "report.html", tmp_path / "frame.html"
+    page.write_text(page_of(*SIZES[size]))
+    assert "CONSOLE" not in browse(page, f"--screenshot={tmp_path}/page.png").stderr
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    for width in WIDTHS:
+        frame.write_text(FRAME % (width, html.escape(page.read_text())))
+        title = re.findall("<title>(.*?)</title>", browse(frame, "--dump-dom").stdout)[0]
+        assert json.loads(html.unescape(title)) == {"width": width, "cut": []}
+
+
+def test_the_browser_tells(tmp_path: Path, browse: Browse) -> None:
+    """The test above can fail: by what a page is not allowed to load, and by a text that is cut."""
+    page, frame = tmp_path / "report.html", tmp_path / "frame.html"
+    page.write_text(page_of(5) + '<img src="https://example.com/x.png">')
+    assert "CONSOLE" in browse(page, "--dump-dom").stderr
+    wide = page_of(5) + '<p style="width:9em;white-space:nowrap">a text that is too long for it'
+    frame.write_text(FRAME % (400, html.escape(wide)))
+    assert "P:a text that is too long" in browse(frame, "--dump-dom").stdout
