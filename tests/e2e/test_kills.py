@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scenario import (
     argo,
     kill,
     pods_of,
+    results_folder,
     submit,
     submit_variant,
     template_of,
@@ -42,6 +44,11 @@ def test_reclaimed_pods(volume: Volume, long_log: dict[str, int]) -> None:
     found = run.succeed()
 
     assert volume.result("e2e/spot") == volume.own_result(found, "e2e/spot") == long_log
+    page = volume.get(f"e2e/spot/results/{results_folder(found)}/report.html").decode()
+    assert re.search("[12] parts at attempt [23]", page)
+    maps = [node for node in found["status"]["nodes"].values() if node["templateName"] == "map"]
+    for told in {node["hostNodeName"] for node in maps if "hostNodeName" in node}, {"log-count-"}:
+        assert any(f">{name}" in page for name in told)
 
 
 def test_out_of_memory(volume: Volume, log: bytes) -> None:

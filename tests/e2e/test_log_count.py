@@ -213,7 +213,9 @@ def test_reclaim(volume: Volume, log: bytes) -> None:
     steps = [name.split("/") for name in files]
     assert sorted((folder, *name[-1:]) for folder, *name in steps) == [
         ("cout-output", "0.json"),
+        ("report.html",),
         ("result.json",),
+        ("results", "report.html"),
         ("results", "result.json"),
         ("results", "result.json.record"),
         ("results", "summary.json"),
