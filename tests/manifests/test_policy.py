@@ -139,7 +139,7 @@ def test_parameters_arrive_as_given() -> Iterator[Check]:
 
 # Words of Argo and of the workers, in which no user has a letter.
 OWN_WORDS = re.compile(
-    r"item|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
+    r"item|retries|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
     r"|tasks\.(split\.outputs\.(result|parameters\.planId)|lost\.status)"
 )
 
