@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,23 @@ def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path)
     assert int(counts[2]) > 100
     images = set(re.findall(r"image: (\S+)$", bundle.build(tmp_path), re.MULTILINE))
     assert images == {f"{each['newName']}:dev@{each['digest']}" for each in PUSHED}
+
+
+@pytest.mark.parametrize("name", ["ack", "ack-one"])
+def test_as_readme_says(name: str, tmp_path: Path) -> None:
+    """An overlay for ACK, of which all that README says is set, is sound."""
+    shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
+    overlay = tmp_path / "manifests/overlays" / name
+    kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, "images": PUSHED}))
+    bucket = overlay / "patches/persistentvolume.bucket.yaml"
+    bucket.write_text(
+        bucket.read_text().replace("your-bucket", "logs").replace("your-ram-role", "r")
+    )
+
+    done = validate(overlay)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 PATCH = """\
