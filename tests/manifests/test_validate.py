@@ -175,6 +175,31 @@ def test_argo_and_the_schemas(tmp_path: Path) -> None:
     assert ", linted, schemas asked, 2 problems" in done.stdout
 
 
+@pytest.mark.parametrize(("there", "code"), [({"kubectl"}, 0), (set[str](), 2)])
+def test_kubectl_will_do(
+    there: set[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who has kubectl alone has a kustomize in it; with neither, a sentence says so."""
+    import test_policy
+    import validate as module
+
+    paths = {name: bundle.require(name) for name in there}
+    monkeypatch.setattr(bundle, "program", paths.get)
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    # It puts this build in the place of the bundle's.
+    monkeypatch.setattr(test_policy, "builds", test_policy.builds)
+
+    assert module.main([str(write(tmp_path, LOCAL))]) == code
+
+    output, errors = capsys.readouterr()
+    assert ("not linted (no argo here), schemas not asked" in output) == (not code)
+    assert ("no kustomize, no kubectl here: install" in errors) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("kustomization", "sentence"),
     [
