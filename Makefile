@@ -64,7 +64,7 @@ aggregate: .venv/run $(.oss) ## Join files level by level, or run PROCESS= and R
 
 ##@ Images
 .PHONY: images
-images: ## Build the three images with docker, podman or buildah: BASE= IMAGE_PREFIX= TAG=
+images: ## Build the three images with docker, podman or buildah, and push them: PUSH=REGISTRY/FOLDER BASE= IMAGE_PREFIX= TAG=
 	images/build.sh
 
 .PHONY: release

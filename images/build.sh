@@ -11,6 +11,8 @@ usage: images/build.sh [--builder NAME] [--archive DIR] [--no-cache] [split|map|
   --no-cache      build every layer anew
 
 Environment:
+  PUSH               push the images to PUSH/fanfold-split:TAG and so on, as registry.example.com/team,
+                     and print the lines for an overlay, with digests
   BASE               image of the build stage (default: debian:trixie-slim; see base.sh)
   IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
   VERSION, REVISION  labels (default: TAG, the commit)
@@ -40,6 +42,9 @@ while (($#)); do
     shift
 done
 ((${#images[@]})) || images=(split map reduce)
+# A registry, and where in it: what a name of an image begins with.
+[[ -z ${PUSH:-} || $PUSH =~ ^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$ ]] ||
+    fail "PUSH must be REGISTRY/FOLDER, got '$PUSH': give it without https:// and a / at its end, in lower case"
 
 # As secrets: no layer and no history has them. Older buildah gives an empty one where an environment
 # variable has the same name as the id.
@@ -64,6 +69,7 @@ for label in created="$created" version="${VERSION:-$tag}" revision="$revision" 
     labels+=("org.opencontainers.image.$label")
 done
 
+lines='' # for an overlay
 for image in "${images[@]}"; do
     name=${IMAGE_PREFIX:-localhost/fanfold-}$image:$tag
     cat images/Dockerfile.shared "Dockerfile.$image" |
@@ -71,4 +77,11 @@ for image in "${images[@]}"; do
             ${secrets[@]+"${secrets[@]}"} ${no_cache:+"$no_cache"} .
     [[ -z $archive ]] || save "$name" "$archive/$image.tar"
     echo "built $name with $builder${archive:+, archived as $archive/$image.tar}"
+    if [[ -n ${PUSH:-} ]]; then
+        push "$name" "$PUSH/fanfold-$image:$tag"
+        lines+="- name: fanfold-$image"$'\n'"  newName: $PUSH/fanfold-$image"$'\n'
+        lines+="  newTag: \"$tag\""$'\n'"  digest: $digest"$'\n'
+        echo "pushed $PUSH/fanfold-$image:$tag"
+    fi
 done
+[[ -z $lines ]] || printf '\n# For the kustomization.yaml of your overlay, in place of its images:\nimages:\n%s' "$lines"

@@ -94,3 +94,22 @@ save() {
         *) run_builder push --quiet "$1" "oci-archive:$2:$1" ;;
     esac
 }
+
+# push NAME TARGET: push the image to a registry under another name. Set `digest`, by which the
+# registry then knows it.
+push() {
+    local said
+    digest=''
+    if [[ $builder == docker ]]; then
+        docker tag "$1" "$2"
+        if said=$(docker push "$2"); then
+            digest=$(sed -n 's/^.* digest: \(sha256:[0-9a-f]*\) .*$/\1/p' <<<"$said")
+        fi
+    else
+        said=$(mktemp)
+        if run_builder push --quiet --digestfile "$said" "$1" "docker://$2"; then digest=$(<"$said"); fi
+        rm "$said"
+    fi
+    [[ -n $digest ]] ||
+        fail "$2 was not pushed: see above, log in with '$builder login ${2%%/*}', or set PUSH to where you may write"
+}

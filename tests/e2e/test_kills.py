@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from scenario import (
+    WORDS,
     Volume,
     argo,
     kill,
+    model,
     pods_of,
     results_folder,
     submit,
     submit_variant,
     template_of,
+    until,
 )
 
 pytestmark = pytest.mark.e2e
@@ -68,3 +71,51 @@ def test_out_of_memory(volume: Volume, log: bytes) -> None:
 
     assert pods_of(found) == {"split": 1, "map": 2}
     assert "OOMKilled (exit code 137)" in argo("get", run.name, "--no-color")
+
+
+def deadline(spec: dict[str, Any], seconds: int) -> dict[str, Any]:
+    """Split, with these seconds for its first attempt in place of ten minutes."""
+    split = template_of(spec, "split")
+    assert "? 600 :" in split["activeDeadlineSeconds"]
+    split["activeDeadlineSeconds"] = split["activeDeadlineSeconds"].replace("600", str(seconds))
+    return split
+
+
+@pytest.mark.each_argo
+def test_an_image_that_cannot_be_pulled(volume: Volume) -> None:
+    """The first pod of a run waits for its image for as long as its deadline says; then the run
+    ends, and no second pod waits again."""
+
+    def lose(spec: dict[str, Any]) -> None:
+        deadline(spec, 15)["container"]["image"] = "localhost/fanfold-no-such:dev"
+
+    run = submit_variant("log-count", lose, runDir="e2e/no-image")
+    until("its reason", 60, lambda: "ImagePull" in argo("get", run.name, "--no-color"))
+
+    found = run.fail()
+
+    assert pods_of(found) == {"split": 1}
+    said = argo("get", run.name, "--no-color")
+    assert "Pod was active on the node longer than the specified deadline" in said
+
+
+@pytest.mark.each_argo
+def test_a_long_split(volume: Volume, log: bytes) -> None:
+    """A split that works when its deadline comes is tried again, with six hours."""
+    wait = (
+        "import os, runpy, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
+        "time.sleep(600 if os.environ['ATTEMPT'] == '0' else 0)\n"
+        "runpy.run_path('split.py', run_name='__main__')\n"
+    )
+
+    def slow(spec: dict[str, Any]) -> None:
+        container = deadline(spec, 10)["container"]
+        container["args"] = ["-c", wait]
+        container["env"].append({"name": "ATTEMPT", "value": "{{retries}}"})
+
+    run = submit_variant("log-count", slow, numParts="1", runDir="e2e/long-split")
+    found = run.succeed()
+
+    assert pods_of(found) == {"split": 2, "map": 1, "reduce": 1}
+    assert volume.result("e2e/long-split") == model(log, WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -24,20 +25,39 @@ from scenario import (
 
 pytestmark = pytest.mark.e2e
 # What marks a command as one that needs an account: one of these, in its row of a table or in the
-# text between it and the command before.
-NEEDS_ACCOUNT = re.compile("Alibaba Cloud account|ACK|AccessKey")
+# text between it and the command before. "All of this" is the whole block.
+NEEDS_ACCOUNT = re.compile("Alibaba Cloud account|ACK|AccessKey|account of the registry")
+ALL_OF_THIS = "All of this needs an Alibaba Cloud account"
+# What is not run here, since a cluster is there already, and where it is run.
+ELSEWHERE = {
+    r"git clone .*": ("tests/cold.sh", "git clone"),
+    r"kind create cluster": ("tests/run.sh", "start_cluster"),
+    r"kubectl create namespace argo": ("tests/cluster/cluster.py", "argo-namespace.yaml"),
+    r"kubectl apply .*/namespace-install\.yaml": ("tests/cluster/cluster.py", "namespace-install"),
+    r"images/build\.sh --archive build/images": ("tests/run.sh", "build.sh --archive build/images"),
+    r"kind load image-archive .*": ("tests/run.sh", "cluster load build/images/*.tar"),
+    r"make images PUSH=.*": ("tests/images/test_push.py", "PUSH="),
+    r"manifests/validate\.sh .*": ("tests/manifests/test_validate.py", "validate.sh"),
+}
+# The node of kind is this machine here. Other tests read the log meanwhile: it is the same.
+NODE = {
+    r"docker exec kind-control-plane (.*)": r"\1",
+    r"docker cp (\S+) kind-control-plane:(\S+)": r"cmp -s \1 \2 || cp \1 \2",
+}
+TOTALS = "kubectl get workflow "
 STARTED = re.compile(r"^Name: +(\S+)|^workflow\.argoproj\.io/(\S+) created", re.MULTILINE)
 
 
 def commands(text: str) -> Iterator[tuple[str, bool]]:
     """Every command in the blocks of shell and the tables of a text, and whether it is marked."""
-    about, fence = "", ""
+    about, fence, block = "", "", False
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fence = "" if fence else line.removeprefix("```") or "text"
+            block = ALL_OF_THIS in about
             assert fence in ("", "sh", "text", "yaml")
         elif fence == "sh" and line and not line.startswith("#"):
-            yield line, bool(NEEDS_ACCOUNT.search(about))
+            yield line, block or bool(NEEDS_ACCOUNT.search(about))
             about = ""
         elif line.startswith("|") and (found := re.search("`((?:argo|kubectl) [^`]+)`", line)):
             yield found[1], bool(NEEDS_ACCOUNT.search(line))
@@ -47,10 +67,14 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def documented() -> dict[str, bool]:
-    """The commands of both, each once: one that another only continues goes with that one."""
+    """The commands of both, each once: one that another only continues goes with that one. What
+    is marked in one place and not in another is run."""
     _, _, text = (ROOT / "README.md").read_text().partition("\n## Run it on your cluster\n")
     section, _, _ = text.partition("\n## ")
-    found = dict(commands(section)) | dict(commands((ROOT / "manifests/README.md").read_text()))
+    found: dict[str, bool] = {}
+    for text in (section, (ROOT / "manifests/README.md").read_text()):
+        for command, marked in commands(text):
+            found[command] = found.get(command, True) and marked
     return {
         command: marked
         for command, marked in found.items()
@@ -59,15 +83,34 @@ def documented() -> dict[str, bool]:
 
 
 def test_every_command_is_run_or_marked() -> None:
-    """Only what has no meaning without an account is marked; all the rest is run below."""
+    """Only what has no meaning without an account is marked; all the rest is run below, or where
+    ELSEWHERE says."""
     marked = [command for command, is_marked in documented().items() if is_marked]
-    of_oss = (
-        "apply -k manifests/overlays/ack",
-        "apply -k manifests/overlays/ack-one",
-        "oss-secret",
+    of_accounts = (
+        *("docker login", "make images PUSH=", "validate.sh manifests/overlays/ack", "oss-secret"),
+        *(
+            "apply -k manifests/overlays/ack",
+            "ossutil cp",
+            "validate.sh manifests/overlays/ack-one",
+        ),
+        *("apply -k manifests/overlays/ack-one", "registry-secret"),
     )
 
-    assert all(what in command for what, command in zip(of_oss, marked, strict=True))
+    assert all(what in command for what, command in zip(of_accounts, marked, strict=True))
+    for pattern, (path, words) in ELSEWHERE.items():
+        assert [command for command in documented() if re.fullmatch(pattern, command)], pattern
+        assert words in (ROOT / path).read_text()
+
+
+def on_this_node(command: str) -> str:
+    """What a command is here; nothing if it is run elsewhere, or takes root where we are not."""
+    if any(re.fullmatch(pattern, command) for pattern in ELSEWHERE):
+        return ""
+    for pattern, here in NODE.items():
+        if re.fullmatch(pattern, command):
+            # Who is not root has made the folder, and the log, where the cluster is.
+            return "" if os.geteuid() else re.sub(pattern, here, at_volume(command))
+    return at_volume(command)
 
 
 def started_by(said: str) -> Run | None:
@@ -80,13 +123,13 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
     """Each command as it stands there, one after the other: every run that one of them starts
     succeeds, with the pods and the results that are documented."""
     kubectl("delete", "--ignore-not-found", "workflow", "log-count-once")
+    (checkout / "your.log").write_bytes(log)
     runs: dict[str, Run] = {}
     for command, marked in documented().items():
-        # Making the volume's folder takes root; who is not has made it where the cluster is.
-        if marked or (command.startswith("install ") and os.geteuid()):
+        if marked or command.startswith(TOTALS) or not (here := on_this_node(command)):
             continue
         try:
-            said = tool("bash", "-euc", at_volume(command), cwd=checkout, timeout=900).decode()
+            said = tool("bash", "-euc", here, cwd=checkout, timeout=900).decode()
         except AssertionError as error:
             started_by(str(error))
             raise
@@ -101,7 +144,7 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
 
     process_data = "argo submit manifests/runs/process-data.yaml --wait"
     assert {command: pods_of(workflow) for command, workflow in ended.items()} == {
-        "argo submit -n argo --from workflowtemplate/log-count -p numParts=8": log_count(8),
+        "argo submit -n argo --from workflowtemplate/log-count -p numParts=8 --watch": log_count(8),
         "argo submit manifests/runs/log-count.yaml --watch": log_count(5),
         "argo submit manifests/runs/prepare-data.yaml --wait": {"create-file": 1},
         process_data: {"process-data": 16 + 8, "merge-data": 1},
@@ -111,6 +154,10 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
     check_three_levels(volume, runs[process_data], [16, 8, 1])
     assert volume.result() == model(log, WORDS)
     assert list(volume.result()) == list(WORDS)
+    # The command asks for the newest run, which can be of another test: here for this very one.
+    (command,) = (each for each in documented() if each.startswith(TOTALS))
+    only = f"{command} --field-selector=metadata.name={next(iter(runs.values())).name}"
+    assert json.loads(tool("bash", "-euc", only)) == model(log, WORDS)
     # They had one directory, and queued for it.
     times = sorted(
         (flow["status"]["startedAt"], flow["status"]["finishedAt"]) for flow in ended.values()

@@ -47,21 +47,26 @@ def shown(value: object) -> str:
     return f"exactly {sorted(value)}" if isinstance(value, set) else repr(value)
 
 
+def judge(found: Iterator[Check]) -> tuple[int, list[str]]:
+    """How many checks were made, and a line for each that does not hold. It names an object, a
+    field, the value that it must have, the value that it has, and the builds in which it does."""
+    made = 0
+    problems: dict[str, list[str]] = {}
+    for build, name, tree, fields in found:
+        for field, expected in fields.items():
+            made += 1
+            if not is_right(value := at(tree, field), expected):
+                problem = f"{name}: {field} must be {shown(expected)}, got {shown(value)}"
+                problems.setdefault(problem, []).append(build)
+    return made, [f"{each}  [{', '.join(builds)}]" for each, builds in problems.items()]
+
+
 def checks(test: Callable[P, Iterator[Check]]) -> Callable[P, None]:
-    """Make a test of a generator of checks. A line of its message names an object, a field, the
-    value that it must have, the value that it has, and the builds in which it does."""
+    """Make a test of a generator of checks."""
 
     @functools.wraps(test)
     def run(*args: P.args, **more: P.kwargs) -> None:
-        made = 0
-        problems: dict[str, list[str]] = {}
-        for build, name, tree, fields in test(*args, **more):
-            for field, expected in fields.items():
-                made += 1
-                if not is_right(found := at(tree, field), expected):
-                    problem = f"{name}: {field} must be {shown(expected)}, got {shown(found)}"
-                    problems.setdefault(problem, []).append(build)
-        lines = [f"{each}  [{', '.join(builds)}]" for each, builds in problems.items()]
+        made, lines = judge(test(*args, **more))
         if not made:
             lines = ["there was nothing to check"]
         if lines:

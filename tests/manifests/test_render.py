@@ -198,7 +198,10 @@ def test_readme_overlays(tmp_path: Path) -> None:
                 assert "/" in worker["image"], "a name of the base, which no registry has"
         for one in each.get("patches", []):
             patch = yaml.safe_load(one["patch"])
-            if "programs" in str(each["components"]):
+            if one.get("target", {}).get("kind") == "ServiceAccount":
+                account = bundle.named(found, **one["target"])
+                assert account["imagePullSecrets"] == [{"name": "registry-secret"}]
+            elif "programs" in str(each["components"]):
                 check_programs(bundle.named(found, **one["target"]), each)
             elif "target" in one:
                 worker = bundle.workers(bundle.named(found, **one["target"]))["map"]

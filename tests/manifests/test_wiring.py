@@ -221,6 +221,25 @@ def image_of(container: bundle.Object) -> str:
     return str(image)
 
 
+def test_local_asks_for_the_images_that_are_built() -> None:
+    """The overlay `local` names the images as `make images` does, and the README of the images."""
+    script = (bundle.REPOSITORY / "images/build.sh").read_text()
+    (prefix,) = re.findall(r"\$\{IMAGE_PREFIX:-([^}]+)\}", script)
+    (tag,) = re.findall(r"tag=\$\{TAG:-([^}]+)\}", script)
+    built = {f"{prefix}{image_of(each)}:{tag}" for each in base_workers().values()}
+
+    found = bundle.objects(bundle.overlay("local"))
+    asked = {
+        worker["image"]
+        for template in bundle.of_kind(found, "WorkflowTemplate")
+        for worker in bundle.workers(template).values()
+    }
+
+    assert asked == built
+    readme = (bundle.REPOSITORY / "images/README.md").read_text()
+    assert f"`{prefix}{{split,map,reduce}}:{tag}`" in readme
+
+
 def test_images_are_those_of_the_dockerfiles() -> None:
     """Each image of the base has a Dockerfile and is used."""
     images = {image_of(each) for each in base_workers().values()}

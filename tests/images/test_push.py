@@ -1,0 +1,188 @@
+"""`make images PUSH=...`: pushed to a real registry, with lines for an overlay."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import yaml
+from container import NAMES, ROOT, Image
+
+MEDIA = "application/vnd.oci.image.manifest.v1+json"
+MEDIA_OF_DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def get(url: str, *accepted: str) -> tuple[bytes, str]:
+    """What the registry has at an address, and the digest by which it knows that."""
+    request = urllib.request.Request(url, headers={"Accept": ", ".join(accepted)})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        return answer.read(), answer.headers.get("Docker-Content-Digest", "")
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there by now."""
+    try:
+        get(url)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
+
+
+UNPACK = """
+fetch() { apt-get download -qq docker-registry; }
+fetch || { apt-get update -qq && fetch; }
+dpkg-deb --extract docker-registry_*.deb .
+"""
+
+
+def debian_registry() -> str:
+    """Debian's registry, taken out of its package: to install that would start one for all to see.
+    Ends the test where it cannot be had."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("FANFOLD_CACHE") or Path(home, "fanfold")) / "registry"
+    program = folder / "usr/bin/docker-registry"
+    if not program.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+            command = ["bash", "-euc", UNPACK]
+            done = subprocess.run(command, cwd=new, capture_output=True, check=False, timeout=300)
+            if done.returncode:
+                reason = f"nothing is pushed: no docker-registry of Debian: {done.stderr.decode()}"
+                (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+            shutil.copytree(new, folder, symlinks=True, dirs_exist_ok=True)
+    return str(program)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a registry without TLS, which the builder is told."""
+    program = debian_registry()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    (tmp_path / "registry.yml").write_text(yaml.safe_dump(settings))
+    # Docker asks an address of this machine without TLS by itself.
+    (tmp_path / "registries.conf").write_text(
+        f'[[registry]]\nlocation = "{address}"\ninsecure = true\n'
+    )
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    with (tmp_path / "registry.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "serve", str(tmp_path / "registry.yml")], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(f"http://{address}/v2/"):
+            assert time.monotonic() < deadline, (tmp_path / "registry.log").read_text()
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def make_images(**settings: str) -> subprocess.CompletedProcess[str]:
+    """`make images` with these settings on its command line."""
+    given = [f"{name}={value}" for name, value in settings.items()]
+    return subprocess.run(
+        ["make", "images", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+
+def lines_of(said: str) -> list[Mapping[str, str]]:
+    """The images in the lines for an overlay."""
+    _, _, lines = said.partition("\nimages:\n")
+    found: list[Mapping[str, str]] = yaml.safe_load(lines)
+    return found
+
+
+@pytest.mark.images
+def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
+    """The registry has each image whole, under the name, tag and digest that are printed."""
+    done = make_images(PUSH=f"{registry}/team/logs", BASE=base, TAG="1.0")
+
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = lines_of(done.stdout)
+    assert [each["name"] for each in found] == [f"fanfold-{name}" for name in NAMES]
+    for each in found:
+        assert each["newName"] == f"{registry}/team/logs/{each['name']}"
+        assert each["newTag"] == "1.0"
+        repository = f"http://{registry}/v2/team/logs/{each['name']}"
+        manifest, digest = get(f"{repository}/manifests/1.0", MEDIA, MEDIA_OF_DOCKER)
+        assert each["digest"] == digest == f"sha256:{sha256(manifest).hexdigest()}"
+        config, _ = get(f"{repository}/blobs/{json.loads(manifest)['config']['digest']}")
+        image = images[each["name"].removeprefix("fanfold-")]
+        assert json.loads(config)["rootfs"] == image.config["rootfs"]
+
+
+@pytest.mark.images
+def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> None:
+    """The builder's words, and a sentence; no line for an overlay."""
+    done = make_images(PUSH="127.0.0.1:9/team", BASE=base)
+
+    assert done.returncode
+    assert "127.0.0.1:9/team/fanfold-split:dev was not pushed: see above, log in" in done.stderr
+    assert "images:" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "value", ["https://registry.example.com/team", "registry.example.com/Team", "a.example/team/"]
+)
+def test_no_name_of_an_image(value: str) -> None:
+    """Refused before anything is built."""
+    done = make_images(PUSH=value)
+
+    assert f"PUSH must be REGISTRY/FOLDER, got '{value}': give it without" in done.stderr
+    assert done.stdout == ""
+
+
+DOCKER = """#!/bin/bash
+echo "$*" >>"$0.log"
+case $1 in
+    buildx) [[ $2 != build ]] || cat >/dev/null ;;
+    push)
+        echo "The push refers to repository [${2%:*}]"
+        echo "5f70bf18a086: Pushed"
+        echo "${2##*:}: digest: sha256:$(sha256sum <<<"$2" | cut -d ' ' -f 1) size: 1234" ;;
+esac
+"""
+
+
+def test_docker_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker tells a digest in the last line of what its push says. This is a stand-in for docker:
+    the machines of these tests have none."""
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    done = make_images(PUSH="registry.example.com/team", SOURCE_DATE_EPOCH="0")
+
+    assert done.returncode == 0, done.stderr
+    for name, each in zip(NAMES, lines_of(done.stdout), strict=True):
+        target = f"registry.example.com/team/fanfold-{name}:dev"
+        calls = (tmp_path / "docker.log").read_text().splitlines()
+        assert calls.index(f"tag localhost/fanfold-{name}:dev {target}") < calls.index(
+            f"push {target}"
+        )
+        digest = sha256(f"{target}\n".encode()).hexdigest()
+        assert each["digest"] == f"sha256:{digest}"

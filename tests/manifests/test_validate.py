@@ -1,0 +1,227 @@
+"""manifests/validate.sh, on overlays of users' own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import bundle
+import pytest
+import yaml
+
+# The lines that `make images PUSH=...` prints.
+PUSHED = [
+    {
+        "name": f"fanfold-{name}",
+        "newName": f"registry.example.org/team/fanfold-{name}",
+        "newTag": "dev",
+        "digest": f"sha256:{number:064x}",
+    }
+    for number, name in enumerate(("split", "map", "reduce"))
+]
+LOCAL = ("local-volume", "parallelism")
+
+
+def write(folder: Path, components: tuple[str, ...], **more: Any) -> Path:
+    """An overlay as a user writes one, in a folder of theirs."""
+    kustomization = {
+        "namespace": "analytics",
+        "resources": [bundle.relative(bundle.MANIFESTS / "base", folder)],
+        "components": [
+            bundle.relative(bundle.MANIFESTS / "components" / name, folder) for name in components
+        ],
+        "images": PUSHED,
+        **more,
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return folder
+
+
+def validate(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the script, which reaches no cluster but one that it is told."""
+    bundle.require("kustomize")
+    nowhere = {"KUBECONFIG": os.devnull}
+    return subprocess.run(
+        [str(bundle.MANIFESTS / "validate.sh"), *map(str, arguments)],
+        env={**os.environ, **nowhere, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("components", "more"),
+    [
+        (LOCAL, {}),
+        (("oss-direct", "schedule", "programs", "eci-spot"), {"nameSuffix": "-nightly"}),
+        (("local-volume", "runs-as-steps", "artifacts"), {"namePrefix": "team-a-"}),
+        (("local-volume", "initless-pod", "smoke-run"), {}),
+    ],
+    ids="+".join,
+)
+def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path) -> None:
+    """Nothing is wrong in what the matrix allows, whatever the names, beside objects of one's own,
+    but that oss-direct has settings to set; the images are those that were pushed."""
+    of_users = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-ours"}}
+    (tmp_path / "of-ours.yaml").write_text(yaml.safe_dump(of_users))
+    resources = [bundle.relative(bundle.MANIFESTS / "base", tmp_path), "of-ours.yaml"]
+    write(tmp_path, components, resources=resources, **more)
+    if "oss-direct" in components:
+        assert "still has your-bucket of the example: set your own" in validate(tmp_path).stderr
+        settings = {"WORK_DIR": "oss://logs/fanfold"}
+        patch = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "oss-direct"}}
+        patches = [{"patch": yaml.safe_dump({**patch, "data": settings})}]
+        write(tmp_path, components, resources=resources, patches=patches, **more)
+
+    done = validate(tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    counts = re.fullmatch(
+        r".+: (\d+) objects, \d templates .+, (\d+) checks, .+, 0 problems\n", done.stdout
+    )
+    assert counts
+    assert int(counts[1]) == len(bundle.objects(bundle.build(tmp_path)))
+    assert int(counts[2]) > 100
+    images = set(re.findall(r"image: (\S+)$", bundle.build(tmp_path), re.MULTILINE))
+    assert images == {f"{each['newName']}:dev@{each['digest']}" for each in PUSHED}
+
+
+@pytest.mark.parametrize("name", ["ack", "ack-one"])
+def test_as_readme_says(name: str, tmp_path: Path) -> None:
+    """An overlay for ACK, of which all that README says is set, is sound."""
+    shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
+    overlay = tmp_path / "manifests/overlays" / name
+    kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, "images": PUSHED}))
+    bucket = overlay / "patches/persistentvolume.bucket.yaml"
+    bucket.write_text(
+        bucket.read_text().replace("your-bucket", "logs").replace("your-ram-role", "r")
+    )
+
+    done = validate(overlay)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+PATCH = """\
+- {op: test, path: /spec/templates/2/name, value: map}
+- {op: replace, path: /spec/templates/2/retryStrategy/expression, value: "true"}
+- {op: replace, path: /spec/securityContext/runAsNonRoot, value: false}
+"""
+
+
+def test_bad(tmp_path: Path) -> None:
+    """Each thing that is wrong is said in a line, and counted."""
+    write(
+        tmp_path,
+        ("oss-volume",),
+        patches=[{"target": {"kind": "WorkflowTemplate", "name": "log-count"}, "patch": PATCH}],
+        secretGenerator=[{"name": "oss-secret", "literals": ["akId=x", "akSecret=y"]}],
+    )
+
+    done = validate(tmp_path)
+
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert (
+        "PersistentVolume pv-oss/spec/csi/volumeAttributes/bucket still has your-bucket" in said[0]
+    )
+    assert "Secret oss-secret" in said[1]
+    assert said[2:] == [
+        "log-count: securityContext/runAsNonRoot must be True, got False",
+        "log-count map: retryStrategy/expression must be 'asInt(lastRetry.exitCode) != 2', "
+        "got 'true'",
+    ]
+    assert done.stdout.endswith(f", {len(said)} problems\n")
+
+
+def test_what_has_been_taken_out(tmp_path: Path) -> None:
+    """An overlay without a role cannot be checked in full, which is a problem like any other."""
+    patch = "{$patch: delete, kind: Role, metadata: {name: fanfold-executor}}"
+    target = {"kind": "Role", "name": "fanfold-executor"}
+    write(tmp_path, LOCAL, patches=[{"target": target, "patch": patch}])
+
+    done = validate(tmp_path)
+
+    assert done.returncode == 2
+    assert "rights cannot be checked" in done.stderr
+
+
+@pytest.mark.cluster
+def test_argo_and_the_schemas(tmp_path: Path) -> None:
+    """Argo finds a template that is not there, and the API server a misspelt field."""
+    bundle.require("argo")
+    environment = bundle.cluster()
+    wrong = "- {op: replace, path: /spec/entrypoint, value: none}"
+    target = {"kind": "WorkflowTemplate", "name": "log-count"}
+    patches: list[dict[str, Any]] = [{"target": target, "patch": wrong}]
+    misspelt = "- {op: add, path: /automount, value: true}"
+    patches += [{"target": {"kind": "ServiceAccount"}, "patch": misspelt}]
+    write(tmp_path, (), namespace="argo", patches=patches)
+
+    done = validate(tmp_path, KUBECONFIG=environment["KUBECONFIG"])
+
+    assert done.returncode == 2
+    assert (
+        "argo: in \"log-count\" (WorkflowTemplate): template name 'none' undefined" in done.stderr
+    )
+    assert 'unknown field "automount"' in done.stderr
+    assert ", linted, schemas asked, 2 problems" in done.stdout
+
+
+@pytest.mark.parametrize(("there", "code"), [({"kubectl"}, 0), (set[str](), 2)])
+def test_kubectl_will_do(
+    there: set[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who has kubectl alone has a kustomize in it; with neither, a sentence says so."""
+    import test_policy
+    import validate as module
+
+    paths = {name: bundle.require(name) for name in there}
+    monkeypatch.setattr(bundle, "program", paths.get)
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    # It puts this build in the place of the bundle's.
+    monkeypatch.setattr(test_policy, "builds", test_policy.builds)
+
+    assert module.main([str(write(tmp_path, LOCAL))]) == code
+
+    output, errors = capsys.readouterr()
+    assert ("not linted (no argo here), schemas not asked" in output) == (not code)
+    assert ("no kustomize, no kubectl here: install" in errors) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("kustomization", "sentence"),
+    [
+        ({"resources": ["nothing.yaml"]}, "nothing.yaml"),
+        ({"configMapGenerator": [{"name": "x"}]}, "take the base as a resource"),
+    ],
+)
+def test_no_bundle(kustomization: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    """An overlay that does not build, or builds something else."""
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+    done = validate(tmp_path)
+
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stdout.endswith(", 1 problems\n")
+
+
+def test_no_overlay(tmp_path: Path) -> None:
+    """A folder without a kustomization, or no argument at all."""
+    done = validate(tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "OVERLAY must be a folder with a kustomization.yaml, got" in done.stderr
+    assert validate().stderr == "usage: manifests/validate.sh OVERLAY\n"

@@ -1,0 +1,207 @@
+"""What manifests/validate.sh does: an overlay of one's own, held to what holds for the bundle.
+
+It is built with kustomize, linted by argo and shown to the API server where these can be had, and
+checked as the tests of the bundle check its own overlays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bundle
+import test_policy
+import yaml
+from checks import judge
+
+OURS = "app.kubernetes.io/part-of"
+# Left out are those that compare the bundle's components with each other.
+POLICY = (
+    *(test_policy.test_containers, test_policy.test_pods, test_policy.test_workers),
+    *(test_policy.test_parameters_arrive_as_given, test_policy.test_retries),
+    test_policy.test_simple_tags_hold_no_text_of_users,
+    test_policy.test_parts_do_not_wait_for_each_other_to_fail,
+    *(test_policy.test_reclaim, test_policy.test_metadata, test_policy.test_rights),
+)
+EXAMPLES = re.compile(r"your-bucket|your-ram-role|registry\.example\.com")
+
+
+def renamed(tree: Any, names: dict[str, str]) -> Any:
+    """A tree in which each text that is one of these names is another."""
+    if isinstance(tree, dict):
+        return {key: renamed(each, names) for key, each in tree.items()}
+    if isinstance(tree, list):
+        return [renamed(each, names) for each in tree]
+    return names.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def with_init_and_wait(template: bundle.Object) -> bundle.Object:
+    """A template of the component initless-pod as it is without: init and wait in the place of
+    supervisor."""
+    patch = yaml.safe_load(template["spec"].get("podSpecPatch", "")) or {}
+    container, *rest = patch.get("containers") or [{}]
+    if container.get("name") != "supervisor" or rest or "initContainers" in patch:
+        return template
+    patch["initContainers"] = [container | {"name": "init"}]
+    patch["containers"] = [container | {"name": "wait"}]
+    return template | {"spec": template["spec"] | {"podSpecPatch": yaml.safe_dump(patch)}}
+
+
+def of_the_bundle(found: list[bundle.Object]) -> list[bundle.Object]:
+    """The objects that come from the base and its components, without the prefix and suffix that
+    an overlay gives to names. Those of runs-as-steps are made otherwise and have tests of their
+    own."""
+    ours = [each for each in found if each["metadata"].get("labels", {}).get(OURS) == "fanfold"]
+    names = {}
+    for each in ours:
+        component = each["metadata"]["labels"].get("app.kubernetes.io/component")
+        if (component, each["kind"]) == ("log-count", "WorkflowTemplate"):
+            prefix, _, suffix = each["metadata"]["name"].partition("log-count")
+            for other in ours:
+                name = other["metadata"]["name"]
+                names[name] = name.removeprefix(prefix).removesuffix(suffix)
+    return [
+        with_init_and_wait(each) if each["kind"] == "WorkflowTemplate" else each
+        for each in renamed(ours, names)
+        if each["metadata"]["name"] not in ("fanfold-runs", "run-as-step")
+    ]
+
+
+def examples(found: list[bundle.Object]) -> list[str]:
+    """What is left of the examples, and each key in the tree."""
+    lines = {line.rstrip() for each in found for line in bundle.values(each, bundle.label(each))}
+    return [
+        *(
+            f"{field} still has {example} of the example: set your own"
+            for field, _, value in (line.partition(": ") for line in sorted(lines))
+            for example in sorted(set(EXAMPLES.findall(value)))
+        ),
+        *(
+            f"{bundle.label(each)} would put a key into the tree: make it on the cluster instead"
+            for each in bundle.of_kind(found, "Secret")
+        ),
+    ]
+
+
+def policy(found: list[bundle.Object]) -> tuple[int, list[str]]:
+    """How often this build was checked as the tests check the bundle's own, and what is wrong."""
+    ours = of_the_bundle(found)
+    test_policy.builds = lambda: {"": ours}  # type: ignore[assignment]
+    made, problems = 0, list[str]()
+    for test in POLICY:
+        try:
+            checked, lines = judge(test.__wrapped__())  # type: ignore[attr-defined]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            checked, lines = (
+                0,
+                [f"{test.__name__.removeprefix('test_')} cannot be checked: {error!r}"],
+            )
+        made += checked
+        problems += [each.removesuffix("  []") for each in lines]
+    return made, problems
+
+
+def builder() -> list[str]:
+    """What builds an overlay here: kustomize, or the one in kubectl. Nothing if there is none."""
+    if kustomize := bundle.program("kustomize"):
+        return [kustomize, "build"]
+    kubectl = bundle.program("kubectl")
+    return [kubectl, "kustomize"] if kubectl else []
+
+
+def said(*command: str, given: str | None = None) -> tuple[int, str]:
+    """The exit code of a program and all that it said."""
+    done = subprocess.run(
+        command,
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, done.stdout.strip()
+
+
+def lint(text: str) -> tuple[str, list[str]]:
+    """What was done with argo, and what it found."""
+    if not (argo := bundle.program("argo")):
+        return "not linted (no argo here)", []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "overlay.yaml"
+        path.write_text(text)
+        code, words = said(argo, "lint", "--no-color", "--offline", "--strict", str(path))
+    found = [line.split("✖ ", 1)[1] for line in words.splitlines() if "✖ in " in line] or [words]
+    return "linted", [f"argo: {each}" for each in found] if code else []
+
+
+def ask_cluster(found: list[bundle.Object]) -> tuple[str, list[str]]:
+    """What was done with the schemas, which are the cluster's, and what it says of the objects. It
+    changes nothing there."""
+    kubectl = bundle.program("kubectl")
+    kinds = ("api-resources", "--api-group=argoproj.io", "--output=name", "--request-timeout=10s")
+    if not kubectl or "workflowtemplates" not in said(kubectl, *kinds)[1]:
+        return "schemas not asked (kubectl reaches no cluster with Argo)", []
+    everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
+    options = ("--dry-run=server", "--validate=strict", "--filename=-")
+    code, words = said(kubectl, "apply", *options, given=everything)
+    lines = [line for line in words.splitlines() if not line.endswith("(server dry run)")]
+    return "schemas asked", ["\n".join(lines)] if code else []
+
+
+def validate(folder: Path) -> tuple[str, list[str]]:
+    """A line of counts, and all that is wrong."""
+    done = subprocess.run(
+        [*builder(), str(folder)], capture_output=True, text=True, check=False, timeout=120
+    )
+    if done.returncode:
+        return "not built", [done.stderr.strip()]
+    text = done.stdout
+    found = bundle.objects(text)
+    templates = bundle.of_kind(of_the_bundle(found), "WorkflowTemplate")
+    if not templates:
+        return f"{len(found)} objects", [
+            f"no WorkflowTemplate has the label {OURS}: fanfold: take the base as a resource, and "
+            "leave that label as it is"
+        ]
+    made, problems = policy(found)
+    linted, of_argo = lint(text)
+    asked, of_cluster = ask_cluster(found)
+    return (
+        f"{len(found)} objects, {len(templates)} templates of the bundle, {made} checks, {linted}, "
+        f"{asked}",
+        examples(found) + problems + of_argo + of_cluster,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Validate an overlay; 2 if anything is wrong."""
+    if len(argv) != 1 or argv[0].startswith("-"):
+        print("usage: manifests/validate.sh OVERLAY", file=sys.stderr)
+        return 2
+    folder = Path(argv[0]).resolve()
+    if not (folder / "kustomization.yaml").is_file():
+        print(
+            f"validate.sh: OVERLAY must be a folder with a kustomization.yaml, got {argv[0]!r}: "
+            "give that of your overlay",
+            file=sys.stderr,
+        )
+        return 2
+    if not builder():
+        print("validate.sh: no kustomize, no kubectl here: install kubectl 1.32", file=sys.stderr)
+        return 2
+    counts, problems = validate(folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{argv[0]}: {counts}, {len(problems)} problems")
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
