@@ -22,6 +22,7 @@ def builds() -> dict[str, list[bundle.Object]]:
     rest = ("oss-volume", "acs-best-effort", "artifacts", "schedule")
     found["the rest"] = bundle.combination(rest)
     found |= {name: bundle.combination(("oss-volume", name)) for name in ("smoke-run", "programs")}
+    found["metrics"] = bundle.combination(("oss-volume", "programs", "metrics"))
     return found
 
 
@@ -139,7 +140,7 @@ def test_parameters_arrive_as_given() -> Iterator[Check]:
 
 # Words of Argo and of the workers, in which no user has a letter.
 OWN_WORDS = re.compile(
-    r"item|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
+    r"item|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)|(workflow\.)?(status|duration)"
     r"|tasks\.(split\.outputs\.(result|parameters\.planId)|lost\.status)"
 )
 
