@@ -5,7 +5,7 @@ Writes  cout-output/<job>/<id>.json      its record: {...,"counts":{"INFO":3,"WA
 Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS
-        OUTPUT_DIR=map-output OUTPUT_SUFFIX POD_NAME NODE_NAME RETRIES
+        OUTPUT_DIR=map-output OUTPUT_SUFFIX POD_NAME NODE_NAME RETRIES ARGO_PROGRESS_FILE
 
 PART_ID=0-3,7 names five parts, which are counted one after the other.
 """

@@ -7,6 +7,7 @@ Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others, that of the program too: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false MAP_COMMAND MAP_EXIT_OK=0 MAP_SETTINGS SCRATCH_DIR=/tmp
         SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX FILES_AT_ONCE=1 POD_NAME NODE_NAME RETRIES
+        ARGO_PROGRESS_FILE
 
 PART_ID=0-3,7 names five parts, which are mapped one after the other. The program runs for each.
 """

@@ -18,12 +18,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NoReturn
 
 import click
@@ -31,6 +31,7 @@ from fanfold import names
 from fanfold.errors import WorkerError
 from fanfold.levels import Levels
 from fanfold.part_ids import parse
+from fanfold.plan import open_plan
 from fanfold.publish import published, results_folder
 from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_name, whole_number
 from fanfold.settings import keywords as check_keywords
@@ -45,6 +46,7 @@ OF_HTTP = (
     *("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file"),
 )
 TOLD = 64 << 10  # bytes of a worker's stderr that are shown, the last ones
+LOOK, LINE = 0.5, 10  # seconds between two looks at the workers, and two lines about them
 KEPT_RESULTS = 5  # runs per folder whose results stay
 ENDING = signal.SIGINT, signal.SIGTERM
 COUNTED = {"files": "files", "failed": "failed", "taken": "taken over from an earlier run"}
@@ -98,8 +100,12 @@ class Worker:
 
     running: list[Worker] = []  # noqa: RUF012 - of this process
 
-    def __init__(self, settings: Mapping[str, str], script: str, *arguments: str) -> None:
-        """Start it with these settings and none that happen to be in our environment."""
+    def __init__(
+        self, settings: Mapping[str, str], script: str, *arguments: str, size: int = 0
+    ) -> None:
+        """Start it with these settings and none that happen to be in our environment. It has so
+        many bytes to read."""
+        self.size, self.progress = size, settings.get("ARGO_PROGRESS_FILE", "")
         inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
         self.words = TemporaryFile()  # noqa: SIM115 - a program may write more than a pipe holds
         # Ended in here, a run would not know of the worker that it has to end.
@@ -113,6 +119,13 @@ class Worker:
                 preexec_fn=heeded,  # noqa: PLW1509 - this process has one thread
             )
             self.running.append(self)
+
+    def done(self) -> int:
+        """How many of its bytes it has read, as far as it tells."""
+        with suppress(OSError, ValueError, ArithmeticError):  # a program may write the file, too
+            done, _, total = Path(self.progress).read_text().partition("/")
+            return self.size * min(max(int(done), 0), int(total)) // int(total)
+        return 0
 
     def output(self) -> str:
         """Wait for its end and give its stdout. A failure ends the run with the worker's words; the
@@ -131,20 +144,86 @@ class Worker:
         return output
 
 
-def run_all(label: str, workers: Iterable[tuple[Mapping[str, str], str, *tuple[str, ...]]]) -> None:
-    """Run the workers, as many at once as there are cores."""
-    todo = list(workers)
+def amount(size: float) -> str:
+    """So many bytes, for people."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and units[1:]:
+        size /= 1000
+        units.pop(0)
+    return f"{size:,.1f} {units[0]}"
+
+
+@contextmanager
+def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how far workers are that have so many bytes to read, or none that are known:
+    by a bar, or by a line in 10 seconds where that is no terminal. What it gives takes the number
+    of workers that have ended, and the bytes that are read."""
+    start = told = time.monotonic()
+
+    def words(ended: int, read: int) -> str:
+        rate = read / max(time.monotonic() - start, 0.001)
+        known = f"{amount(read)} of {amount(size)}, {amount(rate)}/s, " if size else ""
+        return f"{known}{ended} of {count} workers"
+
+    def tell(ended: int, read: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) >= told + LINE:
+            told = now
+            click.echo(f"{label}: {words(ended, read)}", err=True)
+
+    if not sys.stderr.isatty():
+        yield tell
+        return
+    with click.progressbar(
+        length=size or count, label=label, item_show_func=str, file=sys.stderr,
+        width=20, show_eta=False,  # 80 columns in all
+    ) as bar:  # fmt: skip
+        yield lambda ended, read: bar.update(
+            max(0, (read if size else ended) - bar.pos), words(ended, read)
+        )
+
+
+def run_all(
+    label: str,
+    workers: Iterable[tuple[Mapping[str, str], str, *tuple[str, ...]]],
+    sizes: Sequence[int] = (),
+) -> None:
+    """Run the workers, as many at once as there are cores. Of maps the sizes tell how many bytes
+    each has to read."""
+    todo = [*enumerate(workers)]
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # macOS has none
         cores = len(os.sched_getaffinity(0))
-    with click.progressbar(length=len(todo), label=label, file=sys.stderr) as bar:
+    count, ended, read, look = len(todo), 0, 0, 0.0
+    with (
+        display(label, count, sum(sizes)) as show,
+        TemporaryDirectory(prefix="fanfold-", ignore_cleanup_errors=True) as folder,
+    ):
         while todo or Worker.running:
             while todo and len(Worker.running) < cores:
-                Worker(*todo.pop(0))
+                number, (settings, *words) = todo.pop(0)
+                told = {"ARGO_PROGRESS_FILE": f"{folder}/{number}"}
+                Worker({**settings, **told}, *words, size=sizes[number] if sizes else 0)
             time.sleep(0.002)
             for worker in [one for one in Worker.running if one.process.poll() is not None]:
                 worker.output()
-                bar.update(1)
+                ended, read, look = ended + 1, read + worker.size, 0.0
+            if (now := time.monotonic()) >= look:
+                show(ended, read + sum(worker.done() for worker in Worker.running))
+                look = now + LOOK
+
+
+def sizes_of(run: Storage, plan_id: str, groups: Iterable[str]) -> list[int]:
+    """How many bytes each of these groups of parts has to read."""
+    plan = open_plan(run, plan_id)
+    ends = [*plan.cuts()]
+    if plan.mode == FILES:  # they count files
+        sums = [0, *accumulate(0 if file.taken else file.size for file in plan.inputs())]
+        ends = [sums[end] for end in ends]
+    return [
+        sum(ends[number + 1] - ends[number] for ids in parse(group) for number in ids)
+        for group in groups
+    ]
 
 
 @contextmanager
@@ -313,7 +392,8 @@ def log_count(
         if before := int(parts) - sum(len(one) for ids in missing for one in parse(ids)):
             click.echo(f"{before} of {parts} parts were counted before", err=True)
         script = "map.py" if given["MAP_COMMAND"] else "count.py"
-        run_all("map", (({**settings, "PART_ID": part}, script) for part in missing))
+        sizes = sizes_of(run, settings["PLAN_ID"], missing)
+        run_all("map", (({**settings, "PART_ID": part}, script) for part in missing), sizes)
         Worker(settings, "merge.py").output()
         seconds = time.monotonic() - start
         results = results_of(settings, run, names.RESULT)

@@ -66,7 +66,8 @@ def apply(checkout: Path, prefix: str, image: str = "", **more: Any) -> None:
     folder = checkout / f"manifests/overlays/{prefix}"
     shutil.copytree(local, folder)
     overlay = yaml.safe_load((local / "kustomization.yaml").read_text())
-    overlay["components"] += ["../../components/programs", "../../components/runs-as-steps"]
+    last = more.pop("last", ())
+    overlay["components"] += ["../../components/programs", "../../components/runs-as-steps", *last]
     overlay["patches"] += more.pop("patches", [])
     for each in overlay["images"][1:] if image else ():
         each["newName"] = f"localhost/fanfold-{image}"

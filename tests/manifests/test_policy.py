@@ -23,6 +23,7 @@ def builds() -> dict[str, list[bundle.Object]]:
     rest = ("oss-volume", "acs-best-effort", "artifacts", "schedule")
     found["the rest"] = bundle.combination(rest)
     found |= {name: bundle.combination(("oss-volume", name)) for name in ("smoke-run", "programs")}
+    found["metrics"] = bundle.combination(("oss-volume", "programs", "metrics"))
     return found
 
 
@@ -141,6 +142,7 @@ def test_parameters_arrive_as_given() -> Iterator[Check]:
 # Words of Argo and of the workers, in which no user has a letter.
 OWN_WORDS = re.compile(
     r"item|retries|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
+    r"|(workflow\.)?(status|duration)"
     r"|tasks\.(split\.outputs\.(result|parameters\.planId)|lost\.status)"
 )
 

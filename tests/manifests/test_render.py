@@ -82,6 +82,11 @@ EFFECTS = {
         "processCommand",
     ),
     "runs-as-steps": ("Role fanfold-runs", "rules/0/resources/0", "workflows"),
+    "metrics": (
+        "WorkflowTemplate static-fan-out",
+        "spec/metrics/prometheus/0/name",
+        "fanfold_run_seconds",
+    ),
 }
 
 
@@ -123,14 +128,14 @@ def test_combinations_are_those_of_the_matrix() -> None:
 
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
-    """Components can be listed in any order, as the README says."""
+    """Components can be listed in any order, as the README says, but for the one that is last."""
     problems = []
     for storage in bundle.VOLUMES + bundle.DIRECT:
         extras = [each for each in bundle.EXTRAS if bundle.allowed((storage, each))]
         longest = [storage, "eci-spot", *extras]
         there, back = (
             {bundle.label(each): each for each in bundle.compose(tmp_path, some)}
-            for some in (longest, longest[::-1])
+            for some in (longest, [*longest[-2::-1], bundle.LAST])
         )
         problems += [
             f"{storage}: {label} depends on the order of the components"
@@ -138,6 +143,53 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
             if there.get(label) != back.get(label)
         ]
     assert not problems, "\n".join(problems)
+
+
+def test_a_map_counts_in_hundredths() -> None:
+    """As its worker does from its first word on; all other pods count as one."""
+    found = bundle.combination(("local-volume", "programs"))
+    counts = {
+        f"{template['metadata']['name']}/{each['name']}": progress
+        for template in bundle.of_kind(found, "WorkflowTemplate")
+        for each in template["spec"]["templates"]
+        if (progress := at(each, "metadata/annotations/workflows.argoproj.io~1progress"))
+    }
+    assert counts == dict.fromkeys(("log-count/map", "map-reduce/map"), "0/100")
+
+
+def test_metrics_are_last(tmp_path: Path) -> None:
+    """In another order map-reduce would lack metrics, so programs refuses it."""
+    with pytest.raises(ValueError, match=r"programs.*testing value /spec/metrics failed"):
+        bundle.compose(tmp_path, ("local-volume", "metrics", "programs"))
+
+
+def test_metrics() -> None:
+    """Each name has one help and one kind of value, its labels are few and the same everywhere, and
+    `template` is the WorkflowTemplate that it stands in."""
+    found = bundle.combination(("local-volume", "programs", "metrics"))
+    seen: dict[str, set[object]] = {}
+    places: dict[str, set[str]] = {}
+    for template in bundle.of_kind(found, "WorkflowTemplate"):
+        name = template["metadata"]["name"]
+        for place in (template["spec"], *template["spec"]["templates"]):
+            for one in at(place, "metrics/prometheus") or ():
+                labels = {each["key"]: each["value"] for each in one["labels"]}
+                assert labels.pop("template") == name
+                assert set(labels.values()) <= {"{{workflow.status}}"}  # few values, none of a run
+                kind = "histogram" if "histogram" in one else "counter"
+                # An expression that is left in a template can keep Argo from making its pods.
+                assert place is template["spec"] or "{{=" not in str(one)
+                seen.setdefault(one["name"], set()).add((one["help"], kind, *labels))
+                places.setdefault(one["name"], set()).add(name)
+
+    of_logs, of_files = {"log-count", "static-fan-out", "map-reduce"}, {"process-data", "aggregate"}
+    assert {name: len(each) for name, each in seen.items()} == dict.fromkeys(places, 1)
+    assert places == {
+        "fanfold_run_seconds": of_logs | of_files,
+        "fanfold_input_bytes_total": of_logs,
+        "fanfold_part_seconds": {"log-count", "map-reduce", "process-data"},
+        "fanfold_part_failures_total": {"log-count", "map-reduce", "process-data"},
+    }
 
 
 @pytest.mark.parametrize("direct", bundle.DIRECT)

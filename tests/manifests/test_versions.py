@@ -20,7 +20,7 @@ COMBINATIONS = (
     ("oss-volume", "acs-best-effort", "parallelism"),
     ("oss-volume-rrsa", "eci-spot", "initless-pod"),
     ("oss-direct", "parallelism", "smoke-run"),
-    ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps"),
+    ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "metrics"),
 )
 # Fields that a Workflow may set beside its workflowTemplateRef where the controller has
 # templateReferencing: Strict. Argo 4.0.5 allows a few more.

@@ -274,8 +274,8 @@ def test_user_is_that_of_the_images() -> None:
     }
 
 
-# Settings of a worker that no template sets: for images of the users' own.
-LEFT_OUT = {"MAP_SETTINGS", "OUTPUT"}
+# Settings of a worker that no template sets: for images of the users' own, and what Argo sets.
+LEFT_OUT = {"MAP_SETTINGS", "OUTPUT", "ARGO_PROGRESS_FILE"}
 # Those of programs, of which the base runs none; MAP and the like begin several names each.
 LEFT_OUT |= {
     "MAP_COMMAND",

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from threading import get_ident, main_thread
@@ -19,7 +19,7 @@ from threading import get_ident, main_thread
 from fanfold import parallel
 from fanfold.errors import CommandError, RetryError
 from fanfold.storage.folder import File
-from fanfold.streams import Write
+from fanfold.streams import Watch, Write
 
 STEP = 128 << 10  # bytes of a read from a program; a pipe holds two
 TICK = 100  # milliseconds between two looks whether a program that is silent has ended
@@ -31,12 +31,16 @@ PR_SET_DUMPABLE = 4
 
 def execute(
     words: list[str], environ: Mapping[str, str], file: File | None,
-    pieces: Iterator[bytes], *sinks: Write, most: int,
+    pieces: Iterator[bytes], *sinks: Write, most: int, watch: Watch | None = None,
 ) -> tuple[int, bool, bool]:  # fmt: skip
     """The exit code of a program, whether it has read all of its stdin, a file or pieces, and
     whether its stdout has ended with it. The sinks get its stdout and stderr; `most` limits the
-    bytes of each file that it writes."""
+    bytes of each file that it writes; `watch` is told how far it has read a file."""
     import fcntl
+
+    def look() -> None:
+        if file and watch:
+            watch(os.lseek(file.fd, 0, os.SEEK_CUR))
 
     with ExitStack() as stack:
         stdin, feed, stdout, out, stderr, err = (
@@ -52,7 +56,7 @@ def execute(
         with started(words, environ, files, most) as child:
             out.close()
             err.close()
-            converse(child, feed, pieces, ends)
+            converse(child, feed, pieces, ends, look)
         drain(stderr, ends[stderr], TICK / 1000)
         is_over = drain(stdout, ends[stdout], ENDING)
         os.set_blocking(stdin.fileno(), False)
@@ -173,10 +177,11 @@ class Child:
 
 
 def converse(
-    child: Child, feed: FileIO, pieces: Iterator[bytes], sinks: Mapping[FileIO, Write]
-) -> None:
-    """Feed a program and take what it writes until it has ended. If it was fed all pieces, `feed`
-    is closed."""
+    child: Child, feed: FileIO, pieces: Iterator[bytes], sinks: Mapping[FileIO, Write],
+    look: Callable[[], object],
+) -> None:  # fmt: skip
+    """Feed a program and take what it writes until it has ended, and `look` at it now and then. If
+    it was fed all pieces, `feed` is closed."""
     import select
 
     poll, ends = select.poll(), {end.fileno(): end for end in (feed, *sinks)}
@@ -188,6 +193,7 @@ def converse(
     while not child.has_ended():
         if parallel.terminated:
             raise RetryError("SIGTERM came")
+        look()
         for fd, _ in poll.poll(TICK if ends else TICK // 50):
             if ends[fd] is feed:
                 held = held or memoryview(next(pieces, b""))

@@ -121,8 +121,9 @@ class Program:
             told |= more
             sinks = log.write if output else write, log.write
             code, has_read, is_over = execute(
-                words, {**self.environ, **told}, file, pieces, *sinks, most=self.most
-            )
+                words, {**self.environ, **told}, file, pieces, *sinks, most=self.most,
+                watch=streams[0].watch if file else None,
+            )  # fmt: skip
             self.judge(code, log)
             self.judge_pipes(has_read, is_over, file)
             for stream, path in zip(streams, paths, strict=False):

@@ -21,7 +21,7 @@ from fanfold.parts import Map, Part
 from fanfold.plan import Input, encode
 from fanfold.storage import Segment, Storage, Writer
 from fanfold.storage.folder import File
-from fanfold.streams import Stream, Write
+from fanfold.streams import Stream, Watch, Write
 
 TRIES = 3  # of a file, unless its exit code is 2
 SMALL = 256 << 10  # bytes of the largest file that is read before its turn
@@ -144,8 +144,9 @@ class Files:
     def __init__(
         self, function: Map, job: str, num_parts: int,
         stores: tuple[Storage, Storage], environ: Mapping[str, str],
-        *, name: str, at_once: int, reads: bool,
+        *, name: str, at_once: int, reads: bool, watch: Watch,
     ) -> None:  # fmt: skip
+        self.watch = watch  # is told how many files of the part are done
         self.name, self.function, self.num_parts = name, function, num_parts
         self.stores, self.at_once, self.reads = stores, at_once, reads
         self.folder, self.run_dir = settings.output_dir(environ) + job, settings.run_dir(environ)
@@ -155,11 +156,15 @@ class Files:
         """Map the files of a part, and write a line for each in order, except for those that an
         earlier result has; how many files and bytes there were."""
         told = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
+        done = 0
 
         def todo() -> Iterator[Input]:
+            nonlocal done
             for file in files:
                 told["files"] += 1
-                if not file.taken:
+                if file.taken:
+                    done += 1
+                else:
                     told["bytes"] += file.size
                     yield file
 
@@ -167,6 +172,8 @@ class Files:
             write(encode(line).encode() + b"\n")
             told["failed"] += line["exit"] != 0
             told["text_bytes"] += line["text_bytes"] or 0
+            done += 1
+            self.watch(done)
         return told
 
     def lines(self, part: str, files: Iterable[Input]) -> Iterator[Line]:

@@ -12,6 +12,7 @@ from fanfold import names, part_ids, records, settings, worker
 from fanfold.errors import RetryError, WorkerError
 from fanfold.parts import Map, Part
 from fanfold.plan import open_plan
+from fanfold.progress import Progress
 from fanfold.settings import FILES
 from fanfold.storage import Storage, open_storage
 
@@ -66,29 +67,33 @@ def run_map(
     job = records.job_id(plan.id, settings.job_settings(made_by, plan.mode, environ))
     parts, kept = plan.parts(wanted)
     # Of what is kept, where each part begins: in the mode files the cuts count all files.
-    ends = accumulate(stop - at for at, stop in parts.values())
+    ends = [*accumulate(stop - at for at, stop in parts.values())]
     starts = {
         number: end - (stop - at)
         for end, (number, (at, stop)) in zip(ends, parts.items(), strict=True)
     }
 
+    progress = Progress(ends[-1], environ)
+
     def map_one(number: int) -> None:
         start, part_id = time.time(), str(number)
         at, stop = parts[number]
+        first = starts[number]
         counts, told = records.Counts(), dict[str, int]()
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
             if plan.mode == FILES:
-                first = starts[number]
                 from fanfold.files import Files
 
                 files = Files(
                     function, job, plan.num_parts, (inputs, run), environ,
                     name=name, at_once=at_once, reads=reads,
+                    watch=lambda done: progress.at(first + done),
                 )  # fmt: skip
                 told = files.map(part_id, kept.files(first, first + stop - at), output.write)
                 size = told.pop("bytes")
             else:
                 part = Part(number, plan, (kept, at, stop), (inputs, run), output)
+                part.watch = lambda done: progress.at(first + done)
                 counts, size = records.counts_of(function(part)), part.size
                 part.finish(f"the map did not take all of part {part_id}")
         record = records.seal_part(

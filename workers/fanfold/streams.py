@@ -16,6 +16,7 @@ from fanfold.storage.folder import File
 Write = Callable[[bytes], object]
 # Makes one file of several: it gets them, the function that writes, and the file's suffix.
 Combine = Callable[[Sequence["Stream"], Write, str], None]
+Watch = Callable[[int], object]  # is told how many bytes of a stream were taken up to now
 
 
 class Stream:
@@ -32,6 +33,7 @@ class Stream:
         of this name. (The copy may be gone: another run of the same plan may have cleaned up.)"""
         self.size, self._segments, self._store, self._copy = size, segments, store, copy
         self._taken, self._whole = 0, not size
+        self.watch: Watch | None = None
         self._stream: Iterator[bytes] = iter(())
 
     def names(self) -> Iterator[str]:
@@ -61,6 +63,8 @@ class Stream:
                     refuse_coded(name, piece)
                 at, rest, least = at + len(piece), rest - len(piece), 1
                 self._taken += len(piece)
+                if self.watch:
+                    self.watch(self._taken)
                 yield piece
         next(stream, None)  # the check after the last byte
         self._whole = True
