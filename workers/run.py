@@ -394,7 +394,12 @@ def log_count(
         script = "map.py" if given["MAP_COMMAND"] else "count.py"
         sizes = sizes_of(run, settings["PLAN_ID"], missing)
         run_all("map", (({**settings, "PART_ID": part}, script) for part in missing), sizes)
-        Worker(settings, "merge.py").output()
+        try:
+            Worker(settings, "merge.py").output()
+        except SystemExit:
+            if is_unknown and mode == FILES:
+                click.echo("set MAP_SETTINGS, to what the program is, to map only these", err=True)
+            raise
         seconds = time.monotonic() - start
         results = results_of(settings, run, names.RESULT)
         totals = json.loads(b"".join(run.stream(results + names.RESULT)))

@@ -121,6 +121,27 @@ def test_outputs_of_files_stay(tmp_path: Path) -> None:
     assert jobs[1] == jobs[2]
 
 
+def test_files_that_fail(tmp_path: Path) -> None:
+    """A run after a repair maps them alone, if the run before was told what the program is; else
+    that is said."""
+    here, out, started = tmp_path / "in", tmp_path / "out", tmp_path / "started"
+    here.mkdir()
+    for number in range(4):
+        (here / str(number)).write_text("bad" if number == 2 else "good")
+    program = f"sh -c 'echo >>{started}; grep -q good'"
+    for more, starts in (([], 3 + 3 + 4), (["--map-settings", "1"], 3 + 3 + 1)):
+        (here / "2").write_text("bad")
+        options = ["--input", f"{here}/", "--mode", "files", "--map", program, *more]
+        code, _, words = finish(start(out, "log-count", *options, "--map-exit-ok", "0"))
+        assert code == 2
+        assert ("set MAP_SETTINGS" in words) == (not more)
+        (here / "2").write_text("good")
+        code, _, words = finish(start(out, "log-count", *options))
+        assert code == 0, words
+        assert started.read_text().count("\n") == starts
+        started.unlink()
+
+
 def test_a_name_with_an_at(tmp_path: Path) -> None:
     """A file whose name begins with @ is no list where its path is given."""
     (tmp_path / "@x").write_text("INFO\n")
