@@ -136,7 +136,7 @@ def test_what_it_says() -> None:
     text = " ".join(Texts(page).texts)
     for words in (
         "fanfold run a", "Proven.", "input bytes 1,234,567", "INFO 12,345", "slow-pod slow-node",
-        "time of all pods 12.0 s (0:00:12)", "1 parts at attempt 1; 1 parts at attempt 3",
+        "work of all pods 12.0 s (0:00:12)", "1 parts at attempt 1; 1 parts at attempt 3",
         "first start 2026-01-01T00:00:00.000Z", "last end 2026-01-01T00:00:11.000Z",
         "parts of other runs 1, which", "parts that tell no time 1, which", "1 files failed",
         "in/bad.png 7 no picture", "The slowest 2 of 2", "part 1: 10.000 s, 0.5 MB/s, slow-pod",

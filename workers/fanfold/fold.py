@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 SHOWN = 20  # part ids in an error, per kind
 FAILED = "Failed", "Errored"  # MAP_STATUS of a map that has ended so: Argo's words
 SHOWN_BYTES = 32 << 10  # of RESULT_FILE: Argo keeps it in the workflow
-PROOF = "Proven: every byte of the input was mapped once, and no input has changed since."
+PROOFS = {  # by mode, for the page
+    "copy": "Proven: every byte that split has copied was mapped once.",
+    "range": "Proven: every byte of the input was mapped once, and no input has changed since.",
+    FILES: "Proven: every file has one line in outputs.jsonl, and no file has changed since.",
+}
 
 
 def reduce_outputs(
@@ -190,7 +194,7 @@ class Fold:
         failed = whole.failed if whole else 0
         page = publish.put_page(
             run, self.folder + names.REPORT,
-            lambda: self.report.page(PROOF, facts, self.totals, failed),
+            lambda: self.report.page(PROOFS[plan.mode], facts, self.totals, failed),
         )  # fmt: skip
         return {names.RESULT: result, name: made, **finals, names.REPORT: page}, summary
 

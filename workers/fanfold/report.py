@@ -64,14 +64,14 @@ class Report:
         try:
             start, end = (from_utc(str(told[moment])) for moment in ("start", "end"))
             attempt = int(str(told.get("attempt", 0)))
-        except (KeyError, ValueError):
+            self.sizes.append(size)
+        except (KeyError, ValueError, OverflowError):
             self.untold += 1
             return None
         pod, node = (str(told.get(where, "")) for where in ("pod", "node"))
         bar = Bar(end - start, name, start, size, pod, node, attempt)
         self.starts.append(start)
         self.ends.append(end)
-        self.sizes.append(size)
         self.attempts[attempt] += 1
         if len(self.bars) < BARS:
             self.bars.append(bar)
@@ -117,7 +117,7 @@ class Report:
             told["first start"] = utc(min(self.starts))
             told["last end"] = utc(max(self.ends))
             total = sum(self.ends) - sum(self.starts)
-            told["time of all pods"] = f"{total:,.1f} s ({duration(total)})"
+            told["work of all pods"] = f"{total:,.1f} s ({duration(total)})"
         if known := {n: count for n, count in sorted(self.attempts.items()) if n}:
             told["attempts"] = "; ".join(
                 f"{count:,} {self.noun}s at attempt {n}" for n, count in known.items()
