@@ -56,7 +56,8 @@ def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -
     assert own_join(volume, found, run_dir) == expected
     assert sum(pods_of(found).values()) == sum(levels)
     names = volume.files(f"{run_dir}/aggregation-demo")
-    assert sorted(names) == sorted(["result.txt", *(f"l1/{number}.txt" for number in range(files))])
+    level_1 = [f"l1/{number}.txt" for number in range(files)]
+    assert sorted(names) == sorted(["result.txt", "report.html", *level_1])
     assert re.search(rf'^ +result: +{{"bytes": {files}, ', argo("get", run.name), re.MULTILINE)
 
 
