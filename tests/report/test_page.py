@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fanfold import records
-from fanfold.names import LEVEL_REPORT, REPORT
+from fanfold.names import LEVEL_PAGE, LEVEL_REPORT, REPORT
 from fanfold.page import MARK, shown
 from fanfold.report import BARS, FAILED, SLOWEST, Report
 from hypothesis import given
@@ -163,6 +163,47 @@ def test_every_run_has_one(volume: Volume) -> None:
     text = " ".join(Texts((run.final(LEVEL_REPORT) or b"").decode()).texts)
     assert "4 of level 2, 2 of level 3" in text
     assert "file 1 of level 3" in text
+
+
+def test_how_many_at_once() -> None:
+    """Beyond BARS parts: one after the other is one at a time, however short they are."""
+    for at_once in (1, 7):
+        found = Report("a")
+        for part in range(2000):
+            found.add(str(part), 1, told(part // at_once, 0.99))
+        page = b"".join(found.page("Proven.", {})).decode()
+        assert f"at each moment: {at_once} at most" in page
+
+
+@pytest.mark.usefixtures("storage")
+def test_both_pipelines_in_one_run(volume: Volume) -> None:
+    """Each has its page, and each last step can run again after the files between are gone, also
+    without its page."""
+    volume.write(INPUT, b"INFO\n" * 100)
+    run = volume.having(NUM_PARTS=2, CLEAN="true", MAP_SETTINGS="1", **RUN)
+    assert run.fan_out(lambda part: [part.write(each) for each in part.pieces()] and None).code == 0
+    run.write_level_1([b"x"] * 4)
+    assert run.aggregate(4, fan_in=2, levels=2).code == 0
+    (made,) = run.results().values()
+    assert made[REPORT] == run.final(REPORT)
+    assert made[LEVEL_PAGE] == run.final(LEVEL_REPORT) != made[REPORT]
+    (folder,) = run.results()
+    (run.root / "results" / folder / REPORT).unlink()
+    assert run.run("merge").code == 0
+    assert run.run("merge", 2, LEVEL=2).code == 0
+
+
+@pytest.mark.folder
+@pytest.mark.usefixtures("storage")
+def test_a_link_of_the_users(volume: Volume) -> None:
+    """It stays, wherever it leads."""
+    volume.write(INPUT, b"INFO\n" * 100)
+    volume.write("mine.html", MARK.encode())
+    (volume.root / REPORT).symlink_to("mine.html")
+    run = volume.having(NUM_PARTS=2, **RUN)
+    run.log_count()
+    assert (volume.root / REPORT).is_symlink()
+    assert volume.final(REPORT) == MARK.encode()
 
 
 @pytest.mark.usefixtures("storage")

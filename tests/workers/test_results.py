@@ -287,7 +287,9 @@ def test_the_summary_of_process_data(volume: Volume) -> None:
     summary = json.loads(made["summary.json"])
 
     assert folder == FOLDER
-    assert made.keys() == {"result.txt", "summary.json", "result.txt.record", "report.html"}
+    assert made.keys() == {
+        "result.txt", "summary.json", "result.txt.record", "aggregation-report.html"
+    }  # fmt: skip
     assert 0 <= summary["seconds"] < 60
     assert (summary["files"], summary["output_bytes"], summary["run"]) == (5, 10, "a")
     assert made["result.txt"] == run.final(JOINED) == b"".join(files)

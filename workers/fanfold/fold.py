@@ -191,6 +191,7 @@ class Fold:
             "job": self.job,
         }
         facts = {"input": plan.source, "mode": plan.mode, **summary}
+        del facts["seconds"]  # it counts from parts of earlier runs
         failed = whole.failed if whole else 0
         page = publish.put_page(
             run, self.folder + names.REPORT,

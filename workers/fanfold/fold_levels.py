@@ -74,7 +74,7 @@ def fold_files(
             "run": run_id,
         }
         page = publish.put_page(
-            run, folder + names.REPORT, lambda: page_of(levels, level, len(versions), summary)
+            run, folder + names.LEVEL_PAGE, lambda: page_of(levels, level, len(versions), summary)
         )
         return {names.LEVEL_RESULT: result, names.LEVEL_REPORT: page}, summary
 
@@ -107,4 +107,6 @@ def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) 
             if end <= count:  # by hand, another run may have made others
                 bar = found.add(f"{number} of level {level}", one["output"][1], one)
                 found.put(level, one["first"] / count, end / count, bar)
-    yield from found.page(PROOF, {"level": last, **facts})
+    told = {"input": names.folder(levels.file(0)), "level": last, **facts}
+    del told["seconds"]  # they are those of the last step alone
+    yield from found.page(PROOF, told)

@@ -25,6 +25,7 @@ FILE_LINES = "outputs.jsonl"  # in the mode files: what became of each file
 REPORT = "report.html"  # the page that shows the run
 LEVEL_RESULT = "aggregation-demo/result.txt"
 LEVEL_REPORT = "aggregation-demo/report.html"
+LEVEL_PAGE = "aggregation-report.html"  # the same in results/, where a run of both has both
 TEMPORARY = r"\..+\.[0-9a-f]{16}\.tmp"  # a pattern: a file while it is written in a folder
 OUTPUTS = "split-output/", "cout-output/", "map-output/", RESULTS  # folders of ours
 # What the last step writes into RUN_DIR and results/ besides: OUTPUT must not take these names.
@@ -37,6 +38,7 @@ TAKEN = (
     FILE_LINES,
     "outputs.jsonl.record",
     REPORT,
+    LEVEL_PAGE,
 )
 
 DIGITS = 32  # of an id: a workflow stores the plan's id twice per part, and Argo limits its size

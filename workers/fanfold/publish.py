@@ -94,10 +94,11 @@ def is_published(run: Storage, folder: str, result: str, job: str) -> bool:
         if not run.has(folder + RECORD.format(result)):
             return False
         made, finals = read_record(run, folder, result)
-        for name, version, *_ in filter(None, finals.values()):
-            with run.open(name) as file:
-                if file.version != version:
-                    return False
+        for final, file in finals.items():
+            if file and not is_page(final):
+                with run.open(file[0]) as found:
+                    if found.version != file[1]:
+                        return False
         return made.startswith(job)
     return False
 
@@ -127,7 +128,7 @@ def publish(
             log("merge", "late", newer=newer[0])
         try:
             for final, file in settle(run, result, ours, reversed(newer)).items():
-                if os.path.basename(final) == names.REPORT:
+                if is_page(final):
                     show_page(run, final, file)
                 elif file:
                     run.copy(final, run, [file])
@@ -150,6 +151,11 @@ def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Fin
     return found
 
 
+def is_page(final: str) -> bool:
+    """Whether a final name is that of a page, on which nothing rests."""
+    return os.path.basename(final) == names.REPORT
+
+
 def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Segment | None:
     """Put the page of a run, or None: no failure of a page is one of the run."""
     try:
@@ -160,13 +166,16 @@ def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Se
 
 
 def show_page(run: Storage, final: str, file: Segment | None) -> None:
-    """Give a page its final name, unless a file is there that is no page of ours."""
+    """Give a page its final name, unless a file is there that is no page of ours, or a link."""
     try:
-        if run.has(final):
+        place, _, base = final.rpartition("/")
+        ours = run.real(final) == f"{run.real(place).rstrip('/')}/{base}"
+        if ours and run.has(final):
             with run.open(final) as found:
-                if found.read(0, len(MARK)) != MARK.encode():
-                    log("merge", "kept", file=final, why="no run has made it")
-                    return
+                ours = found.read(0, len(MARK)) == MARK.encode()
+        if not ours:
+            log("merge", "kept", file=final, why="no run has made it")
+            return
         if file:
             run.copy(final, run, [file])
         else:

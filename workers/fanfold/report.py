@@ -10,9 +10,9 @@ from __future__ import annotations
 import heapq
 import sys
 from array import array
+from bisect import bisect
 from collections import Counter, namedtuple
 from collections.abc import Mapping
-from itertools import accumulate
 
 from fanfold.page import HEAD, LETTERS, STYLE, bars_of, chart, decimal, histogram, shown, table
 from fanfold.records import from_utc, utc
@@ -116,6 +116,8 @@ class Report:
         if self.starts:
             told["first start"] = utc(min(self.starts))
             told["last end"] = utc(max(self.ends))
+            span = max(self.ends) - min(self.starts)
+            told["between them"] = f"{span:,.1f} s ({duration(span)})"
             total = sum(self.ends) - sum(self.starts)
             told["work of all pods"] = f"{total:,.1f} s ({duration(total)})"
         if known := {n: count for n, count in sorted(self.attempts.items()) if n}:
@@ -170,19 +172,17 @@ class Report:
         return words + chart("".join(rows), len(self.bars) * height, which)
 
     def _density(self, begin: float, span: float) -> str:
-        change = [0] * (MOMENTS + 1)
-        for start, end in zip(self.starts, self.ends, strict=True):
-            change[min(MOMENTS - 1, int((start - begin) / span * MOMENTS))] += 1
-            change[min(MOMENTS, int((end - begin) / span * MOMENTS) + 1)] -= 1
-        running = list(accumulate(change[:MOMENTS]))
-        most = max(running)
-        path = "".join(
+        starts, ends = sorted(self.starts), sorted(self.ends)
+        most = max(many - bisect(ends, at) for many, at in enumerate(starts, 1))
+        moments = [begin + span * (at + 0.5) / MOMENTS for at in range(MOMENTS)]
+        running = [bisect(starts, moment) - bisect(ends, moment) for moment in moments]
+        bars = "".join(
             f'<rect x="{1000 * at / MOMENTS:.1f}" y="{160 - 150 * many / most:.1f}" '
             f'width="{1000 / MOMENTS:.1f}" height="{150 * many / most:.1f}"/>'
             for at, many in enumerate(running)
         )
         which = f"How many {self.noun}s were in work at each moment: {most:,} at most."
-        return f"<p>{which}</p>{chart(path, 160, which)}"
+        return f"<p>{which}</p>{chart(bars, 160, which)}"
 
     def _tree(self) -> str:
         if not self.levels:
