@@ -269,7 +269,7 @@ def test_scenarios(volume: Volume, checkout: Path) -> None:
 @pytest.mark.each_argo
 def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
     """A program kills the worker, and no other pod takes its place: the last step runs and counts
-    the files of that part as failed. With fewer tolerated the run fails and names the part."""
+    the files of that part as failed. With fewer tolerated the run fails and names the file."""
     patch = (
         "- {op: test, path: /spec/templates/2/name, value: map}\n"
         '- {op: replace, path: /spec/templates/2/retryStrategy/limit, value: "0"}'
@@ -300,7 +300,7 @@ def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
     assert lines["0"]["said"] == "no pod has mapped part 0 to its end"
     fewer.fail()
     said = " ".join(argo("get", fewer.name, "--no-color").split())
-    assert "1 missing (0)" in said
+    assert "1 of 4 files failed: lost-pod/0 (no pod has mapped it)" in said
 
 
 @pytest.mark.each_argo

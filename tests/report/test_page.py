@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fanfold import records
+from fanfold import Part, records
 from fanfold.names import LEVEL_PAGE, LEVEL_REPORT, REPORT
 from fanfold.page import MARK, shown
 from fanfold.report import BARS, FAILED, SLOWEST, Report
@@ -175,13 +175,19 @@ def test_how_many_at_once() -> None:
         assert f"at each moment: {at_once} at most" in page
 
 
+def echo(part: Part) -> None:
+    """Write what is read."""
+    for piece in part.pieces():
+        part.write(piece)
+
+
 @pytest.mark.usefixtures("storage")
 def test_both_pipelines_in_one_run(volume: Volume) -> None:
     """Each has its page, and each last step can run again after the files between are gone, also
     without its page."""
     volume.write(INPUT, b"INFO\n" * 100)
     run = volume.having(NUM_PARTS=2, CLEAN="true", MAP_SETTINGS="1", **RUN)
-    assert run.fan_out(lambda part: [part.write(each) for each in part.pieces()] and None).code == 0
+    assert run.fan_out(echo).code == 0
     run.write_level_1([b"x"] * 4)
     assert run.aggregate(4, fan_in=2, levels=2).code == 0
     (made,) = run.results().values()
