@@ -45,7 +45,8 @@ def test_outputs(volume: Volume, log: bytes) -> None:
     """`argo get` shows the totals and where they are, here of four parts in two pods. The path of
     the component `artifacts` is that of the run's own result."""
     patch = yaml.safe_load((ROOT / PATCH_OF_ARTIFACTS).read_text())
-    (artifact,) = patch[-1]["value"]
+    artifact, page = patch[-1]["value"]
+    assert page["path"] == artifact["path"].replace("result.json", "report.html")
 
     def read_the_artifact(spec: dict[str, Any]) -> None:
         outputs = template_of(spec, "reduce")["outputs"]["parameters"]

@@ -166,7 +166,7 @@ class Report:
             f' <span class="key"><svg viewBox="0 0 1 1" preserveAspectRatio="none">'
             f'<rect class="r{shade + 1}" width="1" height="1"/></svg>from {decimal(step)}</span>'
             for shade, step in enumerate(steps)
-            if step not in steps[shade + 1 :]
+            if decimal(step) not in map(decimal, steps[shade + 1 :])
         )
         words = f'<p>{shown(which)}</p><p class="soft">MB/s, from slow to fast:{keys}</p>'
         return words + chart("".join(rows), len(self.bars) * height, which)
