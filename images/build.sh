@@ -43,7 +43,8 @@ while (($#)); do
 done
 ((${#images[@]})) || images=(split map reduce)
 # A registry, and where in it: what a name of an image begins with.
-[[ -z ${PUSH:-} || $PUSH =~ ^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$ ]] ||
+word='[a-z0-9]+([._-]+[a-z0-9]+)*'
+[[ -z ${PUSH:-} || ($PUSH =~ ^$word(:[0-9]{1,5})?(/$word)*$ && ${PUSH%%/*} =~ [.:]|^localhost$) ]] ||
     fail "PUSH must be REGISTRY/FOLDER, got '$PUSH': give it without https:// and a / at its end, in lower case"
 
 # As secrets: no layer and no history has them. Older buildah gives an empty one where an environment
@@ -59,6 +60,8 @@ cd "$(dirname "$0")/.."
 choose_builder "$wanted"
 
 base=${BASE:-debian:trixie-slim} tag=${TAG:-dev}
+[[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] ||
+    fail "TAG must be at most 128 letters, digits, '_', '.' and '-', got '$tag': give it as in 1.0.0"
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
 [[ -n $epoch ]] || fail "there is no commit to take the time of creation from: set SOURCE_DATE_EPOCH"
 created=$(TZ=UTC printf '%(%Y-%m-%dT%H:%M:%SZ)T' "$epoch")

@@ -145,13 +145,25 @@ def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["https://registry.example.com/team", "registry.example.com/Team", "a.example/team/"]
+    "value",
+    [
+        *("https://registry.example.com/team", "registry.example.com/Team", "a.example/team/"),
+        *("team", "-x.example/team", "..", "a.example/../team", "a.example:1234567/team"),
+    ],
 )
 def test_no_name_of_an_image(value: str) -> None:
     """Refused before anything is built."""
     done = make_images(PUSH=value)
 
     assert f"PUSH must be REGISTRY/FOLDER, got '{value}': give it without" in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_tag_of_an_image() -> None:
+    """The same."""
+    done = make_images(TAG="a b")
+
+    assert "TAG must be at most 128 letters, digits, '_', '.' and '-', got 'a b': " in done.stderr
     assert done.stdout == ""
 
 
