@@ -15,6 +15,7 @@ from collections import Counter, namedtuple
 from collections.abc import Mapping
 
 from fanfold.page import HEAD, LETTERS, STYLE, bars_of, chart, decimal, histogram, shown, table
+from fanfold.plan import FORMAT
 from fanfold.records import from_utc, utc
 
 TYPE_CHECKING = False
@@ -127,7 +128,7 @@ class Report:
         for count, why in ((self.others, "of other runs"), (self.untold, "that tell no time")):
             if count:
                 told[f"{self.noun}s {why}"] = f"{count:,}, which are not drawn"
-        told["made by"] = f"Python {sys.version.split()[0]}"
+        told["versions"] = f"records of format {FORMAT}, Python {sys.version.split()[0]}"
         rows = (f"<dt>{shown(name)}</dt><dd>{shown(fact)}</dd>" for name, fact in told.items())
         return f"<dl>{''.join(rows)}</dl>"
 
