@@ -212,7 +212,7 @@ def visible(volume: Volume) -> Tree:
     there = {
         str(path.relative_to(volume.run_dir)).encode(): path.read_bytes()
         for path in volume.run_dir.rglob("*")
-        if path.is_file() and not path.name.startswith(".") and path.name != REPORT
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REPORT)
     }
     told = b"".join(data for data in there.values() if data.startswith(b'{"digest":'))
     for name, size in re.findall(rb'\["([^"]+)",(\d+),"', told):
