@@ -98,7 +98,7 @@ class Fold:
         for record in records.read_parts(self.run, self.job, parts_of(self.plan)):
             self.begin = min(self.begin, record.start or self.begin)
             if record.told:
-                self.report.add(f"{record.part}", record.size, record.told)
+                self.report.add(record.part, record.size, record.told)
             yield record
 
     def check_whole(self, wrong: Mapping[str, Sequence[str]]) -> None:
@@ -191,7 +191,6 @@ class Fold:
             "job": self.job,
         }
         facts = {"input": plan.source, "mode": plan.mode, **summary}
-        del facts["seconds"]  # it counts from parts of earlier runs
         failed = whole.failed if whole else 0
         page = publish.put_page(
             run, self.folder + names.REPORT,

@@ -107,6 +107,5 @@ def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) 
             if end <= count:  # by hand, another run may have made others
                 bar = found.add(f"{number} of level {level}", one["output"][1], one)
                 found.put(level, one["first"] / count, end / count, bar)
-    shown = {"input": names.folder(levels.file(0)), "level": last, **facts}
-    del shown["seconds"]  # they are those of the last step alone
-    yield from found.page(PROOF, shown)
+    facts = {"input": names.folder(levels.file(0)), "level": last, **facts}
+    yield from found.page(PROOF, facts)

@@ -21,7 +21,7 @@ from fanfold.names import RESULTS, digest
 from fanfold.page import MARK
 from fanfold.parallel import map_in_order
 from fanfold.plan import UNREADABLE
-from fanfold.storage import Segment, Storage
+from fanfold.storage import Segment, Storage, real_place
 from fanfold.worker import log
 
 RUN_FOLDER = re.compile(rf"{RESULTS}\d{{8}}T\d{{6}}Z-[\w.-]+/")
@@ -168,8 +168,7 @@ def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Se
 def show_page(run: Storage, final: str, file: Segment | None) -> None:
     """Give a page its final name, unless a file is there that is no page of ours, or a link."""
     try:
-        place, _, base = final.rpartition("/")
-        ours = run.real(final) == f"{run.real(place).rstrip('/')}/{base}"
+        ours = run.real(final) == real_place(run, final)
         if ours and run.has(final):
             with run.open(final) as found:
                 ours = found.read(0, len(MARK)) == MARK.encode()

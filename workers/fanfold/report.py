@@ -112,7 +112,8 @@ class Report:
         told = {
             name.replace("_", " "): f"{fact:,}" if isinstance(fact, int) else fact
             for name, fact in facts.items()
-            if fact != ""
+            # Those seconds count parts of earlier runs, or the last step alone.
+            if fact != "" and name != "seconds"
         }
         if self.starts:
             told["first start"] = utc(min(self.starts))
@@ -147,14 +148,15 @@ class Report:
         return f"<h2>Timeline</h2>{drawn(begin, span)}{ends}"
 
     def _bars(self, begin: float, span: float) -> str:
-        found = sorted(map(rate, self.bars))
+        found = sorted(rate(bar.size, bar.seconds) for bar in self.bars)
         steps = [found[len(found) * shade // SHADES] for shade in range(SHADES)]
         height = max(2, min(14, 600 // len(self.bars)))
         rows = []
         for row, bar in enumerate(self.bars):
-            shade = max(k for k in range(SHADES) if rate(bar) >= steps[k])
-            speed = f"{bar.seconds:,.3f} s, {decimal(rate(bar))} MB/s"
-            told = f"{self.noun} {bar.name}: {speed}, {bar.pod}"
+            speed = rate(bar.size, bar.seconds)
+            shade = max(k for k in range(SHADES) if speed >= steps[k])
+            words = f"{bar.seconds:,.3f} s, {decimal(speed)} MB/s"
+            told = f"{self.noun} {bar.name}: {words}, {bar.pod}"
             at, wide = (1000 * each / span for each in (bar.start - begin, bar.seconds))
             rows.append(
                 f'<rect class="r{shade + 1}" x="{at:.1f}" y="{row * height}" '
@@ -206,7 +208,7 @@ class Report:
 
     def _spread(self) -> str:
         spans = [end - start for start, end in zip(self.starts, self.ends, strict=True)]
-        rates = [size / 1e6 / max(each, 1e-3) for size, each in zip(self.sizes, spans, strict=True)]
+        rates = list(map(rate, self.sizes, spans))
         return (
             f'<h2>Distribution</h2><div class="two">{histogram("seconds", spans)}'
             f"{histogram('MB/s', rates)}</div>"
@@ -215,8 +217,8 @@ class Report:
     def _table(self) -> str:
         rows = [
             (
-                one.name, f"{one.seconds:,.3f}", decimal(rate(one)), str(one.attempt or ""),
-                one.pod, one.node,
+                one.name, f"{one.seconds:,.3f}", decimal(rate(one.size, one.seconds)),
+                str(one.attempt or ""), one.pod, one.node,
             )
             for one in sorted(self.slowest, reverse=True)
         ]  # fmt: skip
@@ -225,9 +227,9 @@ class Report:
         return f"<h2>{title}</h2>{table(names, rows, numbers=range(1, 4))}"
 
 
-def rate(bar: Bar) -> float:
+def rate(size: int, seconds: float) -> float:
     """MB per second."""
-    return float(bar.size / 1e6 / max(bar.seconds, 1e-3))
+    return size / 1e6 / max(seconds, 1e-3)
 
 
 def duration(seconds: float) -> str:

@@ -118,12 +118,17 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Storage, Storage]:
     return folder.open_storage(root, environ)
 
 
+def real_place(store: Storage, name: str) -> str:
+    """Where a name is: of its folders, links count as what they lead to, but the name itself may be
+    one."""
+    place, _, base = name.rpartition("/")
+    return f"{store.real(place).rstrip('/')}/{base}"
+
+
 def check_apart(work: Storage, run: Storage, source: str, output: str, *more: str) -> None:
     """Refuse an INPUT that the run's own files would replace, or would be read as. Links count as
     what they lead to; final names are not looked for, since they may not be there yet."""
-    name = work.real(source.rstrip("/"))
-    place, _, base = output.rpartition("/")
-    final = f"{run.real(place).rstrip('/')}/{base}"
+    name, final = work.real(source.rstrip("/")), real_place(run, output)
     ours = (f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT, REPORT))
     for own in (*ours, final):
         inside = f"{name}/".startswith(own.rstrip("/") + "/")
