@@ -467,7 +467,7 @@ def aggregate(
         click.echo(begin if size <= 60 else f"{begin}... {size} letters")
     click.echo(f"{workers} workers on {level} levels in {time.monotonic() - start:.2f} s")
     click.echo(f"result: {result}")
-    click.echo(f"report: {run.path(results + names.REPORT)}")
+    click.echo(f"report: {run.path(results + names.LEVEL_PAGE)}")
 
 
 def root_of(*paths: Path) -> str:

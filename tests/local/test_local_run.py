@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import run
 from fake import FakeOSS
+from fanfold.page import MARK
 from pipeline import KEYWORDS, model, settings_of
 from run import sample
 
@@ -329,6 +330,7 @@ def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> Non
     letters = "".join((demo / f"l1/{number}.txt").read_text() for number in range(files))
     assert (code, (demo / "result.txt").read_text()) == (0, letters)
     assert f"{workers} workers on" in output
+    assert Path(output.partition("\nreport: ")[2].rstrip("\n")).read_text().startswith(MARK)
 
 
 def test_programs(tmp_path: Path) -> None:
