@@ -16,9 +16,7 @@ from itertools import product
 
 import faulty
 import pytest
-from fanfold import report
 from fanfold.names import REPORT
-from fanfold.page import MARK
 from fanfold.storage import bucket
 from pipeline import BucketPath, Tree, Volume, pieces_of
 from runs import (
@@ -141,8 +139,6 @@ def scenario(volume: Volume, request: pytest.FixtureRequest) -> Iterator[Scenari
     """A step of a run, and what is there before."""
     with pieces_of(16 if volume.in_bucket else 128), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bucket, "WHOLE", 1 << 20)
-        # Its length, and so how many operations it takes, differs from run to run.
-        patch.setattr(report.Report, "page", lambda *_: [MARK.encode()])
         yield Scenario(volume, *request.param)
 
 
