@@ -86,3 +86,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not fits(item)])
     items[:] = filter(fits, items)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(together(item)))
+
+
+def together(item: pytest.Item) -> str:
+    """Whose tests one process runs (`--dist loadgroup`): those of a function and a storage, or of a
+    folder that builds images or mounts a bucket once."""
+    folder = item.path.parent.name
+    if folder in ("images", "mount"):
+        return folder
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return f"{item.path.stem}:{getattr(item, 'originalname', item.name)}:{params.get('storage')}"

@@ -87,7 +87,7 @@ if ((all)) && [[ -n $has_cluster ]]; then
 fi
 if ((all)); then
     say "tests without a cluster"
-    .venv/bin/pytest --numprocesses 3 --dist loadfile --ignore tests/cluster \
+    .venv/bin/pytest --numprocesses 3 --dist loadgroup --ignore tests/cluster \
         --ignore tests/manifests --ignore tests/e2e --ignore tests/gitops \
         --ignore-glob 'tests/*/test_workflows.py'
 fi
