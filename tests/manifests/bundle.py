@@ -33,7 +33,10 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
-VOLUMES = ("local-volume", "oss-volume", "oss-volume-rrsa")
+VOLUMES = (
+    *("local-volume", "oss-volume", "oss-volume-rrsa"),
+    *("oss-volume-ossfs2", "oss-volume-ossfs2-rrsa"),
+)
 DIRECT = ("oss-direct", "oss-direct-rrsa")
 EXTRAS = (
     *("artifacts", "parallelism", "schedule", "smoke-run", "initless-pod"),

@@ -17,9 +17,10 @@ TEXT = re.compile(r"(?s).*\S.*")
 
 @functools.cache
 def builds() -> dict[str, list[bundle.Object]]:
-    """Every overlay, the storages without a volume, and every component that an overlay lacks."""
+    """Every overlay, the storages and every other component that no overlay has."""
     found = {overlay: bundle.objects(bundle.overlay(overlay)) for overlay in bundle.OVERLAYS}
-    found |= {direct: bundle.combination((direct,)) for direct in bundle.DIRECT}
+    ossfs2 = ("oss-volume-ossfs2", "oss-volume-ossfs2-rrsa")
+    found |= {storage: bundle.combination((storage,)) for storage in (*bundle.DIRECT, *ossfs2)}
     rest = ("oss-volume", "acs-best-effort", "artifacts", "schedule")
     found["the rest"] = bundle.combination(rest)
     found |= {name: bundle.combination(("oss-volume", name)) for name in ("smoke-run", "programs")}
@@ -358,6 +359,48 @@ def test_runs_as_steps() -> Iterator[Check]:
         if each is not template:
             count = str(each).count("fanfold-runs")
             yield build, bundle.label(each), {"fanfold-runs": count}, {"fanfold-runs": 0}
+
+
+# Of ossfs; with one of them ossfs2 mounts nothing.
+V1 = (
+    *("umask", "mp_umask", "multipart_size", "parallel_count", "multipart_copy_size"),
+    *("max_stat_cache_size", "stat_cache_expire", "disable_noobj_cache", "enable_noobj_cache"),
+    *("simulate_mtime_ns_with_crc64", "use_cache", "del_cache", "tmpdir", "ensure_diskfree"),
+    *("max_dirty_data", "readdir_optimize", "listobjectsv2", "sigv4", "dbglevel", "url"),
+)
+# Of ossfs2, likewise.
+V2 = (
+    "close_to_open",
+    "fuse_attr_timeout",
+    "file_mode",
+    "dir_mode",
+    "prefetch_concurrency_per_file",
+)
+
+
+@checks
+def test_mounts() -> Iterator[Check]:
+    """The options of a mounted bucket are of its client, and such that a worker can be right."""
+    for build, found in builds().items():
+        for volume in bundle.of_kind(found, "PersistentVolume"):
+            if at(volume, "spec/csi/driver") != "ossplugin.csi.alibabacloud.com":
+                continue
+            attributes = {
+                name.lower(): each
+                for name, each in volume["spec"]["csi"]["volumeAttributes"].items()
+            }
+            words = re.findall(r"-o ?(\S+)", attributes.get("otheropts", ""))
+            pairs = [one.partition("=") for word in words for one in word.split(",")]
+            options = {name: value for name, _, value in pairs}
+            client = attributes.get("fusetype", "ossfs")
+            wanted: dict[str, object] = {"use_cache": None, **dict.fromkeys(V2)}
+            if client == "ossfs2":
+                timeout = "attr_timeout" if "attr_timeout" in options else "fuse_attr_timeout"
+                wanted = {**dict.fromkeys(V1), "close_to_open": "true", timeout: "0"}
+            of_client = f"otherOpts of {client}"
+            fields = {f"{of_client}/{name}": each for name, each in wanted.items()}
+            tree = {of_client: options}
+            yield build, bundle.label(volume), tree, fields
 
 
 @checks

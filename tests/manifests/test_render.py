@@ -34,11 +34,27 @@ def test_base_builds_alone() -> None:
 INITLESS_POD = (
     bundle.MANIFESTS / "components/initless-pod/patches/workflowtemplate.initless-pod.yaml"
 )
-# What a component is there for: a path into an object, and what stands there with it.
+# What four components differ in: who mounts, and as whom.
+MOUNTED = " ".join(
+    f"spec/csi/{each}"
+    for each in (
+        "volumeAttributes/authType",
+        "nodePublishSecretRef/name",
+        "volumeAttributes/fuseType",
+    )
+)
+# What a component is there for: a path into an object, or several, and what stands there with it.
 EFFECTS = {
     "local-volume": ("PersistentVolume pv-local", "spec/hostPath/type", "Directory"),
-    "oss-volume": ("PersistentVolume pv-oss", "spec/csi/nodePublishSecretRef/name", "oss-secret"),
-    "oss-volume-rrsa": ("PersistentVolume pv-oss", "spec/csi/volumeAttributes/authType", "rrsa"),
+    **{
+        f"oss-volume{suffix}": ("PersistentVolume pv-oss", MOUNTED, [*how, client])
+        for suffix, client, *how in (
+            ("", None, None, "oss-secret"),
+            ("-rrsa", None, "rrsa", None),
+            ("-ossfs2", "ossfs2", None, "oss-secret"),
+            ("-ossfs2-rrsa", "ossfs2", "rrsa", None),
+        )
+    },
     "oss-direct": (
         "WorkflowTemplate log-count",
         "spec/templateDefaults/container/env/0/valueFrom/secretKeyRef/name",
@@ -101,7 +117,8 @@ def test_combinations() -> None:
             problems.append(f"{name} does not build: {error}")
             continue
         for component, (label, path, effect) in EFFECTS.items():
-            value = at(found.get(label), path)
+            values = [at(found.get(label), one) for one in path.split()]
+            value = values if isinstance(effect, list) else values[0]
             if (value == effect) != (component in components):
                 must = "must" if component in components else "must not"
                 problems.append(f"{name}: {label} {path} is {value!r}, {must} be {effect!r}")

@@ -141,6 +141,54 @@ def test_bad(tmp_path: Path) -> None:
     assert done.stdout.endswith(f", {len(said)} problems\n")
 
 
+MIXED = {
+    "an option of ossfs with ossfs2": (
+        "oss-volume-ossfs2",
+        {"otherOpts": "-o close_to_open=true -o attr_timeout=0 -ouid=65532,umask=022"},
+        ["ossfs2/umask must be None, got '022'"],
+    ),
+    "ossfs2 with the options of ossfs": (
+        "oss-volume",
+        {"fusetype": "ossfs2", "otherOpts": "-o disable_noobj_cache -o allow_other"},
+        [
+            "ossfs2/disable_noobj_cache must be None, got ''",
+            "ossfs2/close_to_open must be 'true', got None",
+            "ossfs2/fuse_attr_timeout must be '0', got None",
+        ],
+    ),
+    "ossfs2 as it comes, with one of the two": (
+        "oss-volume-ossfs2-rrsa",
+        {"otherOpts": "-o close_to_open=true -o fuse_attr_timeout=60"},
+        ["ossfs2/fuse_attr_timeout must be '0', got '60'"],
+    ),
+    "ossfs with an option of ossfs2": (
+        "oss-volume-rrsa",
+        {"otherOpts": "-o allow_other -o use_cache=/tmp -o file_mode=0644"},
+        ["ossfs/use_cache must be None, got '/tmp'", "ossfs/file_mode must be None, got '0644'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("component", "attributes", "problems"), MIXED.values(), ids=MIXED)
+def test_mounts(
+    component: str, attributes: dict[str, str], problems: list[str], tmp_path: Path
+) -> None:
+    """A mount that would fail, or under which a total could be wrong, is refused."""
+    attributes = {"bucket": "logs", "roleName": "r", **attributes}
+    patch = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "pv-oss"},
+        "spec": {"csi": {"volumeAttributes": attributes}},
+    }
+    write(tmp_path, (component,), patches=[{"patch": yaml.safe_dump(patch)}])
+
+    done = validate(tmp_path)
+
+    said = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
+    assert (done.returncode, done.stderr.splitlines()) == (2, said)
+
+
 def test_what_has_been_taken_out(tmp_path: Path) -> None:
     """An overlay without a role cannot be checked in full, which is a problem like any other."""
     patch = "{$patch: delete, kind: Role, metadata: {name: fanfold-executor}}"

@@ -1,0 +1,83 @@
+"""What each client is started with. A program that says what it was given stands in for ossfs and
+ossfs2, which are not here."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import clients
+import pytest
+
+ADDRESS, KEY = "http://127.0.0.1:9000", ("id", "secret")
+
+
+def started(name: str, folder: Path) -> list[str]:
+    """The arguments that a client of this name gets, with the lines of the configuration that they
+    name."""
+    client, root = folder / name, folder / "node"
+    client.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nif [ "$3" = -c ]; then cat "$4"; fi\n')
+    client.chmod(0o755)
+    options = [clients.owner(clients.kind_of(name)), clients.uncached(clients.kind_of(name))]
+    split = ",".join(options).split(",")
+    command = clients.command(str(client), ADDRESS, KEY, root, split)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.splitlines()
+
+
+def test_ossfs(tmp_path: Path) -> None:
+    """It is started as s3fs is, with Signature V4 and every option of our volume."""
+    *arguments, options = started("ossfs", tmp_path)
+
+    assert arguments == ["bucket", str(tmp_path / "node"), "-f", "-o"]
+    assert options.split(",")[:5] == [
+        f"url={ADDRESS}",
+        f"passwd_file={tmp_path}/node.conf",
+        "use_path_request_style",
+        "sigv4",
+        "region=cn-hangzhou",
+    ]
+    assert sorted(options.split(",")[5:]) == sorted(clients.of_volume("ossfs"))
+    assert {"disable_noobj_cache", "simulate_mtime_ns_with_crc64"} <= set(options.split(","))
+
+
+def test_ossfs2(tmp_path: Path) -> None:
+    """All is in its configuration, which only its owner may read: every option of our volume, and
+    none of ossfs."""
+    *arguments, _ = started("ossfs2-2.0.7", tmp_path)
+
+    conf = tmp_path / "node.conf"
+    assert arguments[:4] == ["mount", str(tmp_path / "node"), "-c", str(conf)]
+    assert conf.stat().st_mode & 0o777 == 0o600
+    lines = conf.read_text().splitlines()
+    assert lines[:5] == [
+        f"--oss_endpoint={ADDRESS}",
+        "--oss_bucket=bucket",
+        "--oss_region=cn-hangzhou",
+        "--oss_access_key_id=id",
+        "--oss_access_key_secret=secret",
+    ]
+    assert sorted(lines[7:]) == sorted(f"--{each}" for each in clients.of_volume("ossfs2"))
+    assert {"--close_to_open=true", "--fuse_attr_timeout=0"} <= set(lines)
+
+
+def test_s3fs(tmp_path: Path) -> None:
+    """It gets no option that it does not know."""
+    *_, options = started("s3fs", tmp_path)
+
+    given = [each.partition("=")[0] for each in options.split(",")]
+    assert given == [
+        *("url", "passwd_file", "use_path_request_style"),
+        *("allow_other", "uid", "gid", "umask", "max_stat_cache_size"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("client", "sentence"), [("s3fs", "apt-get"), ("/no/ossfs2", "MOUNT_CLIENT is '/no/ossfs2'")]
+)
+def test_missing(client: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is not there, and what to do."""
+    monkeypatch.setenv("PATH", "")
+
+    assert sentence in clients.missing(client)
