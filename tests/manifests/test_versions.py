@@ -19,6 +19,7 @@ COMBINATIONS = (
     ("local-volume", "artifacts", "schedule", "smoke-run"),
     ("oss-volume", "acs-best-effort", "parallelism"),
     ("oss-volume-rrsa", "eci-spot", "initless-pod"),
+    *(("oss-volume-ossfs2",), ("oss-volume-ossfs2-rrsa",)),
     ("oss-direct", "parallelism", "smoke-run"),
     ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "metrics"),
 )
