@@ -127,9 +127,14 @@ class Cluster:
             *sorted((manifests / "base/crds/full").glob("argoproj.io_*.yaml")),
             manifests / "base/workflow-controller/workflow-controller-sa.yaml",
             manifests / "base/workflow-controller/workflow-controller-configmap.yaml",
-            *sorted(
-                (manifests / "namespace-install/workflow-controller-rbac").glob("*-role*.yaml")
+            *(
+                manifests / "cluster-install-no-crds/workflow-controller-rbac" / f"{name}.yaml"
+                for name in (
+                    *("workflow-controller-role", "workflow-controller-rolebinding"),
+                    "workflow-controller-clusterrole",
+                )
             ),
+            HERE / "argo/argo-clusterrolebinding.yaml",
             HERE / "argo/workflow-controller-deployment.yaml",
         ]
         # Not `apply`: the full schemas are too large for the annotation that it would write.
