@@ -41,7 +41,7 @@ DIRECT = ("oss-direct", "oss-direct-rrsa")
 EXTRAS = (
     *("artifacts", "parallelism", "schedule", "smoke-run", "initless-pod"),
     *("programs", "runs-as-steps"),
-    LAST := "metrics",  # which programs refuses to follow
+    *(LAST := ("semaphore", "metrics")),  # which programs refuses to follow
 )
 # A combination takes one value from each axis; "" is no component.
 AXES = ((*VOLUMES, *DIRECT), ("", "eci-spot", "acs-best-effort"), *(("", each) for each in EXTRAS))

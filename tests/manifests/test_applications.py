@@ -36,15 +36,17 @@ def test_address_is_set_in_one_place() -> Iterator[Check]:
     """Every address and revision is that of the one file; no other file has one."""
     file = GITOPS / "source/source-configmap.yaml"
     source = yaml.safe_load(file.read_text())
-    yield "source", file.name, source, {"data": {"repoURL", "revision"}}
+    yield "source", file.name, source, {"data": {"repoURL", "revision", "namespace"}}
 
-    url, revision = source["data"]["repoURL"], source["data"]["revision"]
+    url, revision, namespace = (source["data"][key] for key in ("repoURL", "revision", "namespace"))
     kinds = {"kind": re.compile("AppProject|Application|ApplicationSet")}
     for folder in FOLDERS:
         address = {"source/repoURL": url, "source/targetRevision": revision}
+        address["destination/namespace"] = namespace
         yield folder, "Application fanfold", application(folder), address
         project = bundle.named(given(folder), "AppProject", "fanfold")
-        yield folder, "AppProject fanfold", project, {"spec/sourceRepos": [url]}
+        allowed = {"spec/sourceRepos": [url], "spec/destinations/0/namespace": namespace}
+        yield folder, "AppProject fanfold", project, allowed | {"spec/destinations/1": None}
         for each in given(folder):
             yield folder, bundle.label(each), each, kinds
     for path in sorted(set(GITOPS.rglob("*.yaml")) - {file}):
@@ -72,7 +74,8 @@ def test_least_rights() -> None:
     kinds = {
         (each["apiVersion"].split("/")[0] if "/" in each["apiVersion"] else "", each["kind"])
         for some in bundle.combinations()
-        if not set(some) & set(bundle.DIRECT)  # no overlay's: who takes it adds its ConfigMap
+        # No overlay's: who takes them adds the ConfigMap.
+        if not set(some) & {*bundle.DIRECT, "semaphore"}
         for each in bundle.combination(some)
     }
 
@@ -81,11 +84,10 @@ def test_least_rights() -> None:
 
     assert allowed("cluster") == {each for each in kinds if each[1] in CLUSTER_WIDE}
     assert allowed("namespace") == {each for each in kinds if each[1] not in CLUSTER_WIDE}
-    assert [each["namespace"] for each in project["destinations"]] == ["argo"]
 
 
 WAVES = {
-    **dict.fromkeys(("ServiceAccount", "Role", "RoleBinding"), "0"),
+    **dict.fromkeys(("ServiceAccount", "Role", "RoleBinding", "PodDisruptionBudget"), "0"),
     **dict.fromkeys(("PersistentVolume", "PersistentVolumeClaim"), "1"),
     "WorkflowTemplate": "2",
     **dict.fromkeys(("CronWorkflow", "Workflow"), "3"),

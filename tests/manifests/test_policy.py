@@ -180,8 +180,8 @@ def test_retries() -> Iterator[Check]:
     retried = {
         "retryStrategy/retryPolicy": "Always",
         "retryStrategy/expression": final,
-        "retryStrategy/limit": range(1, 11),
-        "retryStrategy/backoff": {"duration", "factor", "cap"},
+        "retryStrategy/limit": "10",
+        "retryStrategy/backoff": {"duration": "5s", "factor": "2", "cap": "5m"},
     }
     # A retry of a whole DAG would run what has succeeded again.
     never = {"retryStrategy": None}
@@ -196,6 +196,88 @@ def test_retries() -> Iterator[Check]:
                 expression = {"retryStrategy/expression": final + not_started}
                 expected = retried | expression | {"activeDeadlineSeconds": deadline}
             yield build, f"{name} {each['name']}", each, expected
+
+
+STEPS = {  # what Argo's templates are to a run, by WorkflowTemplate/template
+    **dict.fromkeys(("log-count/split", "map-reduce/split"), "split"),
+    **dict.fromkeys(("log-count/map", "map-reduce/map", "process-data/process-data"), "map"),
+    **dict.fromkeys(("log-count/reduce", "map-reduce/reduce"), "reduce"),
+    "process-data/merge-data": "reduce",
+}
+SPOT = {  # how a pod is told to be one that can be taken away
+    "annotations/k8s.aliyun.com~1eci-spot-strategy": "SpotAsPriceGo",
+    "labels/alibabacloud.com~1compute-qos": "best-effort",
+}
+
+
+def steps(found: list[bundle.Object]) -> dict[str, tuple[bundle.Object, bundle.Object]]:
+    """Each template that is a step of a run, with the metadata of its pods."""
+    return {
+        name: (each, bundle.merge(template["spec"]["podMetadata"], each.get("metadata", {})))
+        for template in bundle.of_kind(found, "WorkflowTemplate")
+        for each in template["spec"]["templates"]
+        if {"container", "script"} & set(each)
+        for name in [f"{template['metadata']['name']}/{each['name']}"]
+    }
+
+
+@checks
+def test_disruptions() -> Iterator[Check]:
+    """The budget, which allows no eviction at all, has the pods that a whole run waits for, and no
+    others. No autoscaler moves any pod. Maps are spread, but none waits for its place."""
+    for build, found in builds().items():
+        (budget,) = bundle.of_kind(found, "PodDisruptionBudget")
+        # Kubernetes takes a whole number alone for pods of an owner that it does not know.
+        yield build, "PodDisruptionBudget", budget, {"spec/minAvailable": 2147483647}
+        selector = budget["spec"]["selector"]["matchLabels"]
+        for name, (template, pod) in steps(found).items():
+            step = STEPS.get(name)
+            selected = {"selected": selector.items() <= pod["labels"].items()}
+            yield build, name, selected, {"selected": step in ("split", "reduce")}
+            yield (
+                build,
+                name,
+                pod,
+                {
+                    "labels/app.kubernetes.io~1component": step,
+                    "annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict": "false",
+                },
+            )
+            patch = yaml.safe_load(template.get("podSpecPatch", "{}"))
+            spread = {"topologySpreadConstraints": None}
+            if step == "map":
+                keys = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+                spread = {"topologySpreadConstraints/2": None}
+                for number, key in enumerate(keys):
+                    path = f"topologySpreadConstraints/{number}"
+                    spread |= {
+                        f"{path}/topologyKey": key,
+                        f"{path}/whenUnsatisfiable": "ScheduleAnyway",
+                    }
+                    labels = at(patch, f"{path}/labelSelector/matchLabels") or {"": ""}
+                    yield (
+                        build,
+                        name,
+                        {"own": labels.items() <= pod["labels"].items()},
+                        {"own": True},
+                    )
+            yield build, name, patch, spread
+
+
+@checks
+def test_spot_is_for_maps() -> Iterator[Check]:
+    """Split and the last step, for which a whole run waits, are on no instance that can be taken
+    away; maps are, those of the component programs included, whichever comes first."""
+    for component, (path, value) in zip(("eci-spot", "acs-best-effort"), SPOT.items(), strict=True):
+        for order in ((component, "programs"), ("programs", component)):
+            build = "+".join(order)
+            for name, (_, pod) in steps(bundle.combination(("oss-volume", *order))).items():
+                yield (
+                    build,
+                    name,
+                    {"spot": at(pod, path) == value},
+                    {"spot": STEPS.get(name) == "map"},
+                )
 
 
 def test_final_is_the_workers_exit_code() -> None:

@@ -28,7 +28,9 @@ def test_base_builds_alone() -> None:
     """The base needs nothing beside it."""
     kinds = {each["kind"] for each in bundle.base()}
 
-    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "WorkflowTemplate"}
+    assert kinds == {
+        *("ServiceAccount", "Role", "RoleBinding", "PodDisruptionBudget", "WorkflowTemplate")
+    }
 
 
 INITLESS_POD = (
@@ -67,12 +69,12 @@ EFFECTS = {
     ),
     "eci-spot": (
         "WorkflowTemplate log-count",
-        "spec/podMetadata/annotations/k8s.aliyun.com~1eci-spot-strategy",
+        "spec/templates/2/metadata/annotations/k8s.aliyun.com~1eci-spot-strategy",
         "SpotAsPriceGo",
     ),
     "acs-best-effort": (
         "WorkflowTemplate log-count",
-        "spec/podMetadata/labels/alibabacloud.com~1compute-qos",
+        "spec/templates/2/metadata/labels/alibabacloud.com~1compute-qos",
         "best-effort",
     ),
     "artifacts": (
@@ -98,6 +100,11 @@ EFFECTS = {
         "processCommand",
     ),
     "runs-as-steps": ("Role fanfold-runs", "rules/0/resources/0", "workflows"),
+    "semaphore": (
+        "WorkflowTemplate process-data",
+        "spec/templates/1/synchronization/semaphores/0/configMapKeyRef/name",
+        "fanfold-limits",
+    ),
     "metrics": (
         "WorkflowTemplate static-fan-out",
         "spec/metrics/prometheus/0/name",
@@ -145,14 +152,14 @@ def test_combinations_are_those_of_the_matrix() -> None:
 
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
-    """Components can be listed in any order, as the README says, but for the one that is last."""
+    """Components can be listed in any order, as the README says, but for those that are last."""
     problems = []
     for storage in bundle.VOLUMES + bundle.DIRECT:
         extras = [each for each in bundle.EXTRAS if bundle.allowed((storage, each))]
         longest = [storage, "eci-spot", *extras]
         there, back = (
             {bundle.label(each): each for each in bundle.compose(tmp_path, some)}
-            for some in (longest, [*longest[-2::-1], bundle.LAST])
+            for some in (longest, [*longest[-3::-1], *bundle.LAST])
         )
         problems += [
             f"{storage}: {label} depends on the order of the components"
@@ -174,10 +181,31 @@ def test_a_map_counts_in_hundredths() -> None:
     assert counts == dict.fromkeys(("log-count/map", "map-reduce/map"), "0/100")
 
 
-def test_metrics_are_last(tmp_path: Path) -> None:
-    """In another order map-reduce would lack metrics, so programs refuses it."""
-    with pytest.raises(ValueError, match=r"programs.*testing value /spec/metrics failed"):
-        bundle.compose(tmp_path, ("local-volume", "metrics", "programs"))
+@pytest.mark.parametrize(
+    ("last", "path"),
+    [*zip(bundle.LAST, ("templates/2/synchronization", "metrics"), strict=True)],
+)
+def test_what_comes_last(tmp_path: Path, last: str, path: str) -> None:
+    """In another order map-reduce would lack what these add, so programs refuses it."""
+    with pytest.raises(ValueError, match=rf"programs.*testing value /spec/{path} failed"):
+        bundle.compose(tmp_path, ("local-volume", last, "programs"))
+
+
+def test_semaphore() -> None:
+    """A pod of each map holds one of the places in the ConfigMap, and nothing else does: a step
+    with steps of its own would wait for itself."""
+    found = bundle.combination(("local-volume", "programs", "semaphore"))
+    (limits,) = bundle.of_kind(found, "ConfigMap")
+    place = {"name": limits["metadata"]["name"], "key": "maps"}
+    held = {
+        f"{template['metadata']['name']}/{each['name']}": each["synchronization"]
+        for template in bundle.of_kind(found, "WorkflowTemplate")
+        for each in template["spec"]["templates"]
+        if "synchronization" in each
+    }
+    assert int(limits["data"]["maps"]) > 0
+    assert {*held} == {"log-count/map", "map-reduce/map", "process-data/process-data"}
+    assert all(each == {"semaphores": [{"configMapKeyRef": place}]} for each in held.values())
 
 
 def test_metrics() -> None:

@@ -21,7 +21,7 @@ COMBINATIONS = (
     ("oss-volume-rrsa", "eci-spot", "initless-pod"),
     *(("oss-volume-ossfs2",), ("oss-volume-ossfs2-rrsa",)),
     ("oss-direct", "parallelism", "smoke-run"),
-    ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "metrics"),
+    ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "semaphore", "metrics"),
 )
 # Fields that a Workflow may set beside its workflowTemplateRef where the controller has
 # templateReferencing: Strict. Argo 4.0.5 allows a few more.

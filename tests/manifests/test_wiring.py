@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def probe(folder: Path, configurations: list[Path]) -> list[bundle.Object]:
     folder.mkdir()
     for file in configurations:
         (folder / file.name).write_text(file.read_text())
-    core = ("ServiceAccount", "PersistentVolumeClaim", "PersistentVolume")
+    core = ("ServiceAccount", "PersistentVolumeClaim", "PersistentVolume", "PodDisruptionBudget")
     files: dict[str, bundle.Object] = {
         kind.lower(): {"apiVersion": "v1", "kind": kind, "metadata": {"name": "target"}}
         for kind in core
@@ -131,6 +132,8 @@ def test_components_are_reached(tmp_path: Path) -> Iterator[Check]:
         f"{csi}/volumeHandle": "a-pv-oss-z",
         f"{csi}/nodePublishSecretRef/name": secret["metadata"]["name"],
         f"{csi}/nodePublishSecretRef/namespace": "elsewhere",
+        "PersistentVolume a-pv-oss-z/spec/claimRef/name": "a-pvc-oss-z",
+        "PersistentVolume a-pv-oss-z/spec/claimRef/namespace": "elsewhere",
         f"{bundle.label(secret)}/metadata/namespace": "elsewhere",
         "PersistentVolumeClaim a-pvc-oss-z/spec/volumeName": "a-pv-oss-z",
         "CronWorkflow a-log-count-z/spec/workflowSpec/workflowTemplateRef/name": "a-log-count-z",
@@ -168,19 +171,28 @@ def test_direct_is_reached(tmp_path: Path) -> Iterator[Check]:
 
 
 @checks
-def test_namespaces_agree() -> Iterator[Check]:
-    """Everything of an overlay is in one namespace, the volume's Secret and the binding's account
-    included."""
+def test_namespaces_agree(tmp_path: Path) -> Iterator[Check]:
+    """Everything of an overlay is in the namespace that one line of it says, the volume's claim and
+    its Secret and the binding's account included."""
+    shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
     for overlay in bundle.OVERLAYS:
-        for each in bundle.objects(bundle.overlay(overlay)):
-            fields = [
-                f"subjects/{number}/namespace" for number in range(len(each.get("subjects", ())))
-            ]
-            if each["kind"] != "PersistentVolume":
-                fields.append("metadata/namespace")
-            elif at(each, "spec/csi/nodePublishSecretRef"):
-                fields.append("spec/csi/nodePublishSecretRef/namespace")
-            yield overlay, bundle.label(each), each, dict.fromkeys(fields, "argo")
+        folder = tmp_path / "manifests/overlays" / overlay
+        file = folder / "kustomization.yaml"
+        text = re.sub(r"^namespace: argo\b", "namespace: analytics", file.read_text(), flags=re.M)
+        file.write_text(text)
+        for namespace, rendered in (
+            ("argo", bundle.overlay(overlay)),
+            ("analytics", bundle.build(folder)),
+        ):
+            for each in bundle.objects(rendered):
+                fields = [f"subjects/{n}/namespace" for n in range(len(each.get("subjects", ())))]
+                if each["kind"] != "PersistentVolume":
+                    fields.append("metadata/namespace")
+                else:
+                    fields.append("spec/claimRef/namespace")
+                if at(each, "spec/csi/nodePublishSecretRef"):
+                    fields.append("spec/csi/nodePublishSecretRef/namespace")
+                yield overlay, bundle.label(each), each, dict.fromkeys(fields, namespace)
 
 
 @checks
