@@ -33,7 +33,8 @@ ELSEWHERE = {
     r"git clone .*": ("tests/cold.sh", "git clone"),
     r"kind create cluster": ("tests/run.sh", "start_cluster"),
     r"kubectl create namespace argo": ("tests/cluster/cluster.py", "argo-namespace.yaml"),
-    r"kubectl apply .*/namespace-install\.yaml": ("tests/cluster/cluster.py", "namespace-install"),
+    r"kubectl apply .*/install\.yaml": ("tests/cluster/cluster.py", "cluster-install"),
+    r".*\banalytics\b.*": ("tests/e2e/test_where.py", 'OWN = "analytics"'),
     r"images/build\.sh --archive build/images": ("tests/run.sh", "build.sh --archive build/images"),
     r"kind load image-archive .*": ("tests/run.sh", "cluster load build/images/*.tar"),
     r"make images PUSH=.*": ("tests/images/test_push.py", "PUSH="),
@@ -93,7 +94,8 @@ def test_every_command_is_run_or_marked() -> None:
             "ossutil cp",
             "validate.sh manifests/overlays/ack-one",
         ),
-        *("apply -k manifests/overlays/ack-one", "registry-secret"),
+        "apply -k manifests/overlays/ack-one",
+        *("apply -k manifests/overlays/acs", "registry-secret"),
     )
 
     assert all(what in command for what, command in zip(of_accounts, marked, strict=True))
