@@ -180,8 +180,8 @@ def test_retries() -> Iterator[Check]:
     retried = {
         "retryStrategy/retryPolicy": "Always",
         "retryStrategy/expression": final,
-        "retryStrategy/limit": "10",
-        "retryStrategy/backoff": {"duration": "5s", "factor": "2", "cap": "5m"},
+        "retryStrategy/limit": range(1, 21),
+        "retryStrategy/backoff": {"duration", "factor", "cap"},
     }
     # A retry of a whole DAG would run what has succeeded again.
     never = {"retryStrategy": None}
@@ -224,7 +224,10 @@ def steps(found: list[bundle.Object]) -> dict[str, tuple[bundle.Object, bundle.O
 @checks
 def test_disruptions() -> Iterator[Check]:
     """The budget, which allows no eviction at all, has the pods that a whole run waits for, and no
-    others. No autoscaler moves any pod. Maps are spread, but none waits for its place."""
+    others. No autoscaler moves any pod. A pod that is lost all the same is tried ten times."""
+    unmoved = {"annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict": "false"}
+    backoff = {"duration": "5s", "factor": "2", "cap": "5m"}
+    retried = {"retryStrategy/limit": "10", "retryStrategy/backoff": backoff}
     for build, found in builds().items():
         (budget,) = bundle.of_kind(found, "PodDisruptionBudget")
         # Kubernetes takes a whole number alone for pods of an owner that it does not know.
@@ -234,34 +237,25 @@ def test_disruptions() -> Iterator[Check]:
             step = STEPS.get(name)
             selected = {"selected": selector.items() <= pod["labels"].items()}
             yield build, name, selected, {"selected": step in ("split", "reduce")}
-            yield (
-                build,
-                name,
-                pod,
-                {
-                    "labels/app.kubernetes.io~1component": step,
-                    "annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict": "false",
-                },
-            )
+            yield build, name, pod, unmoved | {"labels/app.kubernetes.io~1component": step}
+            yield build, name, template, retried
+
+
+@checks
+def test_maps_are_spread() -> Iterator[Check]:
+    """Over zones and nodes, among themselves; but none waits for its place."""
+    keys = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+    for build, found in builds().items():
+        for name, (template, pod) in steps(found).items():
             patch = yaml.safe_load(template.get("podSpecPatch", "{}"))
-            spread = {"topologySpreadConstraints": None}
-            if step == "map":
-                keys = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
-                spread = {"topologySpreadConstraints/2": None}
-                for number, key in enumerate(keys):
-                    path = f"topologySpreadConstraints/{number}"
-                    spread |= {
-                        f"{path}/topologyKey": key,
-                        f"{path}/whenUnsatisfiable": "ScheduleAnyway",
-                    }
-                    labels = at(patch, f"{path}/labelSelector/matchLabels") or {"": ""}
-                    yield (
-                        build,
-                        name,
-                        {"own": labels.items() <= pod["labels"].items()},
-                        {"own": True},
-                    )
-            yield build, name, patch, spread
+            spread = patch.get("topologySpreadConstraints", [])
+            wanted = keys if STEPS.get(name) == "map" else ()
+            found_keys = tuple(each["topologyKey"] for each in spread)
+            yield build, name, {"keys": found_keys}, {"keys": wanted}
+            for each in spread:
+                yield build, name, each, {"whenUnsatisfiable": "ScheduleAnyway"}
+                labels = each["labelSelector"]["matchLabels"].items()
+                yield build, name, {"own": labels <= pod["labels"].items()}, {"own": True}
 
 
 @checks
@@ -271,13 +265,10 @@ def test_spot_is_for_maps() -> Iterator[Check]:
     for component, (path, value) in zip(("eci-spot", "acs-best-effort"), SPOT.items(), strict=True):
         for order in ((component, "programs"), ("programs", component)):
             build = "+".join(order)
-            for name, (_, pod) in steps(bundle.combination(("oss-volume", *order))).items():
-                yield (
-                    build,
-                    name,
-                    {"spot": at(pod, path) == value},
-                    {"spot": STEPS.get(name) == "map"},
-                )
+            found = steps(bundle.combination(("oss-volume", *order)))
+            for name, (_, pod) in found.items():
+                spot = {"spot": STEPS.get(name) == "map"}
+                yield build, name, {"spot": at(pod, path) == value}, spot
 
 
 def test_final_is_the_workers_exit_code() -> None:
