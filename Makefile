@@ -104,7 +104,7 @@ clean: ## Remove what the local run and the tools left in this folder
 # A venv with a group of the dependencies in pyproject.toml. Without PYTHON the system's Python where
 # it will do: distributions build theirs with all optimizations, and it counts two to three times as
 # fast as one compiled without.
-.venv/run .venv/oss .venv/test .venv/peers .venv/bench: pyproject.toml
+.venv/run .venv/test .venv/peers .venv/bench: pyproject.toml
 	[ -x .venv/bin/pip ] || { python=$$_PYTHON; for each in /usr/bin/python3 python3; do \
 	    [ -n "$$python" ] || ! $$each -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	      2>/dev/null || python=$$each; done; \
@@ -112,4 +112,9 @@ clean: ## Remove what the local run and the tools left in this folder
 	  "$$python" -m venv .venv; }
 	.venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv/bin/python -m pip install --quiet --group $(notdir $@)
+	touch $@
+
+# oss2 and its dependencies, of the versions and hashes that the images have.
+.venv/oss: images/oss2.lock.txt | .venv/run
+	.venv/bin/python -m pip install --quiet --require-hashes --no-deps --use-pep517 --requirement $<
 	touch $@

@@ -57,6 +57,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     (folder / "pyproject.toml").touch()
     for name in STAND_INS:
         write_program(folder / name)
+    (folder / "images/oss2.lock.txt").touch()
     for group in ("run", "oss", "test", "peers", "bench"):
         (folder / ".venv" / group).touch()
     for made in ("workers", "manifests"):
@@ -156,7 +157,9 @@ def test_a_value_arrives(checkout: Path, target: str) -> None:
 
 
 def test_a_bucket_arrives(checkout: Path) -> None:
-    """The target test-oss takes the name of a bucket alone; run wants what a bucket takes."""
+    """The target test-oss takes the name of a bucket alone; run wants what a bucket takes, of the
+    hashes that the images have."""
+    install = "-m pip install --quiet --require-hashes --no-deps --use-pep517 --requirement"
     work_dir = f"oss://{VALUE}"
     for arguments, environ in ways("test-oss", {"WORK_DIR": work_dir}).values():
         code, words, calls = make(checkout, *arguments, environ=environ)
@@ -164,7 +167,11 @@ def test_a_bucket_arrives(checkout: Path) -> None:
         assert [found["TEST_WORK_DIR"] for _, found in calls] == [work_dir]
     (checkout / ".venv/oss").unlink()
     for arguments, environ in ways("run", {"WORK_DIR": work_dir}).values():
-        assert make(checkout, *arguments, environ=environ)[0] == 0
+        code, _, calls = make(checkout, *arguments, environ=environ)
+        assert (code, [argv[1:] for argv, _ in calls][:-1]) == (
+            0,
+            [[*install.split(), "images/oss2.lock.txt"]],
+        )
         (checkout / ".venv/oss").unlink()
 
 
