@@ -40,7 +40,7 @@ VOLUMES = (
 DIRECT = ("oss-direct", "oss-direct-rrsa")
 EXTRAS = (
     *("artifacts", "parallelism", "schedule", "smoke-run", "initless-pod"),
-    *("programs", "runs-as-steps"),
+    *("programs", "runs-as-steps", "network-policy"),
     *(LAST := ("semaphore", "metrics")),  # which programs refuses to follow
 )
 # A combination takes one value from each axis; "" is no component.

@@ -13,6 +13,7 @@ from checks import Check, at, checks
 TERMINATED = 143  # that of a worker which was told to end
 FINAL = 2  # the workers' exit code for what only the operator can fix
 TEXT = re.compile(r"(?s).*\S.*")
+KIND = "NetworkPolicy"
 
 
 @functools.cache
@@ -330,8 +331,11 @@ def test_direct_differs_in_its_storage_alone() -> Iterator[Check]:
         if build not in bundle.DIRECT:
             continue
         other = mounted[name]
-        fields = {*template["spec"], *other["spec"]} - {"volumes", "templateDefaults"}
+        own = {"volumes", "templateDefaults", "podMetadata"}
+        fields = {*template["spec"], *other["spec"]} - own
         yield build, name, template["spec"], {each: other["spec"].get(each) for each in fields}
+        labels = other["spec"]["podMetadata"]["labels"] | {"fanfold.storage": "oss-direct"}
+        yield build, name, template["spec"], {"podMetadata": {"labels": labels}}
         yield build, name, template, {each: other[each] for each in other if each != "spec"}
         left = re.findall("persistentVolumeClaim|/mnt/vol", str(template))
         yield build, name, {"left of the volume": left}, {"left of the volume": []}
@@ -385,6 +389,43 @@ def test_rights() -> Iterator[Check]:
         subject = {"subjects/0/name": "fanfold", "subjects/1": None}
         to_role = {"roleRef/name": role["metadata"]["name"]}
         yield build, bundle.label(binding), binding, subject | to_role
+
+
+@checks
+def test_network_policies() -> Iterator[Check]:
+    """Every pod that works is closed: nothing in, and out only to DNS, the API server and, where
+    pods talk to it themselves, OSS. No rule is without a port and without an address."""
+    ports = {"fanfold": {53}, "fanfold-api-server": {443, 6443}, "fanfold-oss": {443}}
+    for storage in ("oss-volume", "oss-direct", "oss-direct-rrsa"):
+        found = bundle.combination((storage, "programs", "network-policy"))
+        policies = {each["metadata"]["name"]: each for each in bundle.of_kind(found, KIND)}
+        yield storage, KIND, {"names": set(policies)}, {"names": set(ports)}
+        closed = {"spec/policyTypes": ["Ingress", "Egress"], "spec/ingress": []}
+        yield storage, "fanfold", policies["fanfold"], closed
+        for name, policy in policies.items():
+            (rule,) = policy["spec"]["egress"]
+            yield (
+                storage,
+                name,
+                {"ports": {each["port"] for each in rule["ports"]}},
+                {"ports": ports[name]},
+            )
+            for to in rule["to"]:
+                yield storage, name, {"open": not any(to.values())}, {"open": False}
+        for template in bundle.of_kind(found, "WorkflowTemplate"):
+            labels = template["spec"]["podMetadata"]["labels"]
+            chosen = {
+                name
+                for name, policy in policies.items()
+                if policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+            }
+            all_or_two = set(ports) if storage in bundle.DIRECT else set(ports) - {"fanfold-oss"}
+            yield (
+                storage,
+                template["metadata"]["name"],
+                {"policies": chosen},
+                {"policies": all_or_two},
+            )
 
 
 @checks
