@@ -6,22 +6,65 @@ The setting is the whole controller's, so this runs with no other test beside it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import test_programs
 from examples import model_of_filter
-from scenario import WORDS, Volume, kubectl, model, submit, submit_variant, until
+from scenario import (
+    ROOT,
+    WORDS,
+    Run,
+    Volume,
+    argo,
+    kubectl,
+    model,
+    submit,
+    submit_variant,
+    until,
+)
 
 pytestmark = pytest.mark.e2e
 CONFIG = "configmap/workflow-controller-configmap"
+OWN = {"name": "main", "container": {"image": "localhost/busybox:dev", "command": ["id"]}}
+# What would shape a pod, by the name that Argo gives the field.
+CHANGES: dict[str, dict[str, object]] = {
+    "PodSpecPatch": {"podSpecPatch": '{"containers": [{"name": "main", "image": "own"}]}'},
+    "Templates": {"templates": [OWN]},
+    "ServiceAccountName": {"serviceAccountName": "argo"},
+}
+
+README = (ROOT / "README.md").read_text()
 
 
 def configure(restrictions: str | None) -> None:
     """Set the controller's restrictions, or remove them; it reads them anew by itself."""
     patch = json.dumps({"data": {"workflowRestrictions": restrictions}})
     kubectl("patch", CONFIG, "--type=merge", "--patch", patch)
+
+
+def create(reference: str = "log-count", status: object = None, **spec: object) -> Run:
+    """Submit a run of a WorkflowTemplate, with these fields besides."""
+    return test_programs.create(
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "metadata": {"generateName": "strict-own-"},
+            "spec": {"workflowTemplateRef": {"name": reference}, **spec},
+            **({"status": status} if status else {}),
+        }
+    )
+
+
+def refusal(**more: object) -> str:
+    """What the API server says to such a run; empty if it takes it."""
+    try:
+        create(**more)  # type: ignore[arg-type]
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture
@@ -43,6 +86,12 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
         return "must use workflowTemplateRef" in status.get("message", "")
 
     until("a refusal", 120, refused)
+    version = tuple(map(int, re.findall(r"v(\d+)\.(\d+)\.(\d+)", argo("version", "--short"))[0]))
+    if version >= (4, 0, 5) or (3, 7, 14) <= version < (4,):  # README: what older ones let pass
+        ended = {field: create(**spec).wait()["status"] for field, spec in CHANGES.items()}  # type: ignore[arg-type]
+        for field, status in ended.items():
+            assert status["phase"] == "Error"
+            assert f"fields [{field}] are not permitted" in status["message"]
 
     programs = test_programs.submit("filter", "strict", runDir="e2e/strict-programs")
     submit("log-count", runDir="e2e/strict").succeed()
@@ -50,3 +99,42 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
 
     assert volume.get("e2e/strict-programs/errors.jsonl") == model_of_filter(log)
     assert volume.result("e2e/strict") == model(log, WORDS)
+
+
+@pytest.fixture
+def policies() -> Iterator[None]:
+    """The role and the policy that README shows."""
+    (text,) = re.findall(r"(?s)\n### Let others run and not write\n(.*?)\n## ", README)
+    _, role, policy = re.findall(r"(?s)```yaml\n(.*?)```", text)
+    given = f"{role}---\n{policy}".encode()
+    kubectl("apply", "-f", "-", stdin=given)
+    kubectl("create", "rolebinding", "e2e-submit", "--role=fanfold-submit", "--user=e2e-runner")
+    yield
+    kubectl("delete", "rolebinding", "e2e-submit")
+    kubectl("delete", "-f", "-", stdin=given)
+
+
+@pytest.mark.usefixtures("volume", "policies")
+def test_others_run_and_do_not_write() -> None:
+    """Whoever has README's role submits runs and changes nothing. The API server refuses a run that
+    brings its own spec as the status of a run, and one with a tag of Argo's in a parameter."""
+
+    def may(verb: str, kind: str) -> bool:
+        try:
+            return bool(kubectl("auth", "can-i", verb, kind, "--as=e2e-runner"))
+        except AssertionError:
+            return False
+
+    assert may("create", "workflows.argoproj.io")
+    assert not any(may(verb, "workflows.argoproj.io") for verb in ("update", "patch", "delete"))
+    assert not any(may(verb, "workflowtemplates.argoproj.io") for verb in ("create", "update"))
+    assert not may("create", "pods")
+
+    def tagged(value: str) -> str:
+        parameters = [{"name": "input", "value": value}, {"name": "runDir", "value": "e2e/tag"}]
+        return refusal(arguments={"parameters": parameters})
+
+    status = {"storedWorkflowTemplateSpec": {"entrypoint": "main", "templates": [OWN]}}
+    until("a refusal", 60, lambda: "a new Workflow has no status" in refusal(status=status))
+    assert "a parameter has {{" in tagged("{{=1+1}}.txt")
+    assert tagged("of {curly} {brackets}.txt") == ""
