@@ -13,7 +13,8 @@ usage: images/build.sh [--builder NAME] [--archive DIR] [--no-cache] [split|map|
 Environment:
   PUSH               push the images to PUSH/fanfold-split:TAG and so on, as registry.example.com/team,
                      and print the lines for an overlay, with digests
-  BASE               image of the build stage (default: debian:trixie-slim; see base.sh)
+  BASE               image of the build stage (default: debian:trixie-slim; see base.sh). A tag is
+                     looked up once, and all is built from the digest that the first line prints
   IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
   VERSION, REVISION  labels (default: TAG, the commit)
   SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
@@ -59,13 +60,15 @@ fi
 cd "$(dirname "$0")/.."
 choose_builder "$wanted"
 
-base=${BASE:-debian:trixie-slim} tag=${TAG:-dev}
+tag=${TAG:-dev}
 [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] ||
     fail "TAG must be at most 128 letters, digits, '_', '.' and '-', got '$tag': give it as in 1.0.0"
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
 [[ -n $epoch ]] || fail "there is no commit to take the time of creation from: set SOURCE_DATE_EPOCH"
 created=$(TZ=UTC printf '%(%Y-%m-%dT%H:%M:%SZ)T' "$epoch")
 revision=${REVISION:-$(git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
+base=$(pin "${BASE:-debian:trixie-slim}")
+echo "base: $base"
 
 labels=()
 for label in created="$created" version="${VERSION:-$tag}" revision="$revision" base.name="$base"; do

@@ -36,6 +36,27 @@ choose_builder() {
     fail "no builder works here (tried: ${1:-docker, podman, buildah}): start or install one"
 }
 
+# digest_of NAME: print the digest by which a registry knows an image of this machine; nothing if none
+# does. An error if the machine has no such image.
+digest_of() {
+    if [[ $builder == docker ]]; then
+        docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$1" | sed -n '1s/.*@//p'
+    else
+        run_builder images --format '{{.Digest}}' "$1" | sed -n 1p
+    fi 2>/dev/null
+}
+
+# pin NAME: print the name of an image with its digest, so that all that is built on it is built on the
+# same. It is pulled if the machine has none of that name. One of this machine alone stays as it is.
+pin() {
+    local digest=''
+    if [[ $1 != *@* && $1 != localhost/* ]]; then
+        digest=$(digest_of "$1") || { run_builder pull --quiet "$1" >&2 && digest=$(digest_of "$1"); } ||
+            fail "BASE is '$1', which cannot be pulled: name one that can, or make one with images/base.sh"
+    fi
+    echo "$1${digest:+@$digest}"
+}
+
 # build ARGUMENT...: the same as "BUILDER build ARGUMENT...", with every time in the image at 0. A
 # builder's cache compares contents, not times: any other time would be the one of whoever built a
 # layer first. And a layer whose contents did not change is not pulled again.

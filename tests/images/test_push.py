@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from container import NAMES, ROOT, Image
+from container import NAMES, ROOT, Image, builder
 
 MEDIA = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_OF_DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
@@ -117,10 +117,15 @@ def lines_of(said: str) -> list[Mapping[str, str]]:
 
 @pytest.mark.images
 def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
-    """The registry has each image whole, under the name, tag and digest that are printed."""
-    done = make_images(PUSH=f"{registry}/team/logs", BASE=base, TAG="1.0")
+    """The registry has each image whole, under the name, tag and digest that are printed. The base
+    is a tag of that registry: all is built from its digest, which is printed and recorded."""
+    tag = f"{registry}/debian:trixie-slim"
+    pinned = f"{tag}@{builder(f'push {base} {tag}; echo $digest').split()[-1]}"
+
+    done = make_images(PUSH=f"{registry}/team/logs", BASE=tag, TAG="1.0")
 
     assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines()[0] == f"base: {pinned}"
     found = lines_of(done.stdout)
     assert [each["name"] for each in found] == [f"fanfold-{name}" for name in NAMES]
     for each in found:
@@ -130,6 +135,8 @@ def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
         manifest, digest = get(f"{repository}/manifests/1.0", MEDIA, MEDIA_OF_DOCKER)
         assert each["digest"] == digest == f"sha256:{sha256(manifest).hexdigest()}"
         config, _ = get(f"{repository}/blobs/{json.loads(manifest)['config']['digest']}")
+        label = json.loads(config)["config"]["Labels"]["org.opencontainers.image.base.name"]
+        assert label == pinned
         image = images[each["name"].removeprefix("fanfold-")]
         assert json.loads(config)["rootfs"] == image.config["rootfs"]
 
