@@ -102,6 +102,8 @@ def _argo(minor: str, version: str) -> Component:
     )
 
 
+HERE = Path(__file__).resolve().parent
+
 # In the order in which others wait for them.
 COMPONENTS = (
     *(_kustomize(name, version) for name, version in KUSTOMIZE.items()),
@@ -130,6 +132,15 @@ COMPONENTS = (
             "k8s.io/client-go/pkg/version.gitVersion",
         ),
         staging_version="v0." + KUBERNETES.removeprefix("1."),
+    ),
+    # Enforces NetworkPolicies, while a test has it run.
+    Component(
+        name="network-policies",
+        module="github.com/cloudnativelabs/kube-router/v2",
+        version="v2.1.0",
+        packages=("./cmd/network-policies",),
+        timeout=1800,
+        files=(("cmd/network-policies/main.go", (HERE / "network-policies.go").read_text()),),
     ),
     # One program that is a server of Argo CD's by the name that it is called.
     Component(

@@ -20,7 +20,7 @@ COMBINATIONS = (
     ("oss-volume", "acs-best-effort", "parallelism"),
     ("oss-volume-rrsa", "eci-spot", "initless-pod"),
     *(("oss-volume-ossfs2",), ("oss-volume-ossfs2-rrsa",)),
-    ("oss-direct", "parallelism", "smoke-run"),
+    ("oss-direct", "parallelism", "smoke-run", "network-policy"),
     ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "semaphore", "metrics"),
 )
 # Fields that a Workflow may set beside its workflowTemplateRef where the controller has
