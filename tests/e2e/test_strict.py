@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "ServiceAccountName": {"serviceAccountName": "argo"},
 }
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "manifests/README.md").read_text()
 
 
 def configure(restrictions: str | None) -> None:
@@ -103,8 +103,8 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
 
 @pytest.fixture
 def policies() -> Iterator[None]:
-    """The role and the policy that README shows."""
-    (text,) = re.findall(r"(?s)\n### Let others run and not write\n(.*?)\n## ", README)
+    """The role and the policy that manifests/README.md shows."""
+    (text,) = re.findall(r"(?s)\n## Let others run and not write\n(.*?)\n## ", README)
     _, role, policy = re.findall(r"(?s)```yaml\n(.*?)```", text)
     given = f"{role}---\n{policy}".encode()
     kubectl("apply", "-f", "-", stdin=given)
