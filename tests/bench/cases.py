@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gzip
 import importlib.util
 import json
@@ -183,16 +184,17 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         "The whole log-count",
         f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords; split, as many "
         "maps at once as there are cores, and merge, every worker a process of its own. All but "
-        "`cp` and `cat` gave the same totals, or this page would not be. What bounds the workers "
-        "is `bytes.count`, the fastest search of Python's standard library: one pass a keyword, "
-        "where ripgrep has one for all, which tells most where keywords are rare. A map of one's "
-        f"own can be such a program; a pod's network is mostly slower than either. {versions()}.",
+        "`cp` and `cat` gave the same totals, or this page would not be. What bounds the workers, "
+        "after the copy of every byte from the page cache, are the keywords all of whose letters "
+        "are frequent, here ERROR: a pass of `bytes.count` for each. The others take the passes of "
+        "a few rare letters, four to ten times as fast. A map of one's own can be another program; "
+        f"a pod's network is mostly slower than either. {versions()}.",
     )
     # Chosen by its name and not by its time, which would be a pick of the luckiest.
     ours, copy = "fanfold range, 2 parts", "fanfold copy, 2 parts"
-    for log, every, what in (
-        ("dense", 1, "a keyword a line"),
-        ("rare", 1000, "one in 1,000 lines"),
+    for log, every, what, faster in (
+        ("dense", 1, "a keyword a line", 3),
+        ("rare", 1000, "one in 1,000 lines", 1.5),
     ):
         expected = write_log(folder / log, sizes.log, records(KEYWORDS, every), KEYWORDS)
         jobs = [
@@ -207,7 +209,7 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         section.compare(runs, f"time / {ours}", ratios, f"### A log with {what}")
         section.bars += [(f"{log}: {label}", values) for label, values in walls(runs)]
         fastest = min(ratio[job.label] for job in theirs if job.totals and job.label in ratio)
-        section.target(f"{what}: the fastest peer's time / `range`", ">", 3, fastest)
+        section.target(f"{what}: the fastest peer's time / `range`", ">", faster, fastest)
         both = wall["cp (a copy)"] + wall[ours]
         section.target(f"{what}: `copy` / `cp` and `range`", "<", 1.3, wall[copy] / both)
         peak = max(run["peak"] for job in jobs for run in runs[job.label])
@@ -273,11 +275,13 @@ def count(sizes: Sizes, folder: Path) -> Section:
     """Case 3: one thing at a time is other than in the first row."""
     many = [*KEYWORDS, "TRACE", "FATAL", "NOTICE", "ALERT", "PANIC", "AUDIT", "CRIT", "EMERG"]
     many += ["DENIED", "TIMEOUT", "REFUSED", "ABORT"]
+    many += [name for name in dir(builtins) if name.endswith("Error")][: 64 - len(many)]
     base = {"words": 4, "every": 1, "length": 100, "lines": 1, "chunk": MIB}
     variants: list[tuple[str, dict[str, int]]] = [
         ("4 keywords, one in 100 bytes, lines of 100 bytes, 1 MiB at once", {}),
         ("1 keyword", {"words": 1}),
         ("16 keywords", {"words": 16}),
+        *((f"{n} keywords, one in 100,000 bytes", {"words": n, "every": 1000}) for n in (16, 64)),
         ("a keyword in 10 bytes", {"length": 10, "lines": 10}),
         ("a keyword in 100,000 bytes", {"every": 1000}),
         ("no keyword", {"every": 0}),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import count
 import pytest
 import strategies
 from fanfold import plan
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from pipeline import model
 
@@ -45,6 +47,90 @@ def test_every_boundary(data: bytes, words: list[str]) -> None:
 def test_any_pieces(pieces: list[bytes], words: list[str]) -> None:
     """Any pieces, empty ones among them, are counted like their concatenation."""
     assert count.count(pieces, words) == model([b"".join(pieces)], words)
+
+
+@contextmanager
+def searching(sample: int, again: int, edge: int, most: int) -> Iterator[None]:
+    """Have it choose how to search by few bytes, and see after few hits that the choice was bad."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SAMPLE", sample), ("AGAIN", again), ("EDGE", edge)):
+            patch.setattr(count, name, value)
+        patch.setattr(count, "COUNT", (most, most))
+        yield
+
+
+class Piece(bytes):
+    """A piece that tells from where on it was searched by `count`."""
+
+    def __init__(self, _: bytes) -> None:
+        self.starts: list[int] = []
+
+    def count(self, word: bytes, start: int) -> int:  # type: ignore[override]
+        """As of bytes."""
+        self.starts.append(start)
+        return super().count(word, start)
+
+
+BITS = [b"a", b"b", b"ab", b"aab", b"\n", b"." * 9]
+
+
+@given(
+    pieces=st.lists(st.lists(st.sampled_from(BITS), max_size=20).map(b"".join).map(Piece)),
+    words=st.lists(st.text("ab", min_size=1, max_size=8), min_size=1, max_size=5, unique=True),
+    search=st.tuples(*(st.integers(1, most) for most in (8, 40, 5, 6))),
+)
+def test_any_search(
+    pieces: list[Piece], words: list[str], search: tuple[int, int, int, int]
+) -> None:
+    """Whatever way of searching is chosen for which piece, and given up in the middle of it."""
+    with searching(*search):
+        found = count.count(pieces, words)
+    event(f"in the middle: {any(start > 0 for piece in pieces for start in piece.starts)}")
+    assert found == model([b"".join(pieces)], words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "starts"),
+    [
+        pytest.param(b"." * 12 + b"INFO WARN ", ["INFO", "WARN"], [], id="rare"),
+        pytest.param(b"INFO" * 5, ["INFO"], [0], id="frequent"),
+        pytest.param(b"." * 7, ["INFO"], [0], id="too short for a choice"),
+        # After four hits of F, the third letter, it is the turn of `count`, and once for the dots.
+        pytest.param(b"." * 8 + b"OFNI" * 8, ["INFO", "."], [9 + 4 * 4 - 2, 0], id="not words"),
+        pytest.param(b"ab" * 4 + b"." * 32 + b"aaab", ["aab"], [], id="hits that overlap"),
+    ],
+)
+def test_the_search(text: bytes, words: list[str], starts: list[int]) -> None:
+    """Rare words are not searched for by `count`; frequent ones are, as soon as it is seen."""
+    piece = Piece(text)
+    with searching(8, 1 << 20, 2, 10):
+        assert count.count([piece], words) == model([text], words)
+    assert piece.starts == starts
+
+
+def test_a_search_is_chosen_again() -> None:
+    """What was given up stays so until the next sample, not for ever."""
+    rare = b"." * 40 + b"INFO"
+    pieces = [Piece(text) for text in (b"." * 8 + b"INFO" * 8, rare, rare, rare)]
+    with searching(8, 2 * len(rare), 5, 10):
+        assert count.count(pieces, ["INFO"]) == {"INFO": 11}
+    assert [len(piece.starts) for piece in pieces] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        ("INFO WARN", {b"N": "INFO WARN"}),  # one search for both
+        ("ERROR", {b"": "ERROR"}),  # its letters are frequent
+        ("ERROR TIMEOUT ENOTEMPTY", {b"": "ERROR", b"MEOUT": "TIMEOUT", b"N": "ENOTEMPTY"}),
+        ("METEOR METEORITE", {b"METEO": "METEOR METEORITE"}),  # begin alike
+        ("TIMEOUT MEMEOUT", {b"MEOUT": "TIMEOUT MEMEOUT"}),  # end alike
+    ],
+)
+def test_groups(words: str, keys: dict[bytes, str]) -> None:
+    """By their rarest byte; by their edges if all bytes are frequent; and as few as will do."""
+    found = count.group(words.encode().split(), b"EROTIMU " * (count.SAMPLE // 8))
+    assert {key: b" ".join(w for _, w, _ in group).decode() for key, group in found.items()} == keys
 
 
 @pytest.mark.parametrize("word", ["a" * 5000, "ab" * 2500, "a" * 2500 + "b" * 2500])

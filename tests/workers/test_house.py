@@ -61,9 +61,9 @@ ROOMS = [
 # per pod: their ids, their failures, what a retry skips; and 1,610 for files as items: patterns,
 # lists and listings of them (460), what is compressed (150), a map per file and its failures (310),
 # outputs.jsonl and what is taken over from it (200), settings, cuts, their errors, and requests
-# that take little memory and CPU time (60); 500 for the page of a run; and 70 for the progress that
-# a map tells Argo.
-ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70
+# that take little memory and CPU time (60); 500 for the page of a run; 70 for the progress that a
+# map tells Argo; and 30 for keywords that are searched for by a rare byte of theirs.
+ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70 + 30
 PATHS = {
     ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
     for path in WORKERS.rglob("*.py")
