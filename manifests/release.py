@@ -1,7 +1,8 @@
 """Write a release into the bundle, and render it: what `make release` does.
 
 The tags of the three images, with digests where they are given, go into base/kustomization.yaml,
-and every overlay into one plain file of build/release, for those without kustomize.
+and every overlay into one plain file of build/release, for those without kustomize. A checklist of
+what a person must do for the release goes to stderr.
 """
 
 import argparse
@@ -19,6 +20,23 @@ MANIFESTS = Path(__file__).resolve().parent
 BASE = MANIFESTS / "base/kustomization.yaml"
 RENDERED = MANIFESTS.parent / "build/release"
 IMAGES = ("split", "map", "reduce")
+# What this program cannot do, in the order in which it is to be done.
+CHECKLIST = """
+Checklist of release {version}:
+[ ] CHANGELOG.md has a section [{version}] with the date of today, and pyproject.toml this version.
+[ ] The images are built from a clean checkout, from a base named by digest, and in an empty STORAGE
+    (with docker after docker builder prune):
+    make images TAG={version} PUSH=REGISTRY/FOLDER BASE=debian:trixie-slim@sha256:... STORAGE=FOLDER
+[{done}] Their digests are in the bundle:
+    make release VERSION={version} DIGESTS="split=sha256:... map=sha256:... reduce=sha256:..."
+[ ] git diff shows these two files, manifests/base/kustomization.yaml and tests/manifests/golden,
+    and nothing else.
+[ ] make test, on a machine with a cluster: everything passes, nothing is skipped.
+[ ] Commit, then git tag --sign v{version}, and push both.
+[ ] build/release/*-{version}.yaml and build/sbom/*.spdx.json are attached to the release, with its
+    section of CHANGELOG.md as the text.
+[ ] manifests/validate.sh of an overlay with the pushed images, and one log-count there, succeed.
+"""
 
 
 def version(text: str) -> str:
@@ -79,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with path.open("w") as file:
             subprocess.run([program, "build", overlay], stdout=file, check=True, timeout=60)
         print(path)
+    done = "x" if digests else " "
+    print(CHECKLIST.format(version=arguments.version, done=done), end="", file=sys.stderr)
     return 0
 
 

@@ -19,7 +19,7 @@ DIGESTS = {
 
 
 def release(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Release a copy of the bundle; the exit code and what was said."""
+    """Release a copy of the bundle; the exit code and what was printed to stderr."""
     if not folder.exists():
         shutil.copytree(bundle.MANIFESTS, folder)
     tools = Path(bundle.require("kustomize")).parent
@@ -31,7 +31,7 @@ def release(folder: Path, *arguments: str) -> tuple[int, str]:
         check=False,
         timeout=120,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("digests", [{}, DIGESTS], ids=["tags", "digests"])
@@ -63,6 +63,28 @@ def test_release(digests: dict[str, str], tmp_path: Path) -> None:
             )
             for image in DIGESTS
         }
+
+
+@pytest.mark.parametrize("digests", [{}, DIGESTS], ids=["tags", "digests"])
+def test_checklist(digests: dict[str, str], tmp_path: Path) -> None:
+    """A release ends with what is left to a person, each with an empty box. Digests that are given
+    are no longer left. The files and make targets that it names exist."""
+    digest_of = (f"{name}={value}" for name, value in digests.items())
+
+    code, printed = release(tmp_path / "manifests", "1.2", *digest_of)
+
+    assert code == 0
+    head, *boxes = re.split(r"^\[(?=[x ]\] )", printed, flags=re.MULTILINE)
+    assert head == "\nChecklist of release 1.2:\n"
+    left = [box for box in boxes if box.startswith(" ")]
+    assert len(boxes) - len(left) == bool(digests)
+    assert any("DIGESTS=" in box for box in left) == (not digests)
+    assert "CHANGELOG.md" in left[0]
+    assert not [box for box in boxes if "{" in box]
+    named = re.findall(r"\b(?:manifests|tests)/[\w/.]+\w|\w+\.(?:md|toml)\b", printed)
+    assert not [name for name in named if not (bundle.REPOSITORY / name).exists()]
+    targets = re.findall(r"^(\S+):", (bundle.REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert not {*re.findall(r"\bmake ([a-z-]+)", printed)} - {*targets}
 
 
 def make_release(folder: Path, path: Path, version: str) -> subprocess.CompletedProcess[str]:
