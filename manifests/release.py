@@ -1,6 +1,6 @@
 """Write a release into the bundle, and render it: what `make release` does.
 
-The tags of the three images, with digests where they are given, go into base/kustomization.yaml,
+The tags of the three images, with digests if there are any, go into base/kustomization.yaml,
 and every overlay into one plain file of build/release, for those without kustomize. A checklist of
 what a person must do for the release goes to stderr.
 """
@@ -20,7 +20,7 @@ MANIFESTS = Path(__file__).resolve().parent
 BASE = MANIFESTS / "base/kustomization.yaml"
 RENDERED = MANIFESTS.parent / "build/release"
 IMAGES = ("split", "map", "reduce")
-# What this program cannot do, in the order in which it is to be done.
+# What a person must do for a release, in order.
 CHECKLIST = """
 Checklist of release {version}:
 [ ] CHANGELOG.md has a section [{version}] with the date of today, and pyproject.toml this version.
@@ -42,7 +42,9 @@ Checklist of release {version}:
 def version(text: str) -> str:
     """A tag of an image."""
     if not re.fullmatch(r"\w[\w.-]{0,127}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"VERSION is {text!r}: give one such as 1.2.3")
+        raise argparse.ArgumentTypeError(
+            f"VERSION must be a tag such as 1.2.3, got {text!r}: set it"
+        )
     return text
 
 
@@ -51,7 +53,8 @@ def digest(text: str) -> tuple[str, str]:
     image, _, value = text.partition("=")
     if image not in IMAGES or not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no digest: give split=sha256:... map=sha256:... reduce=sha256:..."
+            f"DIGESTS must be split=sha256:... map=sha256:... reduce=sha256:..., got {text!r}: "
+            "set it to what make images PUSH= prints"
         )
     return image, value
 
@@ -86,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     digests = dict(arguments.digests)
     if digests and set(digests) != set(IMAGES):
-        parser.error(f"digests of {', '.join(sorted(digests))} alone: give all three or none")
+        parser.error(
+            f"DIGESTS must name all three images, got {', '.join(sorted(digests))}: name all"
+        )
     program = kustomize()
     if not program:
         parser.error("kustomize is not on the PATH: install 5.5 or a newer one")

@@ -167,9 +167,12 @@ def test_no_kustomize(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([""], "VERSION is '': give one such as 1.2.3"),
-        (["1.2.3", "map=sha256:12"], "'map=sha256:12' is no digest"),
-        (["1.2.3", f"map={DIGESTS['map']}"], "digests of map alone: give all three or none"),
+        ([""], "VERSION must be a tag such as 1.2.3, got '': set it"),
+        (["1.2.3", "map=sha256:12"], "reduce=sha256:..., got 'map=sha256:12': "),
+        (
+            ["1.2.3", f"map={DIGESTS['map']}"],
+            "DIGESTS must name all three images, got map: name all",
+        ),
     ],
 )
 def test_a_slip_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
