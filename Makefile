@@ -64,8 +64,8 @@ aggregate: .venv/run $(.oss) ## Join files level by level, or run PROCESS= and R
 
 ##@ Images
 .PHONY: images
-images: ## Build the three images with docker, podman or buildah, and push them: PUSH=REGISTRY/FOLDER BASE= IMAGE_PREFIX= TAG=
-	images/build.sh
+images: .venv/sbom ## Build the three images with docker, podman or buildah, list their packages, and push them: PUSH=REGISTRY/FOLDER BASE= IMAGE_PREFIX= TAG=
+	images/build.sh --sbom build/sbom
 
 .PHONY: release
 release: .venv/test ## Set the images' tag and render every overlay: VERSION= DIGESTS="split=sha256:... ..."
@@ -104,7 +104,7 @@ clean: ## Remove what the local run and the tools left in this folder
 # A venv with a group of the dependencies in pyproject.toml. Without PYTHON the system's Python where
 # it will do: distributions build theirs with all optimizations, and it counts two to three times as
 # fast as one compiled without.
-.venv/run .venv/test .venv/peers .venv/bench: pyproject.toml
+.venv/run .venv/sbom .venv/test .venv/peers .venv/bench: pyproject.toml
 	[ -x .venv/bin/pip ] || { python=$$_PYTHON; for each in /usr/bin/python3 python3; do \
 	    [ -n "$$python" ] || ! $$each -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	      2>/dev/null || python=$$each; done; \

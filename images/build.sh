@@ -4,10 +4,11 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: images/build.sh [--builder NAME] [--archive DIR] [--no-cache] [split|map|reduce ...]
+usage: images/build.sh [--builder NAME] [--archive DIR] [--sbom DIR] [--no-cache] [split|map|reduce ...]
 
   --builder NAME  docker, podman or buildah (default: the first of these that works)
   --archive DIR   write DIR/split.tar, map.tar and reduce.tar too, as OCI archives
+  --sbom DIR      write DIR/split.spdx.json and so on: the packages in each image, as SPDX
   --no-cache      build every layer anew
 
 Environment:
@@ -19,6 +20,7 @@ Environment:
   VERSION, REVISION  labels (default: TAG, the commit)
   SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
   STORAGE            folder of images and layers, for podman and buildah (default: theirs)
+  SYFT               program that lists the packages (default: .venv/bin/syft, which make images installs)
   PIP_CERT           file of the CA certificates that pip trusts in the build (default: Debian's)
   PIP_INDEX_URL      where pip finds packages (default: pip's own)
 END
@@ -27,12 +29,16 @@ END
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/builder.sh"
 
-wanted='' archive='' no_cache='' images=()
+wanted='' archive='' sbom='' no_cache='' images=()
 while (($#)); do
     case $1 in
-        --builder | --archive)
+        --builder | --archive | --sbom)
             [[ -n ${2:-} ]] || fail "$1 has no value: see images/build.sh --help"
-            if [[ $1 == --builder ]]; then wanted=$2; else archive=$(mkdir -p "$2" && cd "$2" && pwd); fi
+            case $1 in
+                --builder) wanted=$2 ;;
+                --archive) archive=$(mkdir -p "$2" && cd "$2" && pwd) ;;
+                --sbom) sbom=$(mkdir -p "$2" && cd "$2" && pwd) ;;
+            esac
             shift
             ;;
         --no-cache) no_cache=--no-cache ;;
@@ -57,6 +63,13 @@ if [[ -n ${PIP_CERT:-} ]]; then
 fi
 [[ -z ${PIP_INDEX_URL:-} ]] || secrets+=(--secret "id=pip-index-url,env=PIP_INDEX_URL")
 
+if [[ -n $sbom ]]; then
+    program=${SYFT:-$(dirname "$0")/../.venv/bin/syft}
+    syft=$(type -P "$program") ||
+        fail "SYFT must be a program, got '$program': run make images, which installs syft, or set SYFT to its path"
+    syft=$(realpath --no-symlinks "$syft")
+fi
+
 cd "$(dirname "$0")/.."
 choose_builder "$wanted"
 
@@ -75,14 +88,28 @@ for label in created="$created" version="${VERSION:-$tag}" revision="$revision" 
     labels+=("org.opencontainers.image.$label")
 done
 
+# describe NAME ARCHIVE FILE: write what is in the image, as SPDX. Syft asks nobody for newer versions.
+describe() {
+    local format=oci-archive
+    [[ $builder != docker ]] || format=docker-archive
+    SYFT_CHECK_FOR_APP_UPDATE=false "$syft" scan --quiet "$format:$2" \
+        --source-name "$1" --source-version "$tag" --output "spdx-json=$3"
+}
+
+archives=$archive # of the images, to keep or for syft alone
+if [[ -n $sbom && -z $archive ]]; then
+    archives=$(mktemp -d)
+    trap 'rm -r "$archives"' EXIT
+fi
 lines='' # for an overlay
 for image in "${images[@]}"; do
     name=${IMAGE_PREFIX:-localhost/fanfold-}$image:$tag
     cat images/Dockerfile.shared "Dockerfile.$image" |
         build_labelled "$name" "${labels[@]}" -- --file - --build-arg BASE="$base" \
             ${secrets[@]+"${secrets[@]}"} ${no_cache:+"$no_cache"} .
-    [[ -z $archive ]] || save "$name" "$archive/$image.tar"
-    echo "built $name with $builder${archive:+, archived as $archive/$image.tar}"
+    [[ -z $archives ]] || save "$name" "$archives/$image.tar"
+    [[ -z $sbom ]] || describe "fanfold-$image" "$archives/$image.tar" "$sbom/$image.spdx.json"
+    echo "built $name with $builder${archive:+, archived as $archive/$image.tar}${sbom:+, described in $sbom/$image.spdx.json}"
     if [[ -n ${PUSH:-} ]]; then
         push "$name" "$PUSH/fanfold-$image:$tag"
         lines+="- name: fanfold-$image"$'\n'"  newName: $PUSH/fanfold-$image"$'\n'

@@ -55,6 +55,6 @@ def base(storage: None) -> str:
 def images(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Image]]:
     """The three images by name, built and unpacked."""
     folder = tmp_path_factory.mktemp("images")
-    build(base, folder)
+    build(base, folder, "--sbom", str(folder))
     yield {name: unpack(folder / f"{name}.tar", folder / name) for name in NAMES}
     shutil.rmtree(folder)

@@ -313,6 +313,40 @@ def test_packages_have_their_name_and_licence_and_nothing_of_pip(images: Images)
     assert not [path for path in packages.rglob("*") if path.suffix == ".pyi"]
 
 
+@each
+def test_sbom(images: Images, name: str) -> None:
+    """Lists every package of Debian and of Python that is in the image, with its version. The tool
+    of SPDX itself finds it valid."""
+    root = images[name].root
+    path = root.with_suffix(".spdx.json")
+    status = (root / "var/lib/dpkg/status.d").iterdir()
+    debian = [message_from_bytes(file.read_bytes()) for file in status]
+    metadata = (root / PACKAGES[1:]).glob("*.dist-info/METADATA")
+    python = [message_from_bytes(file.read_bytes()) for file in metadata]
+
+    sbom = json.loads(path.read_text())
+
+    packages = {
+        (kind, package["name"], package["versionInfo"])
+        for package in sbom["packages"]
+        for reference in package.get("externalRefs", ())
+        for kind in re.findall("^pkg:(deb/debian|pypi)/", reference["referenceLocator"])
+    }
+    assert packages == {
+        *(("deb/debian", each["Package"], each["Version"]) for each in debian),
+        *(("pypi", each["Name"], each["Version"]) for each in python),
+    }
+    (oss2,) = re.findall("(?m)^oss2==(.*)$", (ROOT / "images/oss2.in").read_text())
+    assert ("pypi", "oss2", oss2) in packages
+    (described,) = [each for each in sbom["packages"] if each["name"] == f"fanfold-{name}"]
+    assert described["versionInfo"] == TAG
+    tool = ROOT / ".venv/bin/pyspdxtools"
+    valid = subprocess.run(
+        [tool, "--infile", path], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+
+
 def test_oss2_works(images: Images, volume: Path) -> None:
     """As the image's user: an object put, read by range, copied in parts, listed and deleted."""
     code = """

@@ -174,6 +174,14 @@ def test_no_tag_of_an_image() -> None:
     assert done.stdout == ""
 
 
+def test_no_syft() -> None:
+    """The same, if what is to list the packages is no program."""
+    done = make_images(SYFT="/nowhere/syft")
+
+    assert "SYFT must be a program, got '/nowhere/syft': run make images" in done.stderr
+    assert done.stdout == ""
+
+
 DOCKER = """#!/bin/bash
 echo "$*" >>"$0.log"
 case $1 in
@@ -189,12 +197,12 @@ esac
 def test_docker_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker tells a digest in the last line of what its push says. This is a stand-in for docker:
     the machines of these tests have none."""
-    docker = tmp_path / "docker"
+    docker = tmp_path / "docker"  # and `true` for syft: there is no image to read
     docker.write_text(DOCKER)
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    done = make_images(PUSH="registry.example.com/team", SOURCE_DATE_EPOCH="0")
+    done = make_images(PUSH="registry.example.com/team", SOURCE_DATE_EPOCH="0", SYFT="true")
 
     assert done.returncode == 0, done.stderr
     for name, each in zip(NAMES, lines_of(done.stdout), strict=True):

@@ -58,7 +58,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     for name in STAND_INS:
         write_program(folder / name)
     (folder / "images/oss2.lock.txt").touch()
-    for group in ("run", "oss", "test", "peers", "bench"):
+    for group in ("run", "oss", "sbom", "test", "peers", "bench"):
         (folder / ".venv" / group).touch()
     for made in ("workers", "manifests"):
         (folder / made).mkdir(parents=True)
