@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workers"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
+import at_scale
 import cases
 import on_cluster
 import on_oss
@@ -32,7 +33,10 @@ LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
     "oss": on_oss.oss,
 }
 CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large}
-CASES = [*LOCAL, *CLUSTER, "scale"]
+# Hours, on a machine that does nothing else: only where they are named.
+LONG = {"cluster-2000": at_scale.real, "simulated": at_scale.simulated}
+ON_CLUSTER = CLUSTER | LONG
+CASES = [*LOCAL, *ON_CLUSTER, "scale"]
 TOOLS = {"rg": "ripgrep", "parallel": "parallel"}
 
 
@@ -66,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [case for case in chosen.cases if case not in CASES]:
         parser.error(f"{unknown[0]!r} is no case: choose from {', '.join(CASES)}")
     sizes = SIZES[chosen.size]
-    everything = CASES if chosen.size == "full" else [*LOCAL, "scale"]
+    everything = [*LOCAL, *(CLUSTER if chosen.size == "full" else ()), "scale"]
     wanted = chosen.cases or everything
-    need = 4 * sizes.log if set(wanted) - {"start", "scale"} else 0
+    need = 4 * sizes.log if set(wanted) - {"start", "scale", *ON_CLUSTER} else 0
     if not chosen.folder.is_dir() or shutil.disk_usage(chosen.folder).free < need:
         parser.error(
             f"{chosen.folder} is no folder with {report.size(need)} free: name another with "
@@ -81,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         install(sizes.without)
     for case in wanted:
         print(f"== {case}", file=sys.stderr)
-        if case in CLUSTER and "E2E_KUBECONFIG" not in os.environ:
+        if case in ON_CLUSTER and "E2E_KUBECONFIG" not in os.environ:
             print(on_cluster.NO_CLUSTER, file=sys.stderr)
             continue
         if case == "scale":
             section = scale.scale(report.kept(output, CASES))
-        elif case in CLUSTER:
-            section = CLUSTER[case](sizes)
+        elif case in ON_CLUSTER:
+            section = ON_CLUSTER[case](sizes)
         else:
             with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="fanfold-bench-") as made:
                 section = LOCAL[case](sizes, Path(made))

@@ -55,12 +55,16 @@ class Sizes:
     sparse: int  # bytes, of its sparse one
     parts: tuple[int, ...]  # of split and merge
     files: tuple[int, ...]  # of the aggregation
+    pods: int  # real ones, at scale
+    simulated: int  # parts there
     without: tuple[str, ...] = ()  # peers to leave out
 
 
-FULL = Sizes(5, 21, GIB, 256 * MIB, 1 << 40, (10, 1000, 10_000, 100_000), (32, 512, 100_000))
+FULL = Sizes(
+    5, 21, GIB, 256 * MIB, 1 << 40, (10, 1000, 10_000, 100_000), (32, 512, 100_000), 2000, 10_000
+)
 QUICK = Sizes(
-    2, 5, 64 * MIB, 32 * MIB, 1 << 36, (10, 1000, 10_000), (32, 512), without=("pyspark",)
+    2, 5, 64 * MIB, 32 * MIB, 1 << 36, (10, 1000, 10_000), (32, 512), 20, 40, without=("pyspark",)
 )  # fmt: skip
 
 

@@ -82,16 +82,16 @@ def timed(submitted: Callable[[], Run]) -> dict[str, float]:
     return figures
 
 
-def prepare() -> None:
-    """The bundle on the cluster, and a log on its volume."""
+def prepare(lines: int = LINES) -> None:
+    """The bundle on the cluster, and a log of so many lines on its volume."""
     bundle = kubectl("kustomize", str(ROOT / "manifests/overlays/local"))
     folder = os.environ.get("E2E_VOLUME", "/var/local/fanfold")
     kubectl("apply", "-f", "-", stdin=bundle.replace("/var/local/fanfold", folder).encode())
     kubectl("apply", "-f", str(ROOT / "tests/e2e/toolbox-pod.yaml"))
     kubectl("wait", "pod/toolbox", "--for=condition=Ready", "--timeout=120s", timeout=130)
     words = ("INFO", "WARN", "ERROR", "DEBUG")
-    lines = (f"2026-01-01T00:00:{n % 60:02}Z [{words[n % 4]}] line {n}\n" for n in range(LINES))
-    Volume().put("bench/log.txt", "".join(lines).encode())
+    log = (f"2026-01-01T00:00:{n % 60:02}Z [{words[n % 4]}] line {n}\n" for n in range(lines))
+    Volume().put("bench/log.txt", "".join(log).encode())
 
 
 def versions() -> str:

@@ -92,8 +92,8 @@ def measured(sections: Mapping[str, Section]) -> Known:
         seconds = {int(parts): value for parts, value in sections[case].figures.items()}
         few, many = min(seconds), max(seconds)
         known[case] = max(0.0, seconds[many] - seconds[few]) / (many - few)
-    for case in ("cluster", "cluster-large"):
-        if case in sections:
+    for case in ("cluster", "cluster-large", "cluster-2000", "simulated"):
+        if "packed" in getattr(sections.get(case), "figures", {}):
             known["packed"] = sections[case].figures["packed"]
     return known
 

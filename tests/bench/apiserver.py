@@ -1,0 +1,57 @@
+"""A small client of the API server, behind `kubectl proxy`, which knows every way to log in."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+Object = dict[str, Any]
+
+CORE, ARGO = "/api/v1", "/apis/argoproj.io/v1alpha1"
+TIMEOUT, WATCH = 60, 300  # seconds
+
+
+class RefusedError(Exception):
+    """The API server says no."""
+
+
+class Api:
+    """The API server, by a connection for each thread."""
+
+    def __init__(self, address: str) -> None:
+        self.host, self.local = address.removeprefix("http://"), threading.local()
+
+    def ask(self, method: str, path: str, body: Object | None = None) -> bytes:
+        """The answer to a request, which is made again where that may help. Raises RefusedError."""
+        patch = "merge-patch+json" if path.startswith(ARGO) else "strategic-merge-patch+json"
+        head = {"Content-Type": f"application/{patch if method == 'PATCH' else 'json'}"}
+        delay = 1
+        while True:
+            with suppress(OSError, HTTPException):
+                connection = self.local.__dict__.pop("connection", None)  # gone if this one fails
+                connection = connection or HTTPConnection(self.host, timeout=TIMEOUT)
+                connection.request(method, path, json.dumps(body) if body else None, head)
+                answer = connection.getresponse()
+                text: bytes = answer.read()
+                self.local.connection = connection
+                if answer.status < 400:
+                    return text
+                if answer.status != 429 and answer.status < 500:
+                    raise RefusedError(f"{method} {path}: {text.decode(errors='replace')}")
+            time.sleep(delay)
+            delay = min(2 * delay, 30)
+
+    def watch(self, path: str) -> Iterator[tuple[str, Object]]:
+        """What is there, then what happens to it, for some minutes at most."""
+        connection = HTTPConnection(self.host, timeout=WATCH + TIMEOUT)
+        with suppress(OSError, HTTPException, ValueError):
+            connection.request("GET", f"{path}&watch=true&timeoutSeconds={WATCH}")
+            for line in connection.getresponse():
+                event = json.loads(line)
+                yield event["type"], event["object"]
+        connection.close()

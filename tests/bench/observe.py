@@ -1,0 +1,182 @@
+"""What a large run takes of the control plane, looked at while it goes on: the size of its object,
+CPU and memory of the programs, requests to the API server, and the pace of its pods."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import time
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from report import Section, size
+from scenario import NAMESPACE, Run, kubectl
+
+# Of a node of this machine; where they run elsewhere, nothing is known of them.
+PROGRAMS = (
+    "workflow-controller",
+    "kube-apiserver",
+    "etcd",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+)
+EVERY = 5  # seconds between two looks
+PACES = 10  # sections of a run whose paces are told
+MOST = 12  # kinds of requests that are told
+TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+ENDED = ("Succeeded", "Failed", "Error")
+
+Nodes = dict[str, dict[str, Any]]
+Usage = dict[tuple[str, int], tuple[float, int]]  # program and process: CPU seconds, bytes
+
+
+@dataclass
+class Seen:
+    """What was seen of a run."""
+
+    wall: float = 0.0
+    phase: str = ""
+    message: str = ""
+    largest: int = 0  # bytes of the object as it is stored
+    packed: int = 0  # bytes of its nodes at their largest, once Argo has compressed them
+    nodes: Nodes = field(default_factory=dict)  # those that were stored last
+    cpu: Counter[str] = field(default_factory=Counter)  # by program
+    memory: dict[str, int] = field(default_factory=dict)  # the most, by program
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # by resource and verb
+
+    @property
+    def pods(self) -> int:
+        """How many the object tells of."""
+        return sum(node["type"] == "Pod" for node in self.nodes.values())
+
+
+def usage(proc: Path = Path("/proc")) -> Usage:
+    """What the programs have used and hold."""
+    found: Usage = {}
+    for folder in proc.glob("[0-9]*"):
+        try:
+            name = Path(os.fsdecode((folder / "cmdline").read_bytes().split(b"\0")[0])).name
+            if name in PROGRAMS:
+                # The fields after the name in brackets, which may hold anything.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                seconds = (int(fields[11]) + int(fields[12])) / TICKS
+                found[name, int(folder.name)] = seconds, int(fields[21]) * PAGE
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def requests(metrics: str) -> Counter[tuple[str, str]]:
+    """The requests that an API server has answered, those that last left out."""
+    found: Counter[tuple[str, str]] = Counter()
+    for labels, count in re.findall(r"^apiserver_request_total\{(.*)\} (\S+)$", metrics, re.M):
+        of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if of["verb"] not in ("WATCH", "CONNECT") and of["resource"]:
+            name = "/".join(filter(None, (of["resource"], of.get("subresource"))))
+            found[name, of["verb"]] += int(float(count))
+    return found
+
+
+def nodes_of(workflow: Mapping[str, Any]) -> Nodes:
+    """The nodes of a workflow as it is stored."""
+    found = workflow.get("status", {})
+    if packed := found.get("compressedNodes"):
+        return dict(json.loads(gzip.decompress(b64decode(packed))))
+    return dict(found.get("nodes", {}))
+
+
+def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
+    """Seconds a pod in each of so many sections of a run, by the times at which its pods ended."""
+    ends = sorted(
+        datetime.fromisoformat(node["finishedAt"]).timestamp()
+        for node in nodes.values()
+        if node["type"] == "Pod" and node.get("finishedAt")
+    )
+    marks = [len(ends[1:]) * number // sections for number in range(sections + 1)]
+    return [
+        (ends[last] - ends[first]) / (last - first)
+        for first, last in pairwise(marks)
+        if last > first
+    ]
+
+
+def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
+    """Run a workflow to its end, good or bad, and remove it."""
+    seen, first, start = Seen(), usage(), time.monotonic()
+    before = requests(kubectl("get", "--raw", "/metrics"))
+    run = submitted()
+    path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/{run.name}"
+    while seen.phase not in ENDED:
+        if seen.wall > timeout:
+            raise SystemExit(f"{run.name} has not ended in {timeout:.0f} s: it is {seen.phase}")
+        time.sleep(EVERY)
+        seen.wall = time.monotonic() - start
+        last = usage()
+        for (name, _), (_, memory) in last.items():
+            seen.memory[name] = max(memory, seen.memory.get(name, 0))
+        try:
+            text = kubectl("get", "--raw", path)
+        except (AssertionError, subprocess.TimeoutExpired):
+            continue  # a busy server
+        found: dict[str, Any] = json.loads(text)
+        status = found.get("status", {})
+        seen.phase, seen.message = status.get("phase", ""), status.get("message", "")
+        seen.largest = max(seen.largest, len(text))
+        seen.packed = max(seen.packed, len(status.get("compressedNodes", "")))
+        seen.nodes = nodes_of(found) or seen.nodes
+    for key, (seconds, _) in last.items():
+        seen.cpu[key[0]] += seconds - first.get(key, (0, 0))[0]
+    seen.requests = requests(kubectl("get", "--raw", "/metrics")) - before
+    kubectl("delete", "workflow", run.name, "--timeout=900s", timeout=910)
+    return seen
+
+
+def tell(section: Section, runs: Mapping[str, Seen]) -> None:
+    """The tables of runs that were looked at."""
+    rows: list[Sequence[str]] = [
+        (
+            label, f"{seen.wall:.0f}", f"{seen.pods:,}", f"{seen.wall / seen.pods:.2f}",
+            size(seen.largest), size(seen.packed), f"{seen.packed / seen.pods:.0f} B",
+            f"{seen.phase} {seen.message}".strip().replace("|", "/"),
+        )
+        for label, seen in runs.items()
+    ]  # fmt: skip
+    head: Sequence[str] = (
+        "", "seconds", "pods", "seconds a pod", "object at its largest", "its packed nodes",
+        "packed a pod", "ended",
+    )  # fmt: skip
+    section.tables.append(("", head, rows))
+    rows = [
+        (f"{label}: {name}", f"{seen.cpu[name]:.0f}", f"{1000 * seen.cpu[name] / seen.pods:.0f}",
+         size(seen.memory[name]))
+        for label, seen in runs.items() for name in PROGRAMS if name in seen.memory
+    ]  # fmt: skip
+    if rows:
+        head = ("", "CPU seconds", "milliseconds a pod", "most memory")
+        section.tables.append(("The control plane:", head, rows))
+    kinds = sum((seen.requests for seen in runs.values()), Counter[tuple[str, str]]())
+    rows = [
+        ("all", *(f"{seen.requests.total() / seen.pods:.1f}" for seen in runs.values())),
+        *((f"{verb} {resource}", *(f"{seen.requests[resource, verb] / seen.pods:.2f}"
+                                  for seen in runs.values()))
+          for (resource, verb), _ in kinds.most_common(MOST)),
+    ]  # fmt: skip
+    section.tables.append(("Requests to the API server, a pod:", ("", *runs), rows))
+    found = {label: paces(seen.nodes) for label, seen in runs.items()}
+    rows = [
+        (label, *(f"{pace:.2f}" for pace in tenths), *[""] * (PACES - len(tenths)))
+        for label, tenths in found.items()
+    ]
+    head = ("", *(f"{number + 1} of {PACES}" for number in range(PACES)))
+    section.tables.append(("Seconds a pod over time, by the end of the pods:", head, rows))
+    section.bars += [(label, tenths) for label, tenths in found.items() if tenths]
