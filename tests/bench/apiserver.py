@@ -55,3 +55,4 @@ class Api:
                 event = json.loads(line)
                 yield event["type"], event["object"]
         connection.close()
+        time.sleep(1)  # before the next, which may break at once like this one

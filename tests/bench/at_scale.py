@@ -99,6 +99,10 @@ def simulated_node() -> Iterator[None]:
                     yield
                 finally:
                     kubelet.terminate()
+                    try:
+                        kubelet.wait(60)  # it removes the node, for which it needs the proxy
+                    except subprocess.TimeoutExpired:
+                        kubelet.kill()
         finally:
             proxy.terminate()
 

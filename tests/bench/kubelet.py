@@ -2,13 +2,12 @@
 
 kubelet.py http://127.0.0.1:8001 NODE VOLUME PROGRAMS LANES     # that is where `kubectl proxy` is
 
-It makes the node, with a taint that only the pods of a simulation tolerate. What a pod would run in
-its container `main` runs in a process of this machine, LANES at once: the same program, from the
-folder PROGRAMS in place of an image, with the pod's user and environment, in which a path in a
-volume is one of a folder here. Every claim is the folder VOLUME. The pod gets the phases and states
-that a kubelet reports, in two requests instead of five. Argo gets the task result that its executor
-makes: empty at first, progress once a minute, outputs, the label that says that they are complete.
-Not here: limits, probes, deadlines, and what a variable takes from a secret.
+It makes the node, with a taint that only pods of a simulation tolerate. What a pod's container
+`main` would run is run in a process of this machine, LANES at once: from the folder PROGRAMS, with
+the pod's user and environment, in which a path in a volume is one here; every claim is the folder
+VOLUME. The pod gets a kubelet's phases and states, in two requests instead of five. Argo gets the
+task result of its executor: empty first, progress once a minute, outputs, the label that they are
+complete. Not here: limits, probes, deadlines, and what a variable takes from a secret.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from apiserver import ARGO, CORE, Api, Object, RefusedError
 
@@ -46,17 +44,16 @@ def now() -> str:
 
 def environment(pod: Object, container: Object) -> dict[str, str]:
     """The variables of a container, those that name others expanded as by the kubelet."""
-    known = dict[str, Any]()
+    known: Object = {}
+
+    def expand(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else known.get(found[1], found[0])
+
     for each in container.get("env", []):
+        known[each["name"]] = re.sub(r"\$\$|\$\(([^)]*)\)", expand, each.get("value", ""))
         if source := each.get("valueFrom"):
             steps = source["fieldRef"]["fieldPath"].split(".")
             known[each["name"]] = reduce(lambda found, step: found[step], steps, pod)
-        else:
-            known[each["name"]] = re.sub(
-                r"\$\$|\$\(([^)]*)\)",
-                lambda found: "$" if found[0] == "$$" else known.get(found[1], found[0]),
-                each.get("value", ""),
-            )
     return known
 
 
@@ -78,7 +75,7 @@ class Pod:
             self.process.kill()
 
     def tell(self, phase: str, started: str, ended: Object) -> None:
-        """Tell the phase, with the containers `ended`, those of init, and others that run."""
+        """Tell its phase. Those of init have ended, too, and the others run."""
 
         def state(each: Object, ended: Object | None) -> Object:
             found = {"terminated": ended} if ended else {"running": {"startedAt": started}}
@@ -98,9 +95,9 @@ class Pod:
         (main,) = (one for one in self.found["spec"]["containers"] if one["name"] == "main")
         made.chmod(0o777)  # the worker may be somebody else, who passes no folder above the claim
         claims = {v["name"] for v in self.found["spec"]["volumes"] if "persistentVolumeClaim" in v}
-        here = {"/dev/termination-log": f"{made}/last-words"}
-        for mount in main["volumeMounts"]:
-            here[mount["mountPath"]] = "/proc/self/cwd" if mount["name"] in claims else str(made)
+        mounts = {mount["mountPath"]: mount["name"] in claims for mount in main["volumeMounts"]}
+        here = {path: "/proc/self/cwd" if claim else str(made) for path, claim in mounts.items()}
+        here["/dev/termination-log"] = f"{made}/last-words"
 
         def at(path: str) -> str:
             for mount, folder in here.items():
@@ -135,9 +132,8 @@ class Pod:
                 each["value"] = Path(at(each["valueFrom"]["path"])).read_text().removesuffix("\n")
         if given.get("ARGO_INCLUDE_SCRIPT_OUTPUT") == "true":
             outputs["result"] = output.decode().removesuffix("\n")[-STDOUT:]
-        said = log
-        with suppress(FileNotFoundError):
-            said = (made / "last-words").read_bytes() or log
+        last = made / "last-words"
+        said = (last.read_bytes() if last.exists() else b"") or log
         code = self.process.returncode
         return code if code >= 0 else 128 - code, said[-MESSAGE:].decode(errors="replace"), outputs
 
@@ -145,8 +141,7 @@ class Pod:
         """Run it, and tell Kubernetes and Argo."""
         started, (results, _, node) = now(), self.report.rpartition("/")
         labels = {WORKFLOW: self.about["labels"][WORKFLOW], COMPLETED: "false"}
-        owners = self.about["ownerReferences"]  # the workflow
-        about = {"name": node, "labels": labels, "ownerReferences": owners}
+        about = {"name": node, "labels": labels, "ownerReferences": self.about["ownerReferences"]}
         kind = {"apiVersion": ARGO.removeprefix("/apis/"), "kind": "WorkflowTaskResult"}
         try:
             self.tell("Running", started, {})
@@ -167,9 +162,9 @@ class Pod:
 def beat(api: Api, name: str) -> None:
     """Say that the node is well, again and again."""
     while True:
-        ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
-        well = {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [ready]}
-        api.ask("PATCH", f"{CORE}/nodes/{name}/status", {"status": well})
+        well = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
+        found = {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [well]}
+        api.ask("PATCH", f"{CORE}/nodes/{name}/status", {"status": found})
         time.sleep(HEARTBEAT)
 
 

@@ -44,13 +44,13 @@ Usage = dict[tuple[str, int], tuple[float, int]]  # program and process: CPU sec
 class Seen:
     """What was seen of a run."""
 
-    wall: float = 0.0
+    wall: float = 0.0  # seconds
     phase: str = ""
     message: str = ""
     largest: int = 0  # bytes of the object as it is stored
     packed: int = 0  # bytes of its nodes at their largest, once Argo has compressed them
     nodes: Nodes = field(default_factory=dict)  # those that were stored last
-    cpu: Counter[str] = field(default_factory=Counter)  # by program
+    cpu: dict[str, float] = field(default_factory=dict)  # seconds, by program
     memory: dict[str, int] = field(default_factory=dict)  # the most, by program
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # by resource and verb
 
@@ -96,11 +96,11 @@ def nodes_of(workflow: Mapping[str, Any]) -> Nodes:
 
 
 def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
-    """Seconds a pod in each of so many sections of a run, by the times at which its pods ended."""
+    """Seconds a pod in each of so many sections of a run, by the times at which its maps ended."""
     ends = sorted(
         datetime.fromisoformat(node["finishedAt"]).timestamp()
         for node in nodes.values()
-        if node["type"] == "Pod" and node.get("finishedAt")
+        if node["type"] == "Pod" and node.get("templateName") == "map" and node.get("finishedAt")
     )
     marks = [len(ends[1:]) * number // sections for number in range(sections + 1)]
     return [
@@ -112,8 +112,9 @@ def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
 
 def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
     """Run a workflow to its end, good or bad, and remove it."""
-    seen, first, start = Seen(), usage(), time.monotonic()
+    seen, first = Seen(), usage()
     before = requests(kubectl("get", "--raw", "/metrics"))
+    start = time.monotonic()
     run = submitted()
     path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/{run.name}"
     while seen.phase not in ENDED:
@@ -135,7 +136,7 @@ def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
         seen.packed = max(seen.packed, len(status.get("compressedNodes", "")))
         seen.nodes = nodes_of(found) or seen.nodes
     for key, (seconds, _) in last.items():
-        seen.cpu[key[0]] += seconds - first.get(key, (0, 0))[0]
+        seen.cpu[key[0]] = seen.cpu.get(key[0], 0) + seconds - first.get(key, (0, 0))[0]
     seen.requests = requests(kubectl("get", "--raw", "/metrics")) - before
     kubectl("delete", "workflow", run.name, "--timeout=900s", timeout=910)
     return seen
@@ -178,5 +179,5 @@ def tell(section: Section, runs: Mapping[str, Seen]) -> None:
         for label, tenths in found.items()
     ]
     head = ("", *(f"{number + 1} of {PACES}" for number in range(PACES)))
-    section.tables.append(("Seconds a pod over time, by the end of the pods:", head, rows))
+    section.tables.append(("Seconds a pod over time, by the end of the maps:", head, rows))
     section.bars += [(label, tenths) for label, tenths in found.items() if tenths]
