@@ -24,6 +24,7 @@ LINES = 10  # a part, as many of each keyword
 NODE = "fanfold-simulated"
 AT_ONCE = 100  # pods, as the component `parallelism` has it
 GROUP = 50  # parts a pod
+LANES = 4 * CORES  # pods at once that the stand-in runs; they wait for the API server, too
 TEXT = (
     "The workflow log-count, mode `range`, a small log: {what} The object is the workflow as the "
     "API server stores it, looked at every few seconds; its nodes are packed once all of it takes "
@@ -93,7 +94,7 @@ def simulated_node() -> Iterator[None]:
             assert proxy.stdout
             address = "http://" + proxy.stdout.readline().split()[-1]
             command = (sys.executable, str(HERE / "kubelet.py"), address, NODE, str(volume))
-            with subprocess.Popen((*command, str(workers(Path(folder))), str(CORES))) as kubelet:
+            with subprocess.Popen((*command, str(workers(Path(folder))), str(LANES))) as kubelet:
                 try:
                     kubectl("wait", "--for=create", f"node/{NODE}", "--timeout=60s", timeout=70)
                     yield
@@ -137,7 +138,7 @@ def simulated(sizes: Sizes) -> Section:
             raise SystemExit(f"{seen.phase}: {seen.message}")
     what = (
         "split and reduce in real pods; the maps in pods bound to a node whose kubelet is a "
-        f"stand-in of ours, which runs the same worker in a process, {CORES} at once. Everything "
+        f"stand-in of ours, which runs the same worker in a process, {LANES} at once. Everything "
         f"else is real. {AT_ONCE} pods at once at most. A pod makes fewer requests than a real one."
     )
     limit = (
