@@ -12,12 +12,14 @@ import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from apiserver import ARGO
 from report import Section, size
 from scenario import NAMESPACE, Run, kubectl
 
@@ -110,36 +112,43 @@ def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
     ]
 
 
+def requested() -> Counter[tuple[str, str]]:
+    """The requests that the API server has answered so far."""
+    return requests(kubectl("get", "--raw", "/metrics"))
+
+
 def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
     """Run a workflow to its end, good or bad, and remove it."""
-    seen, first = Seen(), usage()
-    before = requests(kubectl("get", "--raw", "/metrics"))
-    start = time.monotonic()
+    seen, first, before, start = Seen(), usage(), requested(), time.monotonic()
     run = submitted()
-    path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows/{run.name}"
-    while seen.phase not in ENDED:
-        if seen.wall > timeout:
-            raise SystemExit(f"{run.name} has not ended in {timeout:.0f} s: it is {seen.phase}")
-        time.sleep(EVERY)
-        seen.wall = time.monotonic() - start
-        last = usage()
-        for (name, _), (_, memory) in last.items():
-            seen.memory[name] = max(memory, seen.memory.get(name, 0))
-        try:
-            text = kubectl("get", "--raw", path)
-        except (AssertionError, subprocess.TimeoutExpired):
-            continue  # a busy server
-        found: dict[str, Any] = json.loads(text)
-        status = found.get("status", {})
-        seen.phase, seen.message = status.get("phase", ""), status.get("message", "")
-        seen.largest = max(seen.largest, len(text))
-        seen.packed = max(seen.packed, len(status.get("compressedNodes", "")))
-        seen.nodes = nodes_of(found) or seen.nodes
-    for key, (seconds, _) in last.items():
-        seen.cpu[key[0]] = seen.cpu.get(key[0], 0) + seconds - first.get(key, (0, 0))[0]
-    seen.requests = requests(kubectl("get", "--raw", "/metrics")) - before
-    kubectl("delete", "workflow", run.name, "--timeout=900s", timeout=910)
+    try:
+        while seen.phase not in ENDED:
+            if seen.wall > timeout:
+                raise SystemExit(f"{run.name} has not ended in {timeout:.0f} s: it is {seen.phase}")
+            time.sleep(EVERY)
+            seen.wall = time.monotonic() - start
+            last = usage()
+            for (name, _), (_, memory) in last.items():
+                seen.memory[name] = max(memory, seen.memory.get(name, 0))
+            with suppress(AssertionError, subprocess.TimeoutExpired):  # a busy server
+                look(seen, run.name)
+        for key, (seconds, _) in last.items():
+            seen.cpu[key[0]] = seen.cpu.get(key[0], 0) + seconds - first.get(key, (0, 0))[0]
+        seen.requests = requested() - before
+    finally:
+        kubectl("delete", "workflow", run.name, "--timeout=900s", timeout=910)
     return seen
+
+
+def look(seen: Seen, name: str) -> None:
+    """Note what the workflow is now."""
+    text = kubectl("get", "--raw", f"{ARGO}/namespaces/{NAMESPACE}/workflows/{name}")
+    found = json.loads(text)
+    status = found.get("status", {})
+    seen.phase, seen.message = status.get("phase", ""), status.get("message", "")
+    seen.largest = max(seen.largest, len(text))
+    seen.packed = max(seen.packed, len(status.get("compressedNodes", "")))
+    seen.nodes = nodes_of(found) or seen.nodes
 
 
 def tell(section: Section, runs: Mapping[str, Seen]) -> None:

@@ -37,7 +37,7 @@ of system calls on files: neither what is mapped into memory, which counts as re
 comes over a socket.
 
 ```sh
-make bench                          # every case
+make bench                          # every case but cluster-2000 and simulated, which take hours
 make bench CASES="log-count split"  # some: {cases}
 make bench QUICK=1                  # small inputs, two repeats: a try, not a measurement
 ```
