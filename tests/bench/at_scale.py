@@ -128,6 +128,8 @@ def simulated(sizes: Sizes) -> Section:
 
     with simulated_node():
         first = run(sizes.simulated)
+        if first.pods < sizes.simulated / 10:
+            raise SystemExit(f"{first.phase}: {first.message}")
         if first.phase == "Succeeded":
             last = run(3 * sizes.simulated)
         else:  # what was stored before it was refused, and a little less

@@ -36,7 +36,8 @@ EVERY = 5  # seconds between two looks
 PACES = 10  # sections of a run whose paces are told
 MOST = 12  # kinds of requests that are told
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-ENDED = ("Succeeded", "Failed", "Error")
+ENDED = ("Succeeded", "Failed", "Error", "Stalled")
+STALL = 600  # seconds without a change: where Argo cannot store the nodes, it may try for ever
 
 Nodes = dict[str, dict[str, Any]]
 Usage = dict[tuple[str, int], tuple[float, int]]  # program and process: CPU seconds, bytes
@@ -55,6 +56,8 @@ class Seen:
     cpu: dict[str, float] = field(default_factory=dict)  # seconds, by program
     memory: dict[str, int] = field(default_factory=dict)  # the most, by program
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # by resource and verb
+    version: str = ""
+    changed: float = 0.0  # when the version was first seen
 
     @property
     def pods(self) -> int:
@@ -112,6 +115,13 @@ def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
     ]
 
 
+def errors(log: str, name: str) -> list[str]:
+    """The errors that Argo's controller has met with a workflow, each once, the last two."""
+    lines = (line for line in log.splitlines() if f"workflow={name} " in f"{line} ")
+    found = (re.search(r' error="((?:[^"\\]|\\.)*)"', line) for line in lines)
+    return list(dict.fromkeys(each[1] for each in found if each))[-2:]
+
+
 def requested() -> Counter[tuple[str, str]]:
     """The requests that the API server has answered so far."""
     return requests(kubectl("get", "--raw", "/metrics"))
@@ -132,6 +142,10 @@ def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
                 seen.memory[name] = max(memory, seen.memory.get(name, 0))
             with suppress(AssertionError, subprocess.TimeoutExpired):  # a busy server
                 look(seen, run.name)
+            if seen.wall - seen.changed > STALL and seen.phase not in ENDED:
+                log = kubectl("logs", "deployment/workflow-controller", "--since=1h", timeout=300)
+                seen.wall, seen.phase = seen.changed, "Stalled"
+                seen.message = "; ".join(errors(log, run.name))
         for key, (seconds, _) in last.items():
             seen.cpu[key[0]] = seen.cpu.get(key[0], 0) + seconds - first.get(key, (0, 0))[0]
         seen.requests = requested() - before
@@ -144,6 +158,8 @@ def look(seen: Seen, name: str) -> None:
     """Note what the workflow is now."""
     text = kubectl("get", "--raw", f"{ARGO}/namespaces/{NAMESPACE}/workflows/{name}")
     found = json.loads(text)
+    if (version := found["metadata"]["resourceVersion"]) != seen.version:
+        seen.version, seen.changed = version, seen.wall
     status = found.get("status", {})
     seen.phase, seen.message = status.get("phase", ""), status.get("message", "")
     seen.largest = max(seen.largest, len(text))

@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
-from observe import PAGE, TICKS, Seen, nodes_of, paces, requests, tell, usage
+from observe import PAGE, TICKS, Seen, errors, nodes_of, paces, requests, tell, usage
 from report import Section, table
 
 HERE = Path(__file__).parent
@@ -187,6 +187,18 @@ def test_requests() -> None:
     )
     found = requests("# TYPE x\n" + "".join(line.format(*kind) for kind in kinds))
     assert found == {("pods/status", "PATCH"): 2_000_003, ("pods", "POST"): 1}
+
+
+def test_errors() -> None:
+    """Those of this workflow, in the words of Argo's controller, without the lines about them."""
+    log = """
+level=WARN msg="Failed to dehydrate" workflow=run-1 error="too long: \\"x\\""
+level=WARN msg="Failed to dehydrate" workflow=run-12 error="of another"
+level=WARN msg="Error updating workflow" error="too large" reason="" workflow=run-1 namespace=argo
+level=INFO msg="Processing workflow" workflow=run-1
+level=WARN msg="Error updating workflow" error="too large" reason="" workflow=run-1 namespace=argo
+"""
+    assert errors(log, "run-1") == ['too long: \\"x\\"', "too large"]
 
 
 def map_node(second: int) -> dict[str, Any]:
