@@ -64,6 +64,10 @@ def real(sizes: Sizes) -> Section:
     title = f"On the test cluster, {sizes.pods:,} pods"
     section = Section("cluster-2000", title, TEXT.format(what=what) + versions(), "seconds a pod")
     tell(section, {label: seen})
+    section.figures["calls"] = seen.requests.total() / seen.pods
+    control = ("workflow-controller", "kube-apiserver", "etcd")
+    if all(name in seen.cpu for name in control):
+        section.figures["control"] = sum(seen.cpu[name] for name in control) / seen.pods
     if seen.packed:
         section.figures["packed"] = seen.packed / seen.pods
     return section

@@ -10,7 +10,7 @@ from math import ceil
 
 from report import Section, size
 
-MIB, GB, TB = 1 << 20, 1e9, 1e12
+MIB, TIB, GB, TB = 1 << 20, 1 << 40, 1e9, 1e12
 
 # Argo's and OSS's limits.
 STDOUT = 256 << 10  # bytes of split, of which Argo keeps the end
@@ -34,7 +34,13 @@ ASSUMED = (
     ("merge", 60e-6, "µs a part in merge", 1e-6),
     ("packed", 200, "bytes a part in the packed workflow object", 1),
     ("line", 16, "bytes per part in the plan, which every map reads whole", 1),
+    ("vcpu", 0.1764, "CNY an hour for a vCPU of ECI, the list price of October 2025", 1),
+    ("memory", 0.0221, "CNY an hour for a GiB of ECI, the same", 1),
+    ("control", 0.5, "CPU seconds a pod that controller, API server and etcd take", 1),
+    ("calls", 20, "requests a pod to the API server", 1),
 )
+SPOT = (0.1, 0.7)  # of the list price, where the vendor says that spot saves 30 to 90 %
+POD = (1, 2)  # vCPU and GiB, as the component eci-spot has them
 Known = dict[str, float]
 
 
@@ -93,9 +99,32 @@ def measured(sections: Mapping[str, Section]) -> Known:
         few, many = min(seconds), max(seconds)
         known[case] = max(0.0, seconds[many] - seconds[few]) / (many - few)
     for case in ("cluster", "cluster-large", "cluster-2000", "simulated"):
-        if "packed" in getattr(sections.get(case), "figures", {}):
-            known["packed"] = sections[case].figures["packed"]
+        found = sections[case].figures if case in sections else {}
+        wanted = ("packed", "control", "calls") if case != "simulated" else ("packed",)
+        known |= {name: found[name] for name in wanted if name in found}
     return known
+
+
+def costs(total: float, known: Known) -> list[tuple[str, ...]]:
+    """What a run costs in more or fewer parts, a pod each: a table."""
+    rows: list[tuple[str, ...]] = []
+    for parts in (100, 300, 1000, 3000, 8000):
+        part = total / parts + known["line"] * parts
+        seconds = parts * (known["start"] + part / min(known["rate"], known["network"]))
+        price = seconds / 3600 * (POD[0] * known["vcpu"] + POD[1] * known["memory"])
+        rows.append((
+            f"{parts:,} parts", size(total / parts), f"{seconds / 3600:.2f}",
+            f"{known['start'] * parts / seconds:.0%}", f"{price:.2f}",
+            f"{SPOT[0] * price:.2f} to {SPOT[1] * price:.2f}",
+            f"{known['calls'] * parts:,.0f}", f"{known['control'] * parts:,.0f}",
+        ))  # fmt: skip
+    return rows
+
+
+COSTS = (
+    "1 TiB", "a part", "pod-hours", "of them starting", "CNY at list price", "CNY on spot",
+    "requests to the API server", "CPU seconds of the control plane",
+)  # fmt: skip
 
 
 def stops(parts: int, requests: float, known: Known) -> str:
@@ -160,6 +189,12 @@ def scale(sections: Mapping[str, Section]) -> Section:
         "seconds of split, map and merge",
         tables=[
             ("", head, rows),
+            (
+                "What a run costs: pods of ECI, from their start to their end, and no traffic or "
+                "request of OSS:",
+                COSTS,
+                costs(TIB, known),
+            ),
             ("What to turn where it stops:", ("limit", "knob"), KNOBS),
             ("What it rests on:", ("figure", "source"), sources),
         ],

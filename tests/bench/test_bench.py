@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import MIB, Job, environ, in_turn, measure
 from report import Section
-from scale import ASSUMED, GB, TB, bound, simulate
+from scale import ASSUMED, GB, TB, bound, costs, simulate
 
 HERE = Path(__file__).parent
 LOCAL = ("log-count", "split", "count", "merge", "start", "oss", "scale")
@@ -140,3 +140,14 @@ def test_the_simulation_keeps_to_the_bounds(pods: int, waves: int) -> None:
     together = alone + pods * waves / known["creations"] + 1.01 * TB / (12.5 * GB)
 
     assert 0.75 * least <= seconds <= together  # a start takes half to one and a half of its time
+
+
+def test_what_makes_more_parts_cost_more() -> None:
+    """The start of each pod and the plan that each reads, and nothing else."""
+    known = {name: value for name, value, *_ in ASSUMED}
+    free = costs(
+        360 * GB, known | {"network": 0.1 * GB, "start": 0, "line": 0, "vcpu": 2, "memory": 1}
+    )
+    assert {row[2:6] for row in free} == {("1.00", "0%", "4.00", "0.40 to 2.80")}
+    prices = [float(row[4]) for row in costs(TB, known)]
+    assert prices == sorted(set(prices))
