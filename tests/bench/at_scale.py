@@ -121,7 +121,8 @@ def on_simulated(spec: dict[str, Any]) -> None:
 
 
 def simulated(sizes: Sizes) -> Section:
-    """Case 9: as many parts as go, a pod each; and ten times as many in groups."""
+    """Case 9: as many parts as go, a pod each; and ten times as many in groups. A run that ends
+    badly is a finding: the table says how."""
     prepare()
     runs: dict[str, Seen] = {}
 
@@ -138,10 +139,7 @@ def simulated(sizes: Sizes) -> Section:
             last = run(3 * sizes.simulated)
         else:  # what was stored before it was refused, and a little less
             last, first = first, run(int(0.95 * first.pods) // 100 * 100)
-        grouped = run(10 * sizes.simulated, GROUP)
-    for seen in (first, grouped):
-        if seen.phase != "Succeeded":
-            raise SystemExit(f"{seen.phase}: {seen.message}")
+        run(10 * sizes.simulated, GROUP)
     what = (
         "split and reduce in real pods; the maps in pods bound to a node whose kubelet is a "
         f"stand-in of ours, which runs the same worker in a process, {LANES} at once. Everything "

@@ -32,7 +32,6 @@ LABEL = "fanfold/simulated"  # of the node; its taint, too
 CAPACITY = {"cpu": "1000", "memory": "10Ti", "pods": "1000"}
 COMPLETED = "workflows.argoproj.io/report-outputs-completed"
 NODE_ID, WORKFLOW = "workflows.argoproj.io/node-id", "workflows.argoproj.io/workflow"
-ROOT = os.geteuid() == 0  # who may run a worker as the pod's user
 HEARTBEAT, PROGRESS = 10, 60  # seconds
 STDOUT, MESSAGE = 256 << 10, 2048  # bytes at its end that Argo and the kubelet keep of what is said
 
@@ -110,7 +109,7 @@ class Pod:
         words = words[words.index("--") + 1 :]  # before it stands Argo's own program
         if words[0] == "python":
             words[:2] = [sys.executable, os.path.join(self.programs, words[1])]
-        user = self.found["spec"]["securityContext"].get("runAsUser") if ROOT else None
+        user = self.found["spec"]["securityContext"].get("runAsUser") if os.geteuid() == 0 else None
         self.process = subprocess.Popen(
             words, cwd=self.volume, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], **{name: at(text) for name, text in given.items()}},
@@ -132,8 +131,7 @@ class Pod:
                 each["value"] = Path(at(each["valueFrom"]["path"])).read_text().removesuffix("\n")
         if given.get("ARGO_INCLUDE_SCRIPT_OUTPUT") == "true":
             outputs["result"] = output.decode().removesuffix("\n")[-STDOUT:]
-        last = made / "last-words"
-        said = (last.read_bytes() if last.exists() else b"") or log
+        said = b"".join(file.read_bytes() for file in made.glob("last-words")) or log
         code = self.process.returncode
         return code if code >= 0 else 128 - code, said[-MESSAGE:].decode(errors="replace"), outputs
 
