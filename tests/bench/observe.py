@@ -150,7 +150,9 @@ def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
             seen.cpu[key[0]] = seen.cpu.get(key[0], 0) + seconds - first.get(key, (0, 0))[0]
         seen.requests = requested() - before
     finally:
-        kubectl("delete", "workflow", run.name, "--timeout=900s", timeout=910)
+        kubectl(
+            *("delete", "workflow", run.name, "--ignore-not-found", "--timeout=900s"), timeout=910
+        )
     return seen
 
 
