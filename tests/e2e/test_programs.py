@@ -76,9 +76,9 @@ def apply(checkout: Path, prefix: str, image: str = "", **more: Any) -> None:
     tool("kubectl", "apply", "-k", str(folder))
 
 
-def create(workflow: dict[str, Any]) -> Run:
+def create(workflow: dict[str, Any], *more: str) -> Run:
     """Submit a Workflow."""
-    made = kubectl("create", "-f", "-", "-o", "name", stdin=json.dumps(workflow).encode())
+    made = kubectl("create", "-f", "-", "-o", "name", *more, stdin=json.dumps(workflow).encode())
     return Run(made.strip().rpartition("/")[2])
 
 

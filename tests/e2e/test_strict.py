@@ -45,8 +45,10 @@ def configure(restrictions: str | None) -> None:
     kubectl("patch", CONFIG, "--type=merge", "--patch", patch)
 
 
-def create(reference: str = "log-count", status: object = None, **spec: object) -> Run:
-    """Submit a run of a WorkflowTemplate, with these fields besides."""
+def create(
+    reference: str = "log-count", status: object = None, by: str = "", **spec: object
+) -> Run:
+    """Submit a run of a WorkflowTemplate, with these fields besides, as somebody."""
     return test_programs.create(
         {
             "apiVersion": "argoproj.io/v1alpha1",
@@ -54,7 +56,8 @@ def create(reference: str = "log-count", status: object = None, **spec: object) 
             "metadata": {"generateName": "strict-own-"},
             "spec": {"workflowTemplateRef": {"name": reference}, **spec},
             **({"status": status} if status else {}),
-        }
+        },
+        *([f"--as={by}"] if by else []),
     )
 
 
@@ -130,11 +133,16 @@ def test_others_run_and_do_not_write() -> None:
     assert not any(may(verb, "workflowtemplates.argoproj.io") for verb in ("create", "update"))
     assert not may("create", "pods")
 
-    def tagged(value: str) -> str:
-        parameters = [{"name": "input", "value": value}, {"name": "runDir", "value": "e2e/tag"}]
+    def tagged(given: dict[str, object]) -> str:
+        parameters = [{"name": "input", **given}, {"name": "runDir", "value": "e2e/tag"}]
         return refusal(arguments={"parameters": parameters})
 
-    status = {"storedWorkflowTemplateSpec": {"entrypoint": "main", "templates": [OWN]}}
-    until("a refusal", 60, lambda: "a new Workflow has no status" in refusal(status=status))
-    assert "a parameter has {{" in tagged("{{=1+1}}.txt")
-    assert tagged("of {curly} {brackets}.txt") == ""
+    own = {"storedWorkflowTemplateSpec": {"entrypoint": "main", "templates": [OWN]}}
+    until("a refusal", 60, lambda: "a new Workflow has no status" in refusal(status=own))
+    assert "a new Workflow has no status" in refusal(status={"phase": "Succeeded"})
+    assert "a parameter has {{" in tagged({"value": "{{=1+1}}.txt"})
+    default = {"configMapKeyRef": {"name": "no", "key": "no"}, "default": "{{=1+1}}.txt"}
+    assert "no value of its own" in tagged({"valueFrom": default})
+    assert tagged({"value": "of {curly} {brackets}.txt"}) == ""
+    # The controller starts the runs of a schedule, with a status.
+    assert refusal(status={"phase": ""}, by="system:serviceaccount:argo:argo") == ""

@@ -334,8 +334,9 @@ def test_direct_differs_in_its_storage_alone() -> Iterator[Check]:
         own = {"volumes", "templateDefaults", "podMetadata"}
         fields = {*template["spec"], *other["spec"]} - own
         yield build, name, template["spec"], {each: other["spec"].get(each) for each in fields}
-        labels = other["spec"]["podMetadata"]["labels"] | {"fanfold.storage": "oss-direct"}
-        yield build, name, template["spec"], {"podMetadata": {"labels": labels}}
+        pods = other["spec"]["podMetadata"]
+        labels = pods["labels"] | {"fanfold.storage": "oss-direct"}
+        yield build, name, template["spec"], {"podMetadata": {**pods, "labels": labels}}
         yield build, name, template, {each: other[each] for each in other if each != "spec"}
         left = re.findall("persistentVolumeClaim|/mnt/vol", str(template))
         yield build, name, {"left of the volume": left}, {"left of the volume": []}
@@ -493,6 +494,19 @@ V2 = (
 
 
 @checks
+def test_claims() -> Iterator[Check]:
+    """A volume is for the claim of its build, in that claim's namespace."""
+    for build, found in builds().items():
+        claims = {
+            claim["metadata"]["name"]: at(claim, "metadata/namespace")
+            for claim in bundle.of_kind(found, "PersistentVolumeClaim")
+        }
+        for volume in bundle.of_kind(found, "PersistentVolume"):
+            namespace = claims.get(at(volume, "spec/claimRef/name"))
+            yield build, bundle.label(volume), volume, {"spec/claimRef/namespace": namespace}
+
+
+@checks
 def test_mounts() -> Iterator[Check]:
     """The options of a mounted bucket are of its client, and such that a worker can be right."""
     for build, found in builds().items():
@@ -509,8 +523,9 @@ def test_mounts() -> Iterator[Check]:
             client = attributes.get("fusetype", "ossfs")
             wanted: dict[str, object] = {"use_cache": None, **dict.fromkeys(V2)}
             if client == "ossfs2":
-                timeout = "attr_timeout" if "attr_timeout" in options else "fuse_attr_timeout"
-                wanted = {**dict.fromkeys(V1), "close_to_open": "true", timeout: "0"}
+                timeouts = {"attr_timeout", "fuse_attr_timeout"} & {*options}
+                wanted = {**dict.fromkeys(V1), "close_to_open": "true"}
+                wanted |= dict.fromkeys(timeouts or {"fuse_attr_timeout"}, "0")
             of_client = f"otherOpts of {client}"
             fields = {f"{of_client}/{name}": each for name, each in wanted.items()}
             tree = {of_client: options}

@@ -161,6 +161,11 @@ MIXED = {
         {"otherOpts": "-o close_to_open=true -o fuse_attr_timeout=60"},
         ["ossfs2/fuse_attr_timeout must be '0', got '60'"],
     ),
+    "ossfs2 with one right and one wrong timeout": (
+        "oss-volume-ossfs2",
+        {"otherOpts": "-o close_to_open=true -o attr_timeout=0 -o fuse_attr_timeout=60"},
+        ["ossfs2/fuse_attr_timeout must be '0', got '60'"],
+    ),
     "ossfs with an option of ossfs2": (
         "oss-volume-rrsa",
         {"otherOpts": "-o allow_other -o use_cache=/tmp -o file_mode=0644"},

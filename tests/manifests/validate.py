@@ -28,6 +28,7 @@ POLICY = (
     test_policy.test_simple_tags_hold_no_text_of_users,
     test_policy.test_parts_do_not_wait_for_each_other_to_fail,
     *(test_policy.test_reclaim, test_policy.test_metadata, test_policy.test_rights),
+    test_policy.test_claims,
     test_policy.test_mounts,
 )
 EXAMPLES = re.compile(r"your-bucket|your-ram-role|registry\.example\.com")

@@ -22,16 +22,16 @@ OWNER = {"allow_other", "uid", "gid", "umask", "file_mode", "dir_mode"}
 def kind_of(client: str) -> str:
     """What a program is, by its name."""
     name = Path(client).name
-    return next((each for each in ("ossfs2", "ossfs") if name.startswith(each)), "s3fs")
+    return next((each for each in ("ossfs2", "ossfs", "s3fs") if name.startswith(each)), "")
 
 
 def missing(client: str = CLIENT) -> str:
     """What there is to do before this client can be started; empty if nothing."""
-    if shutil.which(client):
+    if shutil.which(client) and kind_of(client):
         return ""
     if client == "s3fs":
         return "no s3fs: apt-get install s3fs"
-    return f"MOUNT_CLIENT is {client!r}, which is no program: give the path of ossfs or ossfs2"
+    return f"MOUNT_CLIENT must be the path of ossfs or ossfs2, got {client!r}: give such a program"
 
 
 def of_volume(kind: str) -> list[str]:

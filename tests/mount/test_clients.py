@@ -4,6 +4,7 @@ ossfs2, which are not here."""
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import clients
@@ -74,10 +75,15 @@ def test_s3fs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "sentence"), [("s3fs", "apt-get"), ("/no/ossfs2", "MOUNT_CLIENT is '/no/ossfs2'")]
+    ("client", "sentence"),
+    [
+        ("s3fs", "apt-get"),
+        ("/no/ossfs2", "got '/no/ossfs2'"),
+        (sys.executable, f"got {sys.executable!r}"),
+    ],
 )
 def test_missing(client: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is not there, and what to do."""
+    """A client that is not there, or of no known kind, and what to do."""
     monkeypatch.setenv("PATH", "")
 
     assert sentence in clients.missing(client)
