@@ -60,8 +60,8 @@ start_cluster() {
 # One test after the other to whoever is free: tests/e2e says in which order.
 test_on_cluster() { .venv/bin/pytest "$@" --numprocesses 4 --dist load --maxschedchunk 1; }
 
-# What stops or changes the controller, with no other test beside it.
-ALONE=(tests/e2e/test_controller.py tests/e2e/test_strict.py)
+# What stops or changes the controller, or the network, with no other test beside it.
+ALONE=(tests/e2e/test_controller.py tests/e2e/test_strict.py tests/e2e/test_network.py)
 
 mkdir -p build
 ours='' # whether the cluster is one that this script starts
