@@ -79,8 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     all that does not run there."""
 
     def fits(item: pytest.Item) -> bool:
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        if params.get("storage") != "bucket":
+        if storage_of(item) != "bucket":
             return not REAL
         return item.get_closest_marker("folder") is None
 
@@ -90,11 +89,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(together(item)))
 
 
+def storage_of(item: pytest.Item) -> str | None:
+    """Where a test has its volumes, if it runs in both storages."""
+    params: dict[str, str] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("storage")
+
+
 def together(item: pytest.Item) -> str:
     """Whose tests one process runs (`--dist loadgroup`): those of a function and a storage, or of a
     folder that builds images or mounts a bucket once."""
     folder = item.path.parent.name
     if folder in ("images", "mount"):
         return folder
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    return f"{item.path.stem}:{getattr(item, 'originalname', item.name)}:{params.get('storage')}"
+    return f"{item.path.stem}:{getattr(item, 'originalname', item.name)}:{storage_of(item)}"
