@@ -174,6 +174,14 @@ MIXED = {
 }
 
 
+def test_no_namespace(tmp_path: Path) -> None:
+    """An overlay without one has a volume that waits for a claim of the namespace argo."""
+    done = validate(write(tmp_path, LOCAL, namespace=""))
+
+    assert done.returncode == 2
+    assert "PersistentVolume pv-local: spec/claimRef/namespace must be None, got" in done.stderr
+
+
 @pytest.mark.parametrize(("component", "attributes", "problems"), MIXED.values(), ids=MIXED)
 def test_mounts(
     component: str, attributes: dict[str, str], problems: list[str], tmp_path: Path
