@@ -22,6 +22,15 @@ NAMESPACE = "argo"
 WORDS = ("INFO", "WARN", "ERROR", "DEBUG")  # what log-count counts unless it is told
 
 
+def environment() -> dict[str, str]:
+    """That of a command that finds kubectl, argo and the cluster."""
+    return {
+        **os.environ,
+        "KUBECONFIG": os.environ["E2E_KUBECONFIG"],
+        "PATH": f"{os.environ.get('FANFOLD_BIN', '')}:{os.environ['PATH']}",
+    }
+
+
 def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Path = ROOT) -> bytes:
     """Run a command that finds kubectl, argo and the cluster; the stdout, or an error with what it
     said."""
@@ -32,11 +41,7 @@ def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Pa
         timeout=timeout,
         check=False,
         cwd=cwd,
-        env={
-            **os.environ,
-            "KUBECONFIG": os.environ["E2E_KUBECONFIG"],
-            "PATH": f"{os.environ.get('FANFOLD_BIN', '')}:{os.environ['PATH']}",
-        },
+        env=environment(),
     )
     if found.returncode:
         said = (found.stdout + found.stderr).decode()
@@ -302,34 +307,41 @@ def until(what: str, timeout: float, attempt: Any) -> Any:
     return found
 
 
+def first_pod(run: Run, template: str, phases: set[str]) -> tuple[str, str, str]:
+    """Name, uid and node name of the first pod of the template that is in one of these phases.
+    A watch and not a look each second: a pod of a small part lives for three seconds."""
+    names = "{.metadata.name} {.metadata.uid} {.status.phase} "
+    names += r"{.metadata.annotations.workflows\.argoproj\.io/node-name}"
+    options = ("--watch", "--request-timeout=600s", f"-o=jsonpath={names}{{'\\n'}}")
+    label = f"-lworkflows.argoproj.io/workflow={run.name}"
+    command = ("kubectl", "-n", NAMESPACE, "get", "pods", label, *options)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as watch:
+        assert watch.stdout
+        for line in watch.stdout:
+            name, uid, phase, node = line.rstrip("\n").split(" ", 3)
+            if template in node and phase in phases:
+                watch.kill()
+                return name, uid, node
+    raise AssertionError(f"not within 600 s: a pod of {template} in {phases}")
+
+
 def kill(run: Run, template: str, phases: set[str]) -> None:
-    """Delete a pod of the run by force, and wait for the one that takes its place: of the same
+    """Delete a pod of the run by force, and wait for the pod that takes its place: of the same
     name, where Argo makes the pod anew, or of the next attempt."""
-
-    def find() -> dict[str, Any] | None:
-        pods = (pod["metadata"] for pod in run.pods(template) if pod["status"]["phase"] in phases)
-        return next(pods, None)
-
-    killed = until(f"a pod of {template}", 600, find)
+    name, uid, node = first_pod(run, template, phases)
+    kubectl("delete", "pod", name, "--force", "--grace-period=0")
     # Of this very part or step: x.map(0:0)(0), (1), ...
-    step, _, _ = killed["annotations"]["workflows.argoproj.io/node-name"].rpartition("(")
-
-    def attempts() -> int:
-        nodes = run.get()["status"].get("nodes", {}).values()
-        return sum(node["name"].startswith(f"{step}(") for node in nodes)
-
-    before = until(
-        "its node", 60, attempts
-    )  # Argo makes the pods of a first step before it says so
-    kubectl("delete", "pod", killed["name"], "--force", "--grace-period=0")
+    step, _, attempt = node.removesuffix(")").rpartition("(")
 
     def replaced() -> bool:
+        nodes = run.get()["status"].get("nodes", {}).values()
+        attempts = sum(node["name"].startswith(f"{step}(") for node in nodes)
         pods = (pod["metadata"] for pod in run.pods(template))
-        return attempts() > before or any(
-            pod["name"] == killed["name"] and pod["uid"] != killed["uid"] for pod in pods
+        return attempts > int(attempt) + 1 or any(
+            pod["name"] == name and pod["uid"] != uid for pod in pods
         )
 
-    until(f"a pod in the place of {killed['name']}", 600, replaced)
+    until(f"a pod in the place of {name}", 600, replaced)
 
 
 def model(content: bytes, words: Iterator[str] | tuple[str, ...]) -> dict[str, int]:
