@@ -226,10 +226,12 @@ def zipped(data: bytes) -> bytes:
 def test_what_is_no_text(what: str, data: bytes, size: int) -> None:
     """Refused within each format, and as stored unless it is one of them: before the first byte."""
     for outer in COMPRESS.values():
-        with pytest.raises(WorkerError, match=f"^in/a, decompressed, is {what}, which is not read"):
+        with pytest.raises(
+            WorkerError, match=f"^in/a, decompressed, is {what}, which cannot be read"
+        ):
             next(decode("in/a", cut(outer(data), [size])))
     if not is_compressed("in/a", data[:SIZE]):
-        assert f"in/a is {what}, which is not read as text: " in refusal(data, size)
+        assert f"in/a is {what}, which cannot be read as text: " in refusal(data, size)
 
 
 def tool(words: str, data: bytes = LINE * 9999) -> bytes:

@@ -392,7 +392,7 @@ STATES: list[Case] = [
         COUNT,
         nothing,
         75,
-        "plan.json: No such file .*: put it there, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
     ("count", {"PART_ID": 3}, counted, 75, "PART_ID is 3 and .*plan.json has 3 parts, .*retry"),
     (
@@ -400,19 +400,19 @@ STATES: list[Case] = [
         {**COUNT, "PLAN_ID": "a1"},
         counted,
         75,
-        "split-output/a1/plan.json: No such file .*: put it there, or run the step that",
+        "split-output/a1/plan.json: No such file .*: create the file, or run the step that",
     ),
     ("count", {**COUNT, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
     ("count", COUNT, without(INPUT, state=split), 75, f"{INPUT}: No such file .*retry"),
-    ("count", COUNT, put(INPUT, DATA[1:], split), 75, f"{INPUT} has changed .*begin the run again"),
+    ("count", COUNT, put(INPUT, DATA[1:], split), 75, f"{INPUT} has changed .*start the run again"),
     (
         "count",
         COUNT,
         put(INPUT, DATA[::-1], split),
         75,
-        f"{INPUT} has changed .*begin the run again",
+        f"{INPUT} has changed .*start the run again",
     ),
-    ("count", COUNT, put(INPUT, b"", split), 75, f"{INPUT} has changed .*begin the run again"),
+    ("count", COUNT, put(INPUT, b"", split), 75, f"{INPUT} has changed .*start the run again"),
     (
         "count",
         COUNT,
@@ -425,14 +425,14 @@ STATES: list[Case] = [
         COUNT,
         copies("split-output/{plan}/1.txt", b""),
         75,
-        "1.txt has changed from .*begin the run again",
+        "1.txt has changed from .*start the run again",
     ),
     (
         "merge",
         MERGE,
         nothing,
         75,
-        "plan.json: No such file .*: put it there, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
     ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS is 4 and .* has 3 parts: give .*retry"),
     ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
@@ -460,14 +460,14 @@ STATES: list[Case] = [
         {"LEVEL": 2},
         levels(2),
         75,
-        "l2/by-hand/0.json: No such file .*: put it there, or run the step that writes",
+        "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes",
     ),
     (
         "process 0 2",
         {},
         levels(2),
         75,
-        "l2/by-hand/0.json: No such file .*: put it there, or run the step that writes it",
+        "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes it",
     ),
     ("merge 2", {"LEVEL": 1}, levels(1), 2, "l1/1.txt is not there: .* as NUMBER, which is 2, how"),
     ("merge 2", {"LEVEL": 1}, levels(3), 2, "l1/2.txt is there and NUMBER is 2: give as NUMBER"),
@@ -516,7 +516,7 @@ STATES: list[Case] = [
         {},
         record(0, like=0, output=["x", 1, "1"]),
         75,
-        "x: No such file .*: put it there, or run the step that writes it",
+        "x: No such file .*: create the file, or run the step that writes it",
     ),
     ("merge 1", {"LEVEL": 2}, record(0, like=1, number=0), 75, "begins with file 2 .* with file 0"),
     (
@@ -532,7 +532,7 @@ STATES: list[Case] = [
         {"LEVEL": 2},
         put(LEVEL_1.format(3), b"other", joined),
         75,
-        "l1/3.txt has changed from version .* begin the run again",
+        "l1/3.txt has changed from version .* start the run again",
     ),
     ("merge 2", {"LEVEL": 2}, without(LEVEL_1.format(0), state=joined), 75, "l1/0.txt: No such fi"),
 ]
@@ -572,7 +572,7 @@ STATES_OF_FOLDERS: list[Case] = [
         COUNT,
         folder("cout-output/{job}/1.json", split),
         2,
-        "1.json: Is a dir.*: move away the fol",
+        "1.json: Is a dir.*: move the folder",
     ),
     (
         "merge",
@@ -1068,7 +1068,7 @@ def test_no_right_to_write(volume: Volume, command: str) -> None:
         outcome = volume.run(worker, *arguments, PART_ID=0, NUM_PARTS=3, LEVEL=1)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert "Permission denied: give the worker's user the right to it" in outcome.words
+    assert "Permission denied: give the worker's user access to it" in outcome.words
     assert volume.tree() == before
 
 
@@ -1082,7 +1082,7 @@ def test_no_right_to_read(volume: Volume, mode: str) -> None:
         outcome = volume.run("split", SPLIT_MODE=mode)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{INPUT}: Permission denied: give the worker's user the right to it" in outcome.words
+    assert f"{INPUT}: Permission denied: give the worker's user access to it" in outcome.words
 
 
 def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:

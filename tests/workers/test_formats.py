@@ -38,34 +38,34 @@ def zipped(data: bytes) -> bytes:
 
 # What it is, and what to do.
 CODED: dict[str, tuple[bytes, str]] = {
-    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it before"),
-    "gzip of nothing": (gzip.compress(b""), "gzip, .*: decompress it before"),
-    "zstd": (zstd(DATA), "zstd, .*: decompress it before"),
-    "xz": (lzma.compress(DATA), "xz, .*: decompress it before"),
+    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it first"),
+    "gzip of nothing": (gzip.compress(b""), "gzip, .*: decompress it first"),
+    "zstd": (zstd(DATA), "zstd, .*: decompress it first"),
+    "xz": (lzma.compress(DATA), "xz, .*: decompress it first"),
     **{
-        f"bzip2 -{level}": (bz2.compress(DATA, level), "bzip2, .*: decompress it before")
+        f"bzip2 -{level}": (bz2.compress(DATA, level), "bzip2, .*: decompress it first")
         for level in range(1, 10)
     },
-    "bzip2 of nothing": (bz2.compress(b""), "bzip2, .*: decompress it before"),
-    "zip": (zipped(DATA), "zip, .*: unpack it before"),
+    "bzip2 of nothing": (bz2.compress(b""), "bzip2, .*: decompress it first"),
+    "zip": (zipped(DATA), "zip, .*: unpack it first"),
     "UTF-16, little end first": (
         codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
-        "UTF-16, .*: convert it to UTF-8 before",
+        "UTF-16, .*: convert it to UTF-8 first",
     ),
     "UTF-16, big end first": (
         codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
-        "UTF-16, .*: convert it to UTF-8 before",
+        "UTF-16, .*: convert it to UTF-8 first",
     ),
     "UTF-32, little end first": (
         codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
-        "UTF-32, .*: convert it to UTF-8 before",
+        "UTF-32, .*: convert it to UTF-8 first",
     ),
     "UTF-32, big end first": (
         codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
-        "UTF-32, .*: convert it to UTF-8 before",
+        "UTF-32, .*: convert it to UTF-8 first",
     ),
     **{
-        f"{coding} without a mark": (TEXT.encode(coding), f"{what}, .*: convert it to UTF-8 before")
+        f"{coding} without a mark": (TEXT.encode(coding), f"{what}, .*: convert it to UTF-8 first")
         for what, coding in (
             ("UTF-16", "utf-16-le"), ("UTF-16", "utf-16-be"),
             ("UTF-32", "utf-32-le"), ("UTF-32", "utf-32-be"),
@@ -73,7 +73,7 @@ CODED: dict[str, tuple[bytes, str]] = {
     },
     "zstd after a frame to skip": (
         b"\x5d\x2a\x4d\x18\2\0\0\0hi" + zstd(DATA),
-        "zstd, .*: decompress it before",
+        "zstd, .*: decompress it first",
     ),
 }  # fmt: skip
 MARKS = [mark for mark, *_ in formats.FORMATS]
