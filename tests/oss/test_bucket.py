@@ -195,8 +195,12 @@ def test_outputs_of_maps(volume: Volume, repeats: int) -> None:
 def test_what_is_not_there(volume: Volume) -> None:
     """An object, a plan, a bucket, a key: a sentence each, and what to do."""
     refusals = {
-        ("split", "INPUT log is no file and no folder"): {"INPUT": "log"},
-        ("split", "INPUT logs/ is no file and no folder"): {"INPUT": "logs/"},
+        ("split", "INPUT must be a file or a folder of files in WORK_DIR, got 'log'"): {
+            "INPUT": "log"
+        },
+        ("split", "INPUT must be a file or a folder of files in WORK_DIR, got 'logs/'"): {
+            "INPUT": "logs/"
+        },
         ("split", "NoSuchBucket"): {"WORK_DIR": f"oss://fanfold-{secrets.token_hex(16)}/x"},
         ("split", "InvalidAccessKeyId"): {
             "OSS_ACCESS_KEY_ID": f"LTAI{secrets.token_hex(10)}",

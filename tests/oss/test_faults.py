@@ -199,7 +199,7 @@ def test_many_requests(scenario: Scenario, fault: dict[str, Any]) -> None:
     scenario.start()
     scenario.fake.faults.add(**fault, share=1 / 6, seed=1)
     outcome = scenario.worker()
-    lost = fault.get("after") and "its upload was ended" in outcome.words
+    lost = fault.get("after") and "has ended the upload" in outcome.words
     scenario.check(outcome, 75 if lost else 0)
 
 
@@ -324,10 +324,10 @@ def said(volume: Volume, **settings: object) -> tuple[int, str]:
     return outcome.code, sentence
 
 
-URL = "give a URL whose host is a name or an IPv4 address"
-NAME = "give oss://BUCKET/PREFIX"
-REGION = "give the region of the bucket"
-ISSUED = "give it as it was issued"
+URL = "must be a URL with a name or an IPv4 address as host"
+NAME = "must be oss://BUCKET/PREFIX"
+REGION = "set the region of the bucket"
+ISSUED = "set the value as it was issued"
 
 
 @pytest.mark.parametrize(
@@ -336,33 +336,33 @@ ISSUED = "give it as it was issued"
         *(("WORK_DIR", value, NAME) for value in (
             "oss://", "oss:///", "oss:///x", "oss://B", "oss://Bucket/x", "oss://bu", "oss://-bucket",
             "oss://bucket?x=y", "oss:// bucket/x", "oss://bucket /x", "oss://a.b/c", "oss://b\n/x")),
-        ("WORK_DIR", "oss://bucket/a/../b", "WORK_DIR is 'a/../b'"),
-        ("WORK_DIR", "oss://bucket/..", "WORK_DIR is '..'"),
+        ("WORK_DIR", "oss://bucket/a/../b", "WORK_DIR must be .* got 'a/../b'"),
+        ("WORK_DIR", "oss://bucket/..", "WORK_DIR must be .* got '..'"),
         *(("WORK_DIR", f"oss://bucket/{prefix}", f"WORK_DIR must have no .* got '{prefix}': ")
             for prefix in ("p//", "a//b", "./p", "a/./b", ".")),
-        ("WORK_DIR", "oss://bucket//p", "WORK_DIR is '/p': give a name .* no leading /"),
-        ("WORK_DIR", "oss://bucket//", "WORK_DIR is '/': give a name .* no leading /"),
-        ("WORK_DIR", "oss://bucket/\udcff", "is not UTF-8"),
+        ("WORK_DIR", "oss://bucket//p", "WORK_DIR must be a name .* no leading / .* got '/p'"),
+        ("WORK_DIR", "oss://bucket//", "WORK_DIR must be a name .* no leading / .* got '/'"),
+        ("WORK_DIR", "oss://bucket/\udcff", "must be UTF-8"),
         ("WORK_DIR", "oss://bucket/\\x", "InvalidObjectName"),
         ("WORK_DIR", "oss://bucket/" + 1024 * "x", "InvalidObjectName"),
         ("WORK_DIR", "oss://other-bucket/x", "NoSuchBucket.*name a bucket that exists in WORK_DIR"),
-        ("INPUT", "in\udcff", "is not UTF-8"),
+        ("INPUT", "in\udcff", "must be UTF-8"),
         *(("OSS_REGION", value, REGION) for value in ("", "cn hangzhou", "cn-hangzhou\n", "é")),
         ("OSS_REGION", "cn-beijing", "signing region.*OSS_REGION"),
         *(("OSS_ENDPOINT", value, URL) for value in (
             "oss", "not a url", "ftp://oss", "http://", "http:///x", "http://a b", "http://host:port",
             "http://host:99999", "http://.oss", "http://host/path", "http://host\n",
             "http://[::1]", "https://[2001:db8::1]:443")),
-        ("OSS_ENDPOINT", f"http://{KEYS.id}:{KEYS.secret}@host", "OSS_ENDPOINT is 'host': give"),
-        ("OSS_ENDPOINT", f"http://host/?key={KEYS.secret}", "OSS_ENDPOINT is 'http://host/': give"),
-        ("WORK_DIR", f"oss://{KEYS.id}:{KEYS.secret}@bucket", "WORK_DIR is 'oss://bucket': give"),
-        ("OSS_CNAME", "yes", "OSS_CNAME is 'yes': give one of false, true"),
-        ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS is '0': give a whole number"),
-        ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID is not set"),
-        ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*give a key that exists"),
+        ("OSS_ENDPOINT", f"http://{KEYS.id}:{KEYS.secret}@host", "must be a URL .* got 'host'"),
+        ("OSS_ENDPOINT", f"http://host/?key={KEYS.secret}", "must be a URL .* got 'http://host/'"),
+        ("WORK_DIR", f"oss://{KEYS.id}:{KEYS.secret}@bucket", "must be .* got 'oss://bucket'"),
+        ("OSS_CNAME", "yes", "OSS_CNAME must be one of false, true, got 'yes'"),
+        ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS must be a whole number .* got '0'"),
+        ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID must be set"),
+        ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*use a key that exists"),
         ("OSS_ACCESS_KEY_ID", KEYS.id + "\n", ISSUED),
-        ("OSS_ACCESS_KEY_SECRET", "", "OSS_ACCESS_KEY_SECRET is not set"),
-        ("OSS_ACCESS_KEY_SECRET", "other", "SignatureDoesNotMatch.*give the secret of this key"),
+        ("OSS_ACCESS_KEY_SECRET", "", "OSS_ACCESS_KEY_SECRET must be set"),
+        ("OSS_ACCESS_KEY_SECRET", "other", "SignatureDoesNotMatch.*use the secret of this key"),
         ("OSS_ACCESS_KEY_SECRET", KEYS.secret + "\n", ISSUED),
         ("OSS_ACCESS_KEY_SECRET", " " + KEYS.secret, ISSUED),
         ("OSS_SESSION_TOKEN", KEYS.token + "\n", ISSUED),
@@ -387,7 +387,7 @@ def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
     fake.add_bucket("far-away", region="cn-beijing")
     code, sentence = said(keyed, WORK_DIR="oss://far-away/x")
     assert code == 2
-    assert "at oss-cn-beijing.aliyuncs.com: set OSS_ENDPOINT and OSS_REGION so" in sentence
+    assert "OSS_ENDPOINT must be oss-cn-beijing.aliyuncs.com for this bucket, got " in sentence
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,9 @@ def test_rights(keyed: Volume, fake: FakeOSS, operation: str) -> None:
     with small():
         code, sentence = said(keyed, NUM_PARTS=1)
     assert code == 2
-    assert re.search(r"oss://bucket/volume\d+/.* AccessDenied: .*the right to it", sentence)
+    assert re.search(
+        r"oss://bucket/volume\d+/.* AccessDenied: .*grant the key or the role access", sentence
+    )
     assert fake.counters.read()["requests"][operation] <= parallel.LANES
 
 
@@ -424,7 +426,7 @@ def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) 
     assert said(keyed)[0] == 2
     monkeypatch.setattr(fake.service, "clock", lambda: 1e9)
     code, sentence = said(keyed)
-    assert (code, "set the clock of the node right" in sentence) == (2, True)
+    assert (code, "correct the node's clock" in sentence) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +448,8 @@ def test_no_such_host(
     monkeypatch.setattr(retries, "PAUSES", (0, 0))
     found, sentence = said(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
     assert found == code, sentence
-    assert re.search("OSS_ENDPOINT is .*http://127.0.0.1:1", sentence)
-    assert ("OSS_CNAME=true if it is the bucket's own domain" in sentence) == (code == 2)
+    assert re.search("OSS_ENDPOINT .*http://127.0.0.1:1", sentence)
+    assert ("set OSS_CNAME=true for the bucket's own domain" in sentence) == (code == 2)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP, identity", "zstd", "utf-8"])
@@ -467,7 +469,9 @@ def test_compressed(keyed: Volume, coding: str, length: int) -> None:
             outcomes[-1] = run.run("count", PART_ID=0)
     for outcome in outcomes:
         assert outcome.code == (0 if coding == "utf-8" else 2), outcome.words
-        assert (f"has the Content-Encoding {coding}:" in outcome.words) == bool(outcome.code)
+        assert (f"must have no Content-Encoding, got {coding}: " in outcome.words) == bool(
+            outcome.code
+        )
 
 
 CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]

@@ -513,7 +513,7 @@ def test_writer_whose_upload_was_ended(
             fake.bucket().uploads.clear()
             out.write(bytes(40 if moment == "before a part" else 0))
 
-    with pieces_of(16), pytest.raises(RetryError, match="out: its upload was ended"):
+    with pieces_of(16), pytest.raises(RetryError, match="out: another worker has ended the upload"):
         write()
     assert bucket.final("out") == there
 
@@ -696,7 +696,7 @@ def test_lost_completion(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.Monk
     fake.faults.add("reset", operation="CompleteMultipartUpload", after=True)
     outcome = bucket.run("split", NUM_PARTS=1)
     assert outcome.code == 75
-    assert "0.txt: its upload was ended by other workers, 3 times" in outcome.words
+    assert "0.txt: other workers have ended the upload 3 times" in outcome.words
     fake.faults.clear()
     assert bucket.run("split", NUM_PARTS=1).code == 0
     assert bucket.copies(1) == [LOG * 10_000]
@@ -841,7 +841,7 @@ def test_a_key_is_no_path(bucket: Volume, fake: FakeOSS, setting: str, name: str
             outcome = bucket.run(worker, **{**more, setting: value})
             assert outcome.code == 2
             assert f"{setting} must have no empty step and no step . in a bucket" in outcome.words
-            assert f"{name}': leave that step out" in outcome.words
+            assert f"{name}': remove this step" in outcome.words
     assert bucket.tree() == before
 
 

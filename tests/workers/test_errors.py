@@ -180,25 +180,19 @@ def record(at: int, *, like: int, **changes: object) -> State:
 Case = tuple[str, Mapping[str, object], State, int, str]
 COUNT: dict[str, object] = {"PART_ID": 1}
 MERGE: dict[str, object] = {"NUM_PARTS": 3}
-NUMBER = "give a whole number from {} to {}"
+NUMBER = "must be a whole number from {} to {}, got "
 PARTS = NUMBER.format(1, 100000)
 
 SETTINGS: list[Case] = [
     *(
-        ("split", {"NUM_PARTS": text}, nothing, 2, f"NUM_PARTS is {re.escape(repr(text))}: {PARTS}")
+        ("split", {"NUM_PARTS": text}, nothing, 2, f"NUM_PARTS {PARTS}{re.escape(repr(text))}: ")
         for text in ("", "0", "-1", "1.5", "five", " 5", "5 ", "+5", "100001", "٣", "1e3", "9" * 99)
     ),
-    ("split", {"SPLIT_MODE": "move"}, nothing, 2, "SPLIT_MODE is 'move': give one of copy, range"),
-    ("split", {"SPLIT_MODE": ""}, nothing, 2, "SPLIT_MODE is '': give one of copy, range"),
-    (
-        "split",
-        {"ONLY_MISSING": "yes"},
-        nothing,
-        2,
-        "ONLY_MISSING is 'yes': give one of false, true",
-    ),
+    ("split", {"SPLIT_MODE": "move"}, nothing, 2, "SPLIT_MODE must be .* files, got 'move'"),
+    ("split", {"SPLIT_MODE": ""}, nothing, 2, "SPLIT_MODE must be .*, range, files, got ''"),
+    ("split", {"ONLY_MISSING": "yes"}, nothing, 2, "ONLY_MISSING must be .* true, got 'yes'"),
     *(
-        (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS is .*{why}.*: give")
+        (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS .*{why}.*: correct")
         for worker in ("split", "count", "merge")
         for text, why in {
             "": "'' is empty",
@@ -220,13 +214,13 @@ SETTINGS: list[Case] = [
         (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS must have .*{why}")
         for worker in ("split", "count", "merge")
         for text, why in {
-            "x" * 131063: "at most 131062 bytes, .* got 131063: give fewer words",
-            "é" * 65532: "at most 131062 bytes, .* got 131064: give fewer words",
+            "x" * 131063: "at most 131062 bytes, .* got 131063: use fewer words",
+            "é" * 65532: "at most 131062 bytes, .* got 131064: use fewer words",
         }.items()
     ),
-    ("split", {"KEYWORDS": "x" * 1000 + ",,"}, nothing, 2, "KEYWORDS is .{200}, where '' is empty"),
+    ("split", {"KEYWORDS": "x" * 1000 + ",,"}, nothing, 2, "got .{200}, where '' is empty"),
     *(
-        (worker, {**MERGE, setting: text}, both, 2, f"{setting} is '{text}': give a file in a fold")
+        (worker, {**MERGE, setting: text}, both, 2, f"{setting} must be a file .* got '{text}': ")
         for worker, setting in (
             ("split", "PLAN_ID_FILE"),
             ("merge", "RESULT_FILE"),
@@ -237,26 +231,26 @@ SETTINGS: list[Case] = [
         for text in ("/absent/x", "/", "/proc/version/x")
     ),
     *(
-        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR is .*: {why}")
+        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR must be {why} .* got ")
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for text, why in {
-            "..": "give a name in WORK_DIR",
-            "/": "give a name in WORK_DIR",
-            "/etc": "give a name in WORK_DIR",
-            "a/../../b": "give a name in WORK_DIR",
-            "a/..": "give a name in WORK_DIR",
-            "a\0b": "give a name in WORK_DIR",
+            "..": "a name in WORK_DIR",
+            "/": "a name in WORK_DIR",
+            "/etc": "a name in WORK_DIR",
+            "a/../../b": "a name in WORK_DIR",
+            "a/..": "a name in WORK_DIR",
+            "a\0b": "a name in WORK_DIR",
         }.items()
     ),
     *(
-        ("split", {"INPUT": text}, nothing, 2, f"INPUT is {re.escape(repr(text))}.*: {why}")
+        ("split", {"INPUT": text}, nothing, 2, f"INPUT (?=.*{why}).* got {re.escape(repr(text))}")
         for text, why in {
-            "": "give the name of a file",
-            "..": "give a name in WORK_DIR",
-            "../x": "give a name in WORK_DIR",
-            "a/../b": "give a name in WORK_DIR",
-            "/etc/passwd": "give a name in WORK_DIR",
-            "a\0b": "give a name in WORK_DIR",
+            "": "the name of a file",
+            "..": "a name in WORK_DIR",
+            "../x": "a name in WORK_DIR",
+            "a/../b": "a name in WORK_DIR",
+            "/etc/passwd": "a name in WORK_DIR",
+            "a\0b": "a name in WORK_DIR",
             "split-output/": "use another INPUT, OUTPUT or RUN_DIR",
             "split-output/0.txt": "use another INPUT, OUTPUT or RUN_DIR",
             "cout-output/": "use another INPUT, OUTPUT or RUN_DIR",
@@ -272,7 +266,7 @@ SETTINGS: list[Case] = [
         {"INPUT": "in/", "RUN_DIR": "in/run"},
         put("in/a", DATA),
         2,
-        "INPUT is 'in/' and the run writes .*/in/run/split-output/: use another",
+        "INPUT must not overlap .*/in/run/split-output/, got 'in/': use another",
     ),
     ("split", {"INPUT": "r/split-output/x", "RUN_DIR": "r"}, nothing, 2, "INPUT .*use another"),
     *(
@@ -286,35 +280,35 @@ SETTINGS: list[Case] = [
         for mode in ("copy", "range")
         for parts, limit, size in ((1, 5, 6), (11, 46, 47), (35000, 262144, 268892))
     ),
-    ("split", {"OUTPUT_LIMIT": "256Ki"}, nothing, 2, "OUTPUT_LIMIT is '256Ki': give a whole"),
+    ("split", {"OUTPUT_LIMIT": "256Ki"}, nothing, 2, "OUTPUT_LIMIT must be .* got '256Ki'"),
     *(
-        ("count", {"PART_ID": text}, counted, 2, f"PART_ID is {re.escape(repr(text))}: give a")
+        ("count", {"PART_ID": text}, counted, 2, f"PART_ID .* got {re.escape(repr(text))}: ")
         for text in ("", "-1", "one", "100000", "0.json", "../0")
     ),
-    ("count", {}, counted, 2, "PART_ID is '': give a whole number from 0 to 99999"),
-    ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS is '0': {PARTS}"),
+    ("count", {}, counted, 2, "PART_ID must be a whole number from 0 to 99999, .* got ''"),
+    ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS {PARTS}'0': "),
     ("merge 1 2", {}, nothing, 2, "2 arguments: give one, NUMBER, or none"),
-    ("merge none", {}, nothing, 2, "NUMBER is 'none': give a whole number from 1"),
-    ("merge 0", {}, nothing, 2, "NUMBER is '0': give a whole number from 1"),
-    ("merge 2", {"LEVEL": "0"}, nothing, 2, "LEVEL is '0': give a whole number from 1"),
+    ("merge none", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got 'none'"),
+    ("merge 0", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got '0'"),
+    ("merge 2", {"LEVEL": "0"}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
     ("process", {}, nothing, 2, "0 arguments: give two, FILE_NUMBER and LEVEL"),
     ("process 0", {}, nothing, 2, "1 arguments: give two, FILE_NUMBER and LEVEL"),
     ("process 0 1 2", {}, nothing, 2, "3 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process -1 1", {}, nothing, 2, "FILE_NUMBER is '-1': give a whole number from 0"),
-    ("process 0 0", {}, nothing, 2, "LEVEL is '0': give a whole number from 1"),
-    ("process 0 1", {"FAN_IN": "1"}, levels(2), 2, "FAN_IN is '1': give a whole number from 2"),
-    ("process 0 1", {"FAN_IN": "x"}, levels(2), 2, "FAN_IN is 'x': give a whole number from 2"),
-    ("process 0 1", {"FILES": "0"}, levels(2), 2, "FILES is '0': give a whole number from 1"),
+    ("process -1 1", {}, nothing, 2, "FILE_NUMBER must be a whole number from 0 .* got '-1'"),
+    ("process 0 0", {}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
+    ("process 0 1", {"FAN_IN": "1"}, levels(2), 2, "FAN_IN must .* from 2 .* got '1'"),
+    ("process 0 1", {"FAN_IN": "x"}, levels(2), 2, "FAN_IN must .* from 2 .* got 'x'"),
+    ("process 0 1", {"FILES": "0"}, levels(2), 2, "FILES must be a whole number from 1 .* got '0'"),
     ("process 2 1", {"FILES": "4"}, levels(4), 2, "FILE_NUMBER is 2 and FILES is 4: .*0 to 1"),
     *(
         (worker, {**COUNT, **MERGE, **run}, both, 2, why)
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for run, why in (
-            ({"RUN_ID": "a"}, "RUN_STARTED is '': give a whole number from 0"),
-            ({"RUN_STARTED": "1"}, "RUN_ID must be .*, got '': set it .* or unset it and RUN_ST"),
-            ({"RUN_ID": "a", "RUN_STARTED": "now"}, "RUN_STARTED is 'now': give a whole number"),
-            ({"RUN_ID": "a", "RUN_STARTED": "-1"}, "RUN_STARTED is '-1': give a whole number"),
-            ({"RUN_ID": "a", "RUN_STARTED": str(10**12)}, "RUN_STARTED is '10{12}': give a whole"),
+            ({"RUN_ID": "a"}, "RUN_STARTED must be a whole number from 0 .* got ''"),
+            ({"RUN_STARTED": "1"}, "RUN_ID must .* or unset RUN_ID and RUN_STARTED"),
+            ({"RUN_ID": "a", "RUN_STARTED": "now"}, "RUN_STARTED must be .* got 'now'"),
+            ({"RUN_ID": "a", "RUN_STARTED": "-1"}, "RUN_STARTED must be .* got '-1'"),
+            ({"RUN_ID": "a", "RUN_STARTED": str(10**12)}, "RUN_STARTED .* got '10{12}'"),
             ({"RUN_ID": "x" * 65, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, .* got 'x"),
             *(
                 ({"RUN_ID": text, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, digits")
@@ -323,30 +317,30 @@ SETTINGS: list[Case] = [
         )
     ),
     *(
-        (worker, {**MERGE, "CLEAN": "yes"}, both, 2, "CLEAN is 'yes': give one of false, true")
+        (worker, {**MERGE, "CLEAN": "yes"}, both, 2, "CLEAN must be one of false, true, got 'yes'")
         for worker in ("merge", "merge 2")
     ),
     *(
         (worker, {**MERGE, "OUTPUT": text}, counted, 2, f"OUTPUT {why}")
         for worker in ("split", "merge")
         for text, why in {
-            "": "must be the name of a file of its own in RUN_DIR, got ''",
-            "out/": "must be the name of a file of its own",
-            "result.json": "must be the name of a file of its own",
-            "result.json/x": "must be the name of a file of its own",
-            "result.txt": "must be the name of a file of its own",
-            "summary.json": "must be the name of a file of its own",
-            "result.json.record": "must be the name of a file of its own",
-            "report.html": "must be the name of a file of its own",
-            "results/x": "must be the name of a file of its own",
-            "results": "must be the name of a file of its own",
-            "split-output/plan.json": "must be the name of a file of its own",
-            "cout-output/0.json": "must be the name of a file of its own",
-            "map-output/x/y": "must be the name of a file of its own",
-            "aggregation-demo/result.txt": "must be the name of a file of its own",
-            "aggregation-demo/l1/0.txt": "must be the name of a file of its own",
-            "../x": "is '../x': give a name in WORK_DIR",
-            "/x": "is '/x': give a name in WORK_DIR",
+            "": "must be a file in RUN_DIR with a name that fanfold does not use, got ''",
+            "out/": "must be a file in RUN_DIR",
+            "result.json": "must be a file in RUN_DIR",
+            "result.json/x": "must be a file in RUN_DIR",
+            "result.txt": "must be a file in RUN_DIR",
+            "summary.json": "must be a file in RUN_DIR",
+            "result.json.record": "must be a file in RUN_DIR",
+            "report.html": "must be a file in RUN_DIR",
+            "results/x": "must be a file in RUN_DIR",
+            "results": "must be a file in RUN_DIR",
+            "split-output/plan.json": "must be a file in RUN_DIR",
+            "cout-output/0.json": "must be a file in RUN_DIR",
+            "map-output/x/y": "must be a file in RUN_DIR",
+            "aggregation-demo/result.txt": "must be a file in RUN_DIR",
+            "aggregation-demo/l1/0.txt": "must be a file in RUN_DIR",
+            "../x": "must be a name in WORK_DIR .* got '../x'",
+            "/x": "must be a name in WORK_DIR .* got '/x'",
         }.items()
     ),
     (
@@ -354,21 +348,21 @@ SETTINGS: list[Case] = [
         {"INPUT": "x", "OUTPUT": "x"},
         put("x", DATA),
         2,
-        "INPUT is 'x' and the run writes .*/x:",
+        "INPUT must not overlap the run's output .*/x, got 'x':",
     ),
     (
         "split",
         {"INPUT": "in/", "OUTPUT": "in/x"},
         put("in/a", DATA),
         2,
-        "INPUT is 'in/' and the run",
+        "INPUT must not overlap the run's output .*/in/x, got 'in/':",
     ),
     (
         "merge",
         {**MERGE, "OUTPUT": INPUT},
         counted,
         2,
-        f"INPUT is '{INPUT}' and the run writes .*/{INPUT}:",
+        f"INPUT must not overlap the run's output .*/{INPUT}, got '{INPUT}':",
     ),
 ]
 
@@ -376,17 +370,17 @@ SETTINGS: list[Case] = [
 STRANGERS = ("03.txt", "4.TXT", "part-4.txt", "4.log", "4", "٣.txt", "more/0.txt", ".4.txt.tmp")
 
 STATES: list[Case] = [
-    ("split", {"INPUT": "absent"}, nothing, 2, "INPUT absent is no file .*: put the input there"),
-    ("split", {"INPUT": "absent/"}, nothing, 2, "INPUT absent/ is no file .*put the input there"),
+    ("split", {"INPUT": "absent"}, nothing, 2, "INPUT must be a file .* got 'absent': copy"),
+    ("split", {"INPUT": "absent/"}, nothing, 2, "INPUT must be a file .* got 'absent/': copy"),
     (
         "split",
         {"INPUT": f"{INPUT}/"},
         nothing,
         2,
-        f"^INPUT {INPUT}/ has a / at its end and {INPUT} is a file: leave out the /$",
+        f"^INPUT must not end with a / if it is a file, got '{INPUT}/': remove the /$",
     ),
-    ("split", {"INPUT": f"{INPUT}/x"}, nothing, 2, f"^INPUT {INPUT}/x is no file .*put the input"),
-    ("split", {"INPUT": f"{INPUT}/x/"}, nothing, 2, f"^INPUT {INPUT}/x/ is no file .*put the in"),
+    ("split", {"INPUT": f"{INPUT}/x"}, nothing, 2, f"^INPUT must .* got '{INPUT}/x': copy"),
+    ("split", {"INPUT": f"{INPUT}/x/"}, nothing, 2, f"^INPUT must .* got '{INPUT}/x/': copy"),
     (
         "count",
         COUNT,
@@ -394,7 +388,7 @@ STATES: list[Case] = [
         75,
         "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
-    ("count", {"PART_ID": 3}, counted, 75, "PART_ID is 3 and .*plan.json has 3 parts, .*retry"),
+    ("count", {"PART_ID": 3}, counted, 75, "PART_ID must be less than 3, .* got 3: .*retry"),
     (
         "count",
         {**COUNT, "PLAN_ID": "a1"},
@@ -402,7 +396,7 @@ STATES: list[Case] = [
         75,
         "split-output/a1/plan.json: No such file .*: create the file, or run the step that",
     ),
-    ("count", {**COUNT, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
+    ("count", {**COUNT, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
     ("count", COUNT, without(INPUT, state=split), 75, f"{INPUT}: No such file .*retry"),
     ("count", COUNT, put(INPUT, DATA[1:], split), 75, f"{INPUT} has changed .*start the run again"),
     (
@@ -435,7 +429,7 @@ STATES: list[Case] = [
         "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
     ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS is 4 and .* has 3 parts: give .*retry"),
-    ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
+    ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
     (
         "merge",
         MERGE,
@@ -539,24 +533,24 @@ STATES: list[Case] = [
 
 # What only a file system has, or minds.
 STATES_OF_FOLDERS: list[Case] = [
-    ("split", {"INPUT": "."}, nothing, 2, "INPUT is '.': give the name of a file"),
-    ("split", {"INPUT": "./"}, nothing, 2, "INPUT is './': give the name of a file"),
-    ("split", {"INPUT": "./cout-output//x"}, nothing, 2, "INPUT is .*use another INPUT, OUT"),
-    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be the name of a file of its"),
-    ("split", {"INPUT": "in/"}, folder("in/deep"), 2, "INPUT in/ is .*no folder with files"),
+    ("split", {"INPUT": "."}, nothing, 2, "INPUT must be the name of a file, .* got '.': "),
+    ("split", {"INPUT": "./"}, nothing, 2, "INPUT must be the name of a file, .* got './': "),
+    ("split", {"INPUT": "./cout-output//x"}, nothing, 2, "INPUT must .*use another INPUT, OUT"),
+    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be a file in RUN_DIR"),
+    (
+        "split",
+        {"INPUT": "in/"},
+        folder("in/deep"),
+        2,
+        "INPUT must be .* folder of files .* got 'in/'",
+    ),
     ("split", {"INPUT": "in"}, folder("in"), 2, "in is not a regular file: name a file"),
     ("split", {"INPUT": LONG}, nothing, 2, "File name too long: choose a shorter name"),
     ("split", {"INPUT": "pipe"}, fifo("pipe"), 2, "pipe is not a regular file"),
-    ("split", {"INPUT": "in/"}, link("in/a", "../" + INPUT), 2, "in/a is a link: put the file"),
-    ("split", {"INPUT": "in/"}, link("in/a", ".."), 2, "in/a is a link: put the file itself"),
-    ("split", {"INPUT": "link"}, link("link", "nowhere"), 2, "INPUT link is no file"),
-    (
-        "split",
-        {"INPUT": "link"},
-        link("link", "link"),
-        2,
-        "link: Too many .*: name the file itself",
-    ),
+    ("split", {"INPUT": "in/"}, link("in/a", "../" + INPUT), 2, "in/a must not be a link"),
+    ("split", {"INPUT": "in/"}, link("in/a", ".."), 2, "in/a must not be a link: replace"),
+    ("split", {"INPUT": "link"}, link("link", "nowhere"), 2, "INPUT must be a file .* got 'link'"),
+    ("split", {"INPUT": "link"}, link("link", "link"), 2, "link: Too many .*: name the file, not"),
     ("split", {"INPUT": "in"}, unix_socket("in"), 2, "^in is not a regular file: name a file"),
     (
         "split",
@@ -565,15 +559,9 @@ STATES_OF_FOLDERS: list[Case] = [
         2,
         "^in/a is not .* folder that has only files",
     ),
-    ("split", {"RUN_DIR": INPUT}, nothing, 2, f"{INPUT} is a file, where a folder must be: move"),
-    ("split", {}, put("split-output", b""), 2, "split-output is a file, .*: move it away"),
-    (
-        "count",
-        COUNT,
-        folder("cout-output/{job}/1.json", split),
-        2,
-        "1.json: Is a dir.*: move the folder",
-    ),
+    ("split", {"RUN_DIR": INPUT}, nothing, 2, f"{INPUT} must be a folder, got a file: move"),
+    ("split", {}, put("split-output", b""), 2, "split-output must be a folder, got a file: move"),
+    ("count", COUNT, folder("cout-output/{job}/1.json", split), 2, "1.json: Is a dir.*: move the"),
     (
         "merge",
         MERGE,
@@ -593,7 +581,7 @@ STATES_OF_FOLDERS: list[Case] = [
         {},
         put("aggregation-demo/l2", b"", levels(2)),
         2,
-        "aggregation-demo/l2 is a file, .*: move it away",
+        "aggregation-demo/l2 must be a folder, got a file: move",
     ),
 ]
 
@@ -601,9 +589,9 @@ STATES_OF_FOLDERS: list[Case] = [
 PLANS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another format": (
         lambda text: text.replace(b'"format":2', b'"format":1'),
-        "plan.json has format 1 and this worker reads 2: use images of one version .*run split.py",
+        "plan.json must have format 2, got 1: use images of one version .*run split.py",
     ),
-    "no format": (lambda text: text.replace(b'"format":2,', b""), "has format None"),
+    "no format": (lambda text: text.replace(b'"format":2,', b""), "must have format 2, got None"),
     "empty": (lambda _: b"", "is not a plan that split.py wrote: run split.py again.*retry"),
     "not JSON": (lambda _: DATA, "is not a plan that split.py wrote"),
     "an array": (lambda _: b"[]", "is not a plan that split.py wrote"),
@@ -719,10 +707,10 @@ def test_a_plan_that_does_not_fit(volume: Volume) -> None:
     outcome = volume.run("merge", NUM_PARTS=4, **given)
     assert (outcome.code, "NUM_PARTS is 4" in outcome.words) == (2, True)
     outcome = volume.run("count", PART_ID=3, **given)
-    assert (outcome.code, "PART_ID is 3" in outcome.words) == (2, True)
+    assert (outcome.code, "PART_ID must be less than 3" in outcome.words) == (2, True)
     volume.plan_path().write_bytes(PLANS["another format"][0](volume.plan_path().read_bytes()))
     for outcome in (volume.run(worker, **COUNT, **MERGE, **given) for worker in ("count", "merge")):
-        assert (outcome.code, "has format 1" in outcome.words) == (2, True)
+        assert (outcome.code, "must have format 2, got 1" in outcome.words) == (2, True)
 
 
 def test_a_level_that_does_not_fit(volume: Volume) -> None:
@@ -814,7 +802,7 @@ def test_a_file_of_the_kernel(volume: Volume, name: str, mode: str) -> None:
     run_dir = str(volume.root)[1:]
     outcome = volume.run("split", WORK_DIR="/", INPUT=name, RUN_DIR=run_dir, SPLIT_MODE=mode)
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{name} is made by the kernel while it is read and has no size" in outcome.words
+    assert f"{name} must be a stored file, got one that the kernel makes" in outcome.words
 
 
 class OldSizes:
@@ -941,7 +929,7 @@ def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(3):
         volume.write(f"in/{number}", DATA)
     assert volume.split(INPUT="in/", NUM_PARTS=1) == ["0"]
-    refused = "INPUT in/ has more than 3 files: name a folder with fewer, or join"
+    refused = "INPUT must name at most 3 files, got more in 'in/': use a smaller folder, or join"
     check(volume, ("split", {"INPUT": "in/"}, put("in/3", b""), 2, refused))
 
 
@@ -950,7 +938,13 @@ def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPa
     """A folder's names are all in memory: too many are refused while it is read."""
     monkeypatch.setattr(walk, "MOST", 2)
     levels(3)(volume)
-    case: Case = ("process 0 1", {"FILES": 2}, nothing, 2, "l1/ has more than 2 files: move some")
+    case: Case = (
+        "process 0 1",
+        {"FILES": 2},
+        nothing,
+        2,
+        "l1/ must have at most 2 files, got more: move",
+    )
     check(volume, case)
 
 
@@ -1005,7 +999,8 @@ def test_an_input_that_is_an_output_by_a_link(volume: Volume, source: str, by_li
     before = volume.tree()
     outcome = run.run("split")
     assert outcome.code == 2
-    assert f"INPUT is '{source}' and the run writes {volume.root.resolve()}/run/" in outcome.words
+    assert f"INPUT must not overlap the run's output {volume.root.resolve()}/run/" in outcome.words
+    assert f", got '{source}': use another" in outcome.words
     assert volume.tree() == before
 
 
@@ -1019,7 +1014,7 @@ def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
     assert run.run_map(lambda part: part.write(b"".join(part.pieces())), 0).code == 0
     outcome = run.run("merge", OUTPUT="out/log.txt")
     assert outcome.code == 2
-    assert "INPUT is 'in/log.txt' and the run writes" in outcome.words
+    assert "INPUT must not overlap the run's output " in outcome.words
     assert (volume.root / "out/log.txt").read_bytes() == DATA
 
 
@@ -1035,7 +1030,7 @@ def test_no_work_dir(volume: Volume, work_dir: str) -> None:
         outcome = volume.run(worker, *arguments, WORK_DIR=text, PART_ID=0)
 
         assert outcome.code == 2
-        assert f"WORK_DIR is '{text}', which is no folder: mount the volume there" in outcome.words
+        assert f", got '{text}': mount the volume there" in outcome.words
         assert volume.tree() == before
 
 
@@ -1092,7 +1087,7 @@ def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:
         assert outcome.code == 2
     text = (tmp_path / "sentence").read_text()
 
-    assert text.startswith("INPUT absent is no file")
+    assert text.startswith("INPUT must be a file or a folder of files in WORK_DIR, got 'absent'")
     assert json.dumps(text) in outcome.words
 
 
@@ -1143,7 +1138,7 @@ def test_log_lines_that_nobody_reads(volume: Volume, tmp_path: Path, streams: st
     sentence = tmp_path / "sentence"
     done = with_streams(volume, streams, "merge", NUM_PARTS=0, ERROR_FILE=sentence)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
-    assert sentence.read_text().startswith("NUM_PARTS is '0'")
+    assert sentence.read_text().startswith("NUM_PARTS must be ")
 
 
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-"])
@@ -1291,4 +1286,4 @@ def test_no_folder_where_one_must_be(volume: Volume, name: str, worker: str) -> 
     outcome = volume.run(command, *arguments, PART_ID=0)
     assert outcome.code == 2, outcome.words
     what = "a link to no folder" if "link" in name else "a file"
-    assert f"{place} is {what}, where a folder must be: move it away" in outcome.words
+    assert f"{place} must be a folder, got {what}: move this file away" in outcome.words

@@ -986,7 +986,7 @@ def test_a_job_of_outputs(volume: Volume) -> None:
     place = str(final(run)[0]["output"])
     volume.write(place, b"?")
     outcome = chain.run("split")
-    assert (outcome.code, f"{place} is not the output that line 1 of" in outcome.words) == (
+    assert (outcome.code, f"{place} is not the output in line 1 of" in outcome.words) == (
         75,
         True,
     )
@@ -1145,7 +1145,7 @@ def test_an_output_is_none_of_the_inputs(volume: Volume) -> None:
     for output in ("in/a", "l.txt"):
         outcome = run.run("split", OUTPUT=output)
         assert outcome.code == 2, outcome.words
-        assert f"which is or names {output}, and the run writes that" in outcome.words
+        assert f" with {output}: change OUTPUT or RUN_DIR" in outcome.words
 
 
 def test_damage_that_a_map_swallows(volume: Volume) -> None:
@@ -1209,7 +1209,7 @@ def test_a_list_that_the_run_replaces(volume: Volume) -> None:
     run = job(volume, FILES)
     assert do(run, upper).code == 0
     outcome = run.run("split", INPUT="@outputs.jsonl")
-    assert (outcome.code, "or @results/RUN/outputs.jsonl" in outcome.words) == (2, True)
+    assert (outcome.code, "use @results/RUN/outputs.jsonl" in outcome.words) == (2, True)
     (folder,) = run.results()
     chain = run.having(INPUT=f"@results/{folder}/outputs.jsonl")
     assert do(chain, upper).code == 0

@@ -163,22 +163,22 @@ DONE = {
     "output_bytes": 1,
     "digest": "",
 }
-NO_OBJECT = "Line 2 of l.jsonl must be a JSON object with a name"
-NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl"
+NO_OBJECT = "Line 2 of l.jsonl must be a JSON object with a string as name"
+NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
 
 
 @pytest.mark.parametrize(
     ("kind", "line", "said"),
     [
-        ("txt", b"/b", "The name in line 2 of l.txt is '/b': give a name in WORK_DIR"),
-        ("txt", b"../b", "The name in line 2 of l.txt is '../b': give a name in WORK_DIR"),
-        ("txt", b"b\0", "The name in line 2 of l.txt is 'b.x00': give a name in WORK_DIR"),
-        ("txt", b"b/", "The name in line 2 of l.txt must be that of a file, got 'b/'"),
-        ("txt", b"a", "Lines 1 and 2 of l.txt both name 'a'"),
-        ("txt", b"none", "none, which line 2 of l.txt names, is no file in WORK_DIR"),
-        ("txt", b"a/b", "a/b, which line 2 of l.txt names, is no file in WORK_DIR"),
-        ("txt", b"x" * 1048577, "Line 2 of l.txt has more than 1048576 bytes"),
-        ("txt", b"x" * 3_000_000, "Line 2 of l.txt has more than 1048576 bytes"),
+        ("txt", b"/b", "The name in line 2 of l.txt must be a name in WORK_DIR .* got '/b'"),
+        ("txt", b"../b", "The name in line 2 of l.txt must be a name in WORK_DIR .* got '../b'"),
+        ("txt", b"b\0", "The name in line 2 of l.txt must be a name in WORK_DIR .* got 'b.x00'"),
+        ("txt", b"b/", "The name in line 2 of l.txt must name a file, got 'b/'"),
+        ("txt", b"a", "l.txt must name a file once, got 'a' in lines 1 and 2"),
+        ("txt", b"none", r"none \(in line 2 of l.txt\) must be a file in WORK_DIR"),
+        ("txt", b"a/b", r"a/b \(in line 2 of l.txt\) must be a file in WORK_DIR"),
+        ("txt", b"x" * 1048577, "Line 2 of l.txt must have at most 1048576 bytes"),
+        ("txt", b"x" * 3_000_000, "Line 2 of l.txt must have at most 1048576 bytes"),
         ("jsonl", b"b", NO_OBJECT),
         ("jsonl", b"[]", NO_OBJECT),
         ("jsonl", b'"name"', NO_OBJECT),
@@ -189,11 +189,15 @@ NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl
         ("jsonl", b'{"name":"b","x":1e999}', NO_OBJECT),
         ("jsonl", b'{"name":"b","x":' + b"[" * 900 + b"]" * 900 + b"}", NO_OBJECT),
         ("jsonl", b'{"name":"b"}{"name":"c"}', NO_OBJECT),
-        ("jsonl", b'{"name":""}', "The name in line 2 of l.jsonl must be that of a file, got ''"),
+        ("jsonl", b'{"name":""}', "The name in line 2 of l.jsonl must name a file, got ''"),
         ("jsonl", rb'{"name":"b\ud83d"}', "The name in line 2 of l.jsonl must be UTF-8"),
-        ("jsonl", b'{"name":"a"}', "Lines 1 and 2 of l.jsonl both name 'a'"),
-        ("jsonl", b'{"name":"%b"}' % (b"x" * 1048576), "Line 2 of l.jsonl has more than 1048576"),
-        ("jsonl", {**DONE, "output": None}, "Line 2 of l.jsonl says that 'a' has made no output"),
+        ("jsonl", b'{"name":"a"}', "l.jsonl must name a file once, got 'a' in lines 1 and 2"),
+        (
+            "jsonl",
+            b'{"name":"%b"}' % (b"x" * 1048576),
+            "Line 2 of l.jsonl must have at most 1048576",
+        ),
+        ("jsonl", {**DONE, "output": None}, "Line 2 of l.jsonl must have an output, got 'a'"),
         ("jsonl", {**DONE, "output": 1}, NO_LINE),
         ("jsonl", {**DONE, "output_version": None}, NO_LINE),
         ("jsonl", {**DONE, "output_bytes": None}, NO_LINE),
@@ -201,8 +205,12 @@ NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl
         ("jsonl", {**DONE, "exit": None}, NO_LINE),
         ("jsonl", {**DONE, "exit": False}, NO_LINE),
         ("jsonl", {"name": "a", "output": "b"}, NO_LINE),
-        ("jsonl", {**DONE, "output": "../x"}, "The output in line 2 of l.jsonl is '../x'"),
-        ("jsonl", {**DONE, "output": "none"}, "none, which line 2 of l.jsonl names, is no file"),
+        (
+            "jsonl",
+            {**DONE, "output": "../x"},
+            "The output in line 2 of l.jsonl must be a name in WORK_DIR .* got '../x'",
+        ),
+        ("jsonl", {**DONE, "output": "none"}, r"none \(in line 2 of l.jsonl\) must be a file"),
     ],
 )
 def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str) -> None:
@@ -221,11 +229,11 @@ def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str)
     [
         ("@", "INPUT must name a list after its @, got '@'"),
         ("@in/", "INPUT must name a list after its @, got '@in/'"),
-        ("@/list", "The list in INPUT is '/list': give a name in WORK_DIR"),
-        ("@../list", "The list in INPUT is '../list': give a name in WORK_DIR"),
-        ("@none", "none, which INPUT @none names, is no file in WORK_DIR"),
-        ("@empty/none", "empty/none, which INPUT @empty/none names, is no file in WORK_DIR"),
-        ("@empty", "INPUT is @empty and empty names no file: "),
+        ("@/list", "The list in INPUT must be a name in WORK_DIR .* got '/list'"),
+        ("@../list", "The list in INPUT must be a name in WORK_DIR .* got '../list'"),
+        ("@none", r"none \(in INPUT @none\) must be a file in WORK_DIR"),
+        ("@empty/none", r"empty/none \(in INPUT @empty/none\) must be a file in WORK_DIR"),
+        ("@empty", "INPUT must be a list that names a file, got @empty: "),
     ],
 )
 def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
@@ -267,7 +275,7 @@ def test_too_many(volume: Volume, monkeypatch: pytest.MonkeyPatch, source: str) 
     monkeypatch.setattr(settings, "MAX_INPUTS", 3)
     assert len(find(volume, source).lines) == 3
     monkeypatch.setattr(settings, "MAX_INPUTS", 2)
-    with pytest.raises(WorkerError, match="has more than 2 files"):
+    with pytest.raises(WorkerError, match="must name at most 2 files, got more"):
         find(volume, source)
 
 
@@ -288,10 +296,12 @@ def test_outputs_of_an_earlier_job(volume: Volume) -> None:
     assert items(inputs) == [["a"], ["b"], ["c"]]
     assert inputs.left_out == 2
     volume.write("out/b.gz", b"another")
-    with pytest.raises(OldViewError, match=r"out/b\.gz is not the output that line 4 of"):
+    with pytest.raises(OldViewError, match=r"out/b\.gz is not the output in line 4 of"):
         find(volume, "@items.jsonl")
     put_list(volume, failed)
-    with pytest.raises(WorkerError, match=r"names no file \(1 have failed\)"):
+    with pytest.raises(
+        WorkerError, match=r"must be a list that names a file, got .*, where 1 files have failed: "
+    ):
         find(volume, "@items.jsonl")
 
 

@@ -155,8 +155,8 @@ def test_parts_beyond_the_plan(run: Volume) -> None:
     for text, plan_id, code in (("0-8", run.plan()["id"], 2), ("0-3,8", "", 75)):
         outcome = run.run_map(echo, text, PLAN_ID=plan_id)
         assert (outcome.code, done(run), errors(outcome)) == (code, "", [])
-        assert f"PART_ID is {text} and" in outcome.words
-        assert "has 8 parts, counted from 0: give some of these" in outcome.words
+        assert "PART_ID must be less than 8, the number of parts in " in outcome.words
+        assert f", got {text}: use a part id that split printed" in outcome.words
 
 
 def test_what_split_prints(run: Volume) -> None:
@@ -168,7 +168,9 @@ def test_what_split_prints(run: Volume) -> None:
     for text in ("0", "100001", "", "1-2"):
         outcome = run.run("split", PARTS_PER_POD=text)
         assert (outcome.code, outcome.output) == (2, "")
-        assert f"PARTS_PER_POD is {text!r}: give a whole number from 1 to 100000" in outcome.words
+        assert (
+            f"PARTS_PER_POD must be a whole number from 1 to 100000, got {text!r}" in outcome.words
+        )
 
 
 def test_the_limit_of_what_is_printed(run: Volume) -> None:
@@ -525,7 +527,7 @@ def test_a_status_that_is_none(run: Volume) -> None:
     for text in ("{{tasks.map.status}}", "failed", "Running"):
         outcome = run.run("merge", MAP_STATUS=text)
         assert outcome.code == 2
-        assert f"MAP_STATUS is {text!r}: give one of " in outcome.words
+        assert f"got {text!r}: use one of these" in outcome.words
 
 
 # --- many
