@@ -76,7 +76,7 @@ def test_the_record_of_a_part(volume: Volume, writes: bool) -> None:
     for _ in damaged(volume.record_path("1"), volume):
         outcome = volume.run("merge")
         refuses(volume, outcome, before)
-        assert "1 corrupt (1): map these again" in outcome.words
+        assert "1 corrupt (1): map these parts again" in outcome.words
         assert volume.split(ONLY_MISSING="true") == ["1"]
     assert volume.split(ONLY_MISSING="true") == []
 

@@ -231,7 +231,7 @@ SETTINGS: list[Case] = [
         for text in ("/absent/x", "/", "/proc/version/x")
     ),
     *(
-        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR must be {why} .* got ")
+        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR must be {why}.* got ")
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for text, why in {
             "..": "a name in WORK_DIR",
@@ -245,7 +245,7 @@ SETTINGS: list[Case] = [
     *(
         ("split", {"INPUT": text}, nothing, 2, f"INPUT (?=.*{why}).* got {re.escape(repr(text))}")
         for text, why in {
-            "": "the name of a file",
+            "": "name a file, or a folder",
             "..": "a name in WORK_DIR",
             "../x": "a name in WORK_DIR",
             "a/../b": "a name in WORK_DIR",
@@ -287,19 +287,19 @@ SETTINGS: list[Case] = [
     ),
     ("count", {}, counted, 2, "PART_ID must be a whole number from 0 to 99999, .* got ''"),
     ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS {PARTS}'0': "),
-    ("merge 1 2", {}, nothing, 2, "2 arguments: give one, NUMBER, or none"),
+    ("merge 1 2", {}, nothing, 2, "argument must be NUMBER or none, got 2: "),
     ("merge none", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got 'none'"),
     ("merge 0", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got '0'"),
     ("merge 2", {"LEVEL": "0"}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
-    ("process", {}, nothing, 2, "0 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process 0", {}, nothing, 2, "1 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process 0 1 2", {}, nothing, 2, "3 arguments: give two, FILE_NUMBER and LEVEL"),
+    ("process", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 0: "),
+    ("process 0", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 1: "),
+    ("process 0 1 2", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 3: "),
     ("process -1 1", {}, nothing, 2, "FILE_NUMBER must be a whole number from 0 .* got '-1'"),
     ("process 0 0", {}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
     ("process 0 1", {"FAN_IN": "1"}, levels(2), 2, "FAN_IN must .* from 2 .* got '1'"),
     ("process 0 1", {"FAN_IN": "x"}, levels(2), 2, "FAN_IN must .* from 2 .* got 'x'"),
     ("process 0 1", {"FILES": "0"}, levels(2), 2, "FILES must be a whole number from 1 .* got '0'"),
-    ("process 2 1", {"FILES": "4"}, levels(4), 2, "FILE_NUMBER is 2 and FILES is 4: .*0 to 1"),
+    ("process 2 1", {"FILES": "4"}, levels(4), 2, "FILE_NUMBER must be at most 1 .*=4 .* got 2"),
     *(
         (worker, {**COUNT, **MERGE, **run}, both, 2, why)
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
@@ -324,23 +324,23 @@ SETTINGS: list[Case] = [
         (worker, {**MERGE, "OUTPUT": text}, counted, 2, f"OUTPUT {why}")
         for worker in ("split", "merge")
         for text, why in {
-            "": "must be a file in RUN_DIR with a name that fanfold does not use, got ''",
-            "out/": "must be a file in RUN_DIR",
-            "result.json": "must be a file in RUN_DIR",
-            "result.json/x": "must be a file in RUN_DIR",
-            "result.txt": "must be a file in RUN_DIR",
-            "summary.json": "must be a file in RUN_DIR",
-            "result.json.record": "must be a file in RUN_DIR",
-            "report.html": "must be a file in RUN_DIR",
-            "results/x": "must be a file in RUN_DIR",
-            "results": "must be a file in RUN_DIR",
-            "split-output/plan.json": "must be a file in RUN_DIR",
-            "cout-output/0.json": "must be a file in RUN_DIR",
-            "map-output/x/y": "must be a file in RUN_DIR",
-            "aggregation-demo/result.txt": "must be a file in RUN_DIR",
-            "aggregation-demo/l1/0.txt": "must be a file in RUN_DIR",
-            "../x": "must be a name in WORK_DIR .* got '../x'",
-            "/x": "must be a name in WORK_DIR .* got '/x'",
+            "": "must be a free name for a file in RUN_DIR, got '': choose another",
+            "out/": "must be a free name for a file",
+            "result.json": "must be a free name for a file",
+            "result.json/x": "must be a free name for a file",
+            "result.txt": "must be a free name for a file",
+            "summary.json": "must be a free name for a file",
+            "result.json.record": "must be a free name for a file",
+            "report.html": "must be a free name for a file",
+            "results/x": "must be a free name for a file",
+            "results": "must be a free name for a file",
+            "split-output/plan.json": "must be a free name for a file",
+            "cout-output/0.json": "must be a free name for a file",
+            "map-output/x/y": "must be a free name for a file",
+            "aggregation-demo/result.txt": "must be a free name for a file",
+            "aggregation-demo/l1/0.txt": "must be a free name for a file",
+            "../x": "must be a name in WORK_DIR, .* got '../x'",
+            "/x": "must be a name in WORK_DIR, .* got '/x'",
         }.items()
     ),
     (
@@ -437,13 +437,13 @@ STATES: list[Case] = [
         75,
         r"of 3 parts .* 1 missing \(1\): .*retry",
     ),
-    ("merge", MERGE, split, 75, r"of 3 parts .* 3 missing \(0, 1, 2\): map these again"),
+    ("merge", MERGE, split, 75, r"of 3 parts .* 3 missing \(0, 1, 2\): map these parts again"),
     (
         "merge",
         MERGE,
         put("cout-output/{job}/0.json", b"{", without("cout-output/{job}/2.json")),
         75,
-        r"of 3 parts .* 1 corrupt \(0\); 1 missing \(2\): map these again.*retry",
+        r"of 3 parts .* 1 corrupt \(0\); 1 missing \(2\): map these parts again.*retry",
     ),
     ("merge", {**MERGE, "KEYWORDS": "INFO"}, counted, 75, r"3 missing \(0, 1, 2\)"),
     ("merge", {**MERGE, "MAP_SETTINGS": "x"}, counted, 75, r"3 missing \(0, 1, 2\)"),
@@ -463,21 +463,27 @@ STATES: list[Case] = [
         75,
         "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes it",
     ),
-    ("merge 2", {"LEVEL": 1}, levels(1), 2, "l1/1.txt is not there: .* as NUMBER, which is 2, how"),
-    ("merge 2", {"LEVEL": 1}, levels(3), 2, "l1/2.txt is there and NUMBER is 2: give as NUMBER"),
-    ("merge 2", {"LEVEL": 1}, nothing, 2, "l1/0.txt is not there: write it before"),
-    ("process 0 1", {}, levels(1), 2, "l1/1.txt is not there: write it before$"),
-    ("process 1 1", {"FILES": 4}, levels(3), 2, "l1/3.txt is not there: .* FILES, which is 4, how"),
-    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "l1/4.txt is not there"),
-    ("process 0 1", {"FILES": 2}, levels(3), 2, "l1/2.txt is there and FILES is 2: give as FILES"),
-    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt is not there: write it before"),
+    ("merge 2", {"LEVEL": 1}, levels(1), 2, r"l1/1.txt is missing: .* set NUMBER \(2\) to"),
+    ("merge 2", {"LEVEL": 1}, levels(3), 2, "NUMBER must count all .* got 2 and also .*l1/2.txt:"),
+    ("merge 2", {"LEVEL": 1}, nothing, 2, "l1/0.txt is missing: create it first"),
+    ("process 0 1", {}, levels(1), 2, "l1/1.txt is missing: create it first$"),
+    ("process 1 1", {"FILES": 4}, levels(3), 2, r"l1/3.txt is missing: .* set FILES \(4\) to"),
+    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "l1/4.txt is missing"),
+    (
+        "process 0 1",
+        {"FILES": 2},
+        levels(3),
+        2,
+        "FILES must count all .* got 2 and also .*l1/2.txt:",
+    ),
+    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt is missing: create it first"),
     *(
         (
             command,
             settings,
             put(f"aggregation-demo/l1/{name}", b"x", levels(4)),
             2,
-            f"^aggregation-demo/l1/{re.escape(name)} is there and {total} is 4: .*, or move",
+            f"^{total} must count all .* got 4 and also .*/l1/{re.escape(name)}: .*, or move",
         )
         for command, settings, total in (
             ("process 1 1", {"FILES": 4}, "FILES"),
@@ -491,7 +497,7 @@ STATES: list[Case] = [
             {"LEVEL": 2},
             put(f"aggregation-demo/l1/{name}", b"x", joined),
             2,
-            f"^aggregation-demo/l1/{re.escape(name)} is there and nobody reads it: ",
+            f"^aggregation-demo/l1/{re.escape(name)} is a file that no step reads: ",
         )
         for name in STRANGERS
     ),
@@ -499,7 +505,7 @@ STATES: list[Case] = [
         (command, {"LEVEL": 2}, state, code, pattern)
         for command in ("process 0 2", "merge 2")
         for state, code, pattern in (
-            (of_two_fan_ins, 75, "begins with file 2 of level 1 and must begin with file 3: run"),
+            (of_two_fan_ins, 75, "must begin with file 3 of level 1, got file 2: run"),
             (record(1, like=0), 75, "by-hand/1.json is not a record that process.py wrote: run pr"),
             (record(0, like=0, level=3), 75, "by-hand/0.json is not a record that process.py wr"),
             (record(0, like=0, output=None), 75, "by-hand/0.json is not a record that process"),
@@ -512,15 +518,21 @@ STATES: list[Case] = [
         75,
         "x: No such file .*: create the file, or run the step that writes it",
     ),
-    ("merge 1", {"LEVEL": 2}, record(0, like=1, number=0), 75, "begins with file 2 .* with file 0"),
+    (
+        "merge 1",
+        {"LEVEL": 2},
+        record(0, like=1, number=0),
+        75,
+        "must begin with file 0 .* got file 2",
+    ),
     (
         "merge 2",
         {"LEVEL": 2},
         put(LEVEL_1.format(4), b"late", joined),
         2,
-        "level 1 has 1 files more than the 4 that these were made of: run every level again",
+        "level 1 must have only the 4 files of the result, got 1 more: run every level again",
     ),
-    ("merge 1", {"LEVEL": 2}, joined, 2, "level 1 has 2 files more than the 2 that these"),
+    ("merge 1", {"LEVEL": 2}, joined, 2, "must have only the 2 files .* got 2 more"),
     (
         "merge 2",
         {"LEVEL": 2},
@@ -533,10 +545,10 @@ STATES: list[Case] = [
 
 # What only a file system has, or minds.
 STATES_OF_FOLDERS: list[Case] = [
-    ("split", {"INPUT": "."}, nothing, 2, "INPUT must be the name of a file, .* got '.': "),
-    ("split", {"INPUT": "./"}, nothing, 2, "INPUT must be the name of a file, .* got './': "),
+    ("split", {"INPUT": "."}, nothing, 2, "INPUT must name a file, .* got '.': "),
+    ("split", {"INPUT": "./"}, nothing, 2, "INPUT must name a file, .* got './': "),
     ("split", {"INPUT": "./cout-output//x"}, nothing, 2, "INPUT must .*use another INPUT, OUT"),
-    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be a file in RUN_DIR"),
+    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be a free name for a file"),
     (
         "split",
         {"INPUT": "in/"},
@@ -898,7 +910,7 @@ def test_the_first_20_are_named(volume: Volume) -> None:
     ids = [str(number) for number in range(30) if number not in (0, 3)]
 
     assert outcome.code == 75
-    assert f" 28 missing ({', '.join(ids[:20])} and 8 more): map these again" in outcome.words
+    assert f" 28 missing ({', '.join(ids[:20])} and 8 more): map these parts again" in outcome.words
 
 
 def test_a_result_of_another_part(volume: Volume) -> None:
@@ -943,7 +955,7 @@ def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPa
         {"FILES": 2},
         nothing,
         2,
-        "l1/ must have at most 2 files, got more: move",
+        "l1/ must have at most 2 files: move some",
     )
     check(volume, case)
 
@@ -1170,7 +1182,7 @@ def test_what_a_custom_map_prints(volume: Volume, tmp_path: Path, streams: str) 
 
 @pytest.mark.parametrize(
     ("streams", "code", "problem"),
-    [(">/dev/full", 75, "No space left on device"), (">&-", 2, "it is closed")],
+    [(">/dev/full", 75, "No space left on device"), (">&-", 2, "the stream is closed")],
 )
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_the_part_ids_that_nobody_reads(
@@ -1181,7 +1193,9 @@ def test_the_part_ids_that_nobody_reads(
     done = with_streams(volume, streams, "split", *arguments)
 
     assert done.returncode == code
-    sentence = f"stdout cannot be written: {problem}: send it to a program or file that takes it"
+    sentence = (
+        f"stdout cannot be written ({problem}): send stdout to a program or file that accepts it"
+    )
     assert done.stderr == f'worker=split event=failed exit={code} error="{sentence}"\n'
 
 
@@ -1197,7 +1211,7 @@ def test_the_reader_of_the_part_ids_is_gone(volume: Volume) -> None:
 
     assert done.returncode == 75
     assert done.stderr.count(b"\n") == 1
-    assert b"stdout cannot be written: Broken pipe" in done.stderr
+    assert b"stdout cannot be written (Broken pipe)" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["split", "merge", "merge 2"])

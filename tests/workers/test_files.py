@@ -1177,7 +1177,7 @@ def test_a_name_that_is_too_long(volume: Volume) -> None:
     run = job(volume, {f"in/{long}": b"1", "in/y": b"2"}, TOLERATED_FAILURES=1)
     assert do(run, upper, OUTPUT_SUFFIX="." + "y" * 63).code == 0
     assert ends(run) == {f"in/{long}": 2, "in/y": 0}
-    assert "give a shorter OUTPUT_SUFFIX" in final(run)[0]["said"]
+    assert "use a shorter OUTPUT_SUFFIX" in final(run)[0]["said"]
 
 
 def test_what_failed_without_a_last_step(volume: Volume, tmp_path: Path) -> None:

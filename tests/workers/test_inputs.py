@@ -170,9 +170,9 @@ NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
 @pytest.mark.parametrize(
     ("kind", "line", "said"),
     [
-        ("txt", b"/b", "The name in line 2 of l.txt must be a name in WORK_DIR .* got '/b'"),
-        ("txt", b"../b", "The name in line 2 of l.txt must be a name in WORK_DIR .* got '../b'"),
-        ("txt", b"b\0", "The name in line 2 of l.txt must be a name in WORK_DIR .* got 'b.x00'"),
+        ("txt", b"/b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '/b'"),
+        ("txt", b"../b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '../b'"),
+        ("txt", b"b\0", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got 'b.x00'"),
         ("txt", b"b/", "The name in line 2 of l.txt must name a file, got 'b/'"),
         ("txt", b"a", "l.txt must name a file once, got 'a' in lines 1 and 2"),
         ("txt", b"none", r"none \(in line 2 of l.txt\) must be a file in WORK_DIR"),
@@ -208,7 +208,7 @@ NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
         (
             "jsonl",
             {**DONE, "output": "../x"},
-            "The output in line 2 of l.jsonl must be a name in WORK_DIR .* got '../x'",
+            "The output in line 2 of l.jsonl must be a name in WORK_DIR, .* got '../x'",
         ),
         ("jsonl", {**DONE, "output": "none"}, r"none \(in line 2 of l.jsonl\) must be a file"),
     ],
@@ -229,8 +229,8 @@ def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str)
     [
         ("@", "INPUT must name a list after its @, got '@'"),
         ("@in/", "INPUT must name a list after its @, got '@in/'"),
-        ("@/list", "The list in INPUT must be a name in WORK_DIR .* got '/list'"),
-        ("@../list", "The list in INPUT must be a name in WORK_DIR .* got '../list'"),
+        ("@/list", "The list in INPUT must be a name in WORK_DIR, .* got '/list'"),
+        ("@../list", "The list in INPUT must be a name in WORK_DIR, .* got '../list'"),
         ("@none", r"none \(in INPUT @none\) must be a file in WORK_DIR"),
         ("@empty/none", r"empty/none \(in INPUT @empty/none\) must be a file in WORK_DIR"),
         ("@empty", "INPUT must be a list that names a file, got @empty: "),

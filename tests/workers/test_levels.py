@@ -170,9 +170,8 @@ def test_a_number_that_is_too_small(volume: Volume) -> None:
     run.process(8)
     outcome = run.run("merge", 2, LEVEL=2)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert "was made of the files 6 to 7 of level 1, and the result would be of the first 4" in (
-        outcome.words
-    )
+    assert "NUMBER must cover all files of level 1, got the first 4, and " in outcome.words
+    assert "was made of the files 6 to 7: set NUMBER" in outcome.words
     assert run.run("merge", 4, LEVEL=2).code == 0
 
     for number in range(4, 8):
@@ -219,7 +218,7 @@ def test_what_nobody_reads_is_no_file_that_came_later(volume: Volume, name: str)
         assert run.run("process", number, 1).code == 0
     outcome = run.run("merge", 2, LEVEL=2)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert f"l1/{name} is there and nobody reads it" in outcome.words
+    assert f"l1/{name} is a file that no step reads" in outcome.words
 
 
 def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,4 +229,4 @@ def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None
     volume.write_level_1([b"a", b"b", b"c", b"d"])
     outcome = volume.run("process", 0, 1, FILES=4, FAN_IN=4)
     assert outcome.code == 2
-    assert "aggregation-demo/l1/ has 4 files and may have 3" in outcome.words
+    assert "aggregation-demo/l1/ must have at most 3 files, got 4" in outcome.words

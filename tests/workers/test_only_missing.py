@@ -89,8 +89,8 @@ def test_a_result_that_is_not_valid(
     outcome = done.run("merge")
 
     assert outcome.code == 75  # a mount may show what was there before
-    assert f"1 {problem} (0): map these again" in outcome.words
-    assert "a retry elsewhere can help" in outcome.words
+    assert f"1 {problem} (0): map these parts again" in outcome.words
+    assert "a retry on another node can help" in outcome.words
     assert done.tree() == before
 
     assert done.split() == ["0"]

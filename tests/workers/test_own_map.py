@@ -166,7 +166,7 @@ def test_without_map_settings(volume: Volume, text: str | None) -> None:
     outcome = made.run_map(lambda part: Counter(part.pieces()), 0)
 
     assert outcome.code == 2
-    assert "MAP_SETTINGS is not set: say in it what the map does" in outcome.words
+    assert "MAP_SETTINGS must be set, got no value" in outcome.words
     assert volume.tree() == before
 
 
@@ -245,7 +245,9 @@ def test_two_kinds_of_numbers(volume: Volume, parts: list[int | float], named: s
     volume.write("result.out", b"an older one")
     outcome = volume.fan_out(lambda part: {"n": parts[int(*part.lines())]}, **THREE)
     assert outcome.code == 2
-    assert re.search(f"'n' is .* in part {named} and another kind of number in", outcome.words)
+    assert re.search(
+        f"'n' must be all integers or all floats, got .* in part {named} ", outcome.words
+    )
     assert (volume.final("result.json"), volume.final("result.out")) == (b"an older one",) * 2
     assert volume.results() == {}
 
@@ -256,7 +258,7 @@ def test_a_total_that_is_too_large(volume: Volume, number: int | float) -> None:
     volume.write(INPUT, b"0\n1\n2\n")
     outcome = volume.fan_out(lambda part: {"n": number * len(list(part.lines()))}, **THREE)
     assert outcome.code == 2
-    assert "the total of 'n' is too large: let the map return less" in outcome.words
+    assert "the total of 'n' is too large: return smaller numbers" in outcome.words
     assert volume.results() == {}
 
 

@@ -131,7 +131,7 @@ def test_nonsense_is_refused(run: Volume, text: str) -> None:
     assert (outcome.code, done(run)) == (2, "")
     said = json.dumps(f"PART_ID is {text!r:.40}", ensure_ascii=False)
     assert said.strip('"') in outcome.words
-    assert "or several in ascending order, such as 0-49 or 0-3,7" in outcome.words
+    assert "or ascending ones such as 0-49 or 0-3,7" in outcome.words
     assert len(outcome.words) < 600
 
 
@@ -511,7 +511,7 @@ def test_the_status_of_the_map(run: Volume, status: str, code: int) -> None:
     assert calls(run, "0-5,7") == "0123457"
     outcome = run.run("merge", MAP_STATUS=status)
     assert (outcome.code, run.totals()) == (code, None)
-    assert "1 missing (6): map these again" in outcome.words
+    assert "1 missing (6): map these parts again" in outcome.words
     assert (f"MAP_STATUS is {status}: no retry" in outcome.words) == (code == 2)
     record = run.record_path("0").read_bytes()
     run.record_path("0").write_bytes(b"")

@@ -103,11 +103,11 @@ CASES = {
     "does not read, but fails": Case(shell("exit 9"), None, 9, "exit code 9"),
     "forks and exits": Case(shell("cat; sleep 1000 & echo b"), LINES + b"b\n"),
     "prints no line end": Case(shell(f"{REST}printf a"), b"a"),
-    "exits 141": Case(EXITS_141, None, 141, "141 and MAP_EXIT_OK is '0'"),
+    "exits 141": Case(EXITS_141, None, 141, "MAP_EXIT_OK (0), got exit code 141"),
     "exits 141, which is listed": Case(EXITS_141, LINES, 0, "", {"MAP_EXIT_OK": "0,141"}),
     "a signal": Case(KILLED, None, 137, "exit code 137"),
     "a signal that is listed": Case(KILLED, LINES, 0, "", {"MAP_EXIT_OK": "137,0"}),
-    "exits 2": Case(shell(f"{REST}exit 2"), None, 2, "exit code 2 and"),
+    "exits 2": Case(shell(f"{REST}exit 2"), None, 2, "exit code 2: "),
     "finds nothing": Case("grep nothing", None, 1, "on stderr: nothing"),
     "finds nothing, which is listed": Case("grep nothing", b"", 0, "", {"MAP_EXIT_OK": "0,1"}),
     "its last words": Case(shell("cat; seq 9 >&2; exit 3"), None, 3, "stderr: 5 | 6 | 7 | 8 | 9\""),
@@ -182,7 +182,7 @@ def test_no_offset_tells(volume: Volume, what: str) -> None:
     if not volume.in_bucket:
         words = refused(volume, MAP_COMMAND=what).words
         assert "got an offset before the end of this file" in words
-        assert "as tac does, write sh -c 'cat | tac' or tac {input}" in words
+        assert "as tac does, use sh -c 'cat | tac' or tac {input}" in words
     if what not in (READ_AT, MAPPED):  # which need a file
         done = subprocess.run(what.split(), input=LINES, capture_output=True, check=True)
         assert made(volume, MAP_COMMAND=shell(f"cat | {what}")) == done.stdout
@@ -272,33 +272,33 @@ def test_another_image(volume: Volume) -> None:
 
 
 BAD = {
-    "nothing": ({}, "MAP_COMMAND must be a program, got '': set it to one, such as grep ERROR"),
+    "nothing": ({}, "MAP_COMMAND must be a program, got '': set a command such as grep ERROR"),
     "no word": ({"MAP_COMMAND": " \n"}, "MAP_COMMAND must be a program, got ' \\\\n'"),
     "an empty word": ({"MAP_COMMAND": "''"}, "MAP_COMMAND must be a program, got \\\"''\\\""),
     "half a quote": (
         {"MAP_COMMAND": "grep 'a"},
-        "MAP_COMMAND must have quotes in pairs, got \\\"grep 'a\\\": close the open one",
+        "MAP_COMMAND must have quotes in pairs, got \\\"grep 'a\\\": add a quote",
     ),
     "a placeholder in a script": (
         {"MAP_COMMAND": "sh -c 'cat {input}'"},
-        "MAP_COMMAND must have {input} as a word of its own, got 'cat {input}': the name of a file "
-        "is no part of a script, so write sh -c '... \\\"$1\\\" ...' x {input}",
+        "MAP_COMMAND must have {input} as a separate word, got 'cat {input}': pass the file name "
+        "as an argument, as in sh -c '... \\\"$1\\\" ...' x {input}",
     ),
     "a placeholder in a variable": (
         {"MAP_COMMAND": "env A={inputs} cat"},
-        "got 'A={inputs}': the name of a file is no part of a script, so write sh -c '...",
+        "got 'A={inputs}': pass the file name as an argument, as in sh -c '...",
     ),
     "a placeholder in an option": ({"MAP_COMMAND": "sort -o{output}"}, "got '-o{output}'"),
-    "no codes": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "0,x"}, "MAP_EXIT_OK is 'x'"),
-    "not 0": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "1"}, "must have 0 in it, got '1': give 0 and"),
-    "no size": ({"MAP_COMMAND": "cat", "SCRATCH_SIZE": "1Gi"}, "SCRATCH_SIZE is '1Gi'"),
+    "no codes": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "0,x"}, "0 to 255, got 'x'"),
+    "not 0": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "1"}, "must contain 0, got '1': add 0"),
+    "no size": ({"MAP_COMMAND": "cat", "SCRATCH_SIZE": "1Gi"}, "got '1Gi'"),
     "no folder for a program that may need none": (
         {"MAP_COMMAND": "cat", "SCRATCH_DIR": "/nothing/there"},
-        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': use another",
     ),
     "no folder": (
         {"MAP_COMMAND": "cat {input}", "SCRATCH_DIR": "/nothing/there"},
-        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': use another",
     ),
 }  # fmt: skip
 
@@ -439,7 +439,7 @@ def test_what_has_left_the_group(
         if more is None:
             outcome = refused(volume)
             assert outcome.code == 2
-            assert "MAP_COMMAND must end with all that it started, got a process" in outcome.words
+            assert "MAP_COMMAND must end after all that it started, got a process" in outcome.words
         else:
             assert made(volume) == LINES + more
     finally:
@@ -653,7 +653,7 @@ def test_reduce(volume: Volume, parts: int) -> None:
     counting.count(counting.split())
     outcome = counting.run("merge")
     assert (outcome.code, counting.results()) == (2, {})
-    assert "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS" in outcome.words
+    assert "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS" in outcome.words
     custom = counting.having(MAP_SETTINGS="1")
     assert custom.fan_out(lambda part: {"n": sum(1 for _ in part.lines())}).code == 0
     assert custom.final("result.out") == b"0\n"
@@ -671,14 +671,22 @@ def test_a_suffix(volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("false", 1, "REDUCE_COMMAND ended with exit code 1 and REDUCE_EXIT_OK is '0'"),
-        ("echo a", 2, "REDUCE_COMMAND must read all of its stdin, got a program that ended before"),
+        (
+            "false",
+            1,
+            "REDUCE_COMMAND must end with one of REDUCE_EXIT_OK (0), got exit code 1",
+        ),
+        (
+            "echo a",
+            2,
+            "REDUCE_COMMAND must read all of its stdin, got a program that ended earlier",
+        ),
         ("no-such-program", 2, "the program 'no-such-program' cannot be run"),
         ("cat {input}", 2, "REDUCE_COMMAND must have {inputs} for 2 inputs, got {input}"),
         (
             "cat a{inputs}",
             2,
-            "REDUCE_COMMAND must have {inputs} as a word of its own, got 'a{inputs}'",
+            "REDUCE_COMMAND must have {inputs} as a separate word, got 'a{inputs}'",
         ),
         (shell("cat >$1; exit 3", "{output}"), 3, "exit code 3"),
     ],
@@ -753,9 +761,7 @@ def test_file_suffix(volume: Volume, suffix: str, ids: Mapping[str, object]) -> 
     assert len(made) == 3
     assert all(re.search(rf"[0-9a-f]{{16}}{re.escape(suffix)}$", name) for name in made)
     if suffix:
-        assert (
-            "0.txt is not there" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
-        )
+        assert "0.txt is missing" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
 
 
 @pytest.mark.parametrize("suffix", ["txt", "/a", ".a/b", ".", "..", ".a b", ".é", f".{'a' * 70}"])

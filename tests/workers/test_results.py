@@ -167,7 +167,7 @@ def test_a_file_of_the_user_s(own: Volume) -> None:
     own.fan_out(nothing, MAP_SETTINGS="2")
     outcome = own.run("merge", MAP_SETTINGS="2")
     assert (outcome.code, own.totals(), own.final("result.out")) == (2, None, b"mine")
-    assert "OUTPUT is 'result.out', where a file is" in outcome.words
+    assert "got 'result.out': move the file away" in outcome.words
     own.merge(MAP_SETTINGS="2", OUTPUT="other.out")
     assert (own.totals(), own.final("result.out")) == ({}, b"mine")
 

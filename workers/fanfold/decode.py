@@ -167,7 +167,6 @@ def _explain(name: str, kind: str, at: int, error: str) -> WorkerError:
     if "memory" in error.lower():
         return WorkerError(
             f"{name} is {kind} with a window of more than {MEMORY >> 20} MiB (zstd: "
-            f"{1 << WINDOW >> 20} MiB): compress it again with a smaller window, such as that of "
-            "xz -9"
+            f"{1 << WINDOW >> 20} MiB): compress it again with a smaller window, such as xz -9"
         )
     return WorkerError(f"{name} is damaged {kind} near byte {at} ({error}): {AGAIN}")

@@ -31,8 +31,7 @@ RETRIED = {
 
 
 class WorkerError(Exception):
-    """An error that the operator must fix. The message names the object, the value and the
-    remedy."""
+    """An error that the operator must fix. Its message names the object, value and remedy."""
 
     exit_code = 2
 
@@ -52,8 +51,7 @@ class BadNameError(WorkerError):
 
 
 def is_of_name(error: BaseException) -> bool:
-    """Whether the storage does not accept a file's name, or something else has this name
-    already."""
+    """Whether the storage does not accept a file's name, or something else has this name."""
     codes = errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST
     return isinstance(error, BadNameError) or getattr(error, "errno", None) in codes
 
@@ -88,8 +86,7 @@ class ChangedError(OldViewError):
 
 
 class Naming(AbstractContextManager["Naming"]):
-    """A context manager that adds a path to OSErrors without a file name, such as those of read and
-    close."""
+    """Adds a path to OSErrors without a file name, such as those of read and close."""
 
     def __init__(self, path: str) -> None:
         self.path = path

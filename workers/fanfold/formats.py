@@ -5,8 +5,7 @@ from __future__ import annotations
 from fanfold.errors import WorkerError
 
 SIZE = 16  # bytes needed to detect a format
-# files that split checks; with more, the map that reads a file's first byte checks it
-MAX_LOOKS = 1000
+MAX_LOOKS = 1000  # files that split checks; with more, the maps check them
 
 COMPRESSED = "decompress it first"
 ENCODED = "convert it to UTF-8 first"
@@ -18,8 +17,7 @@ FORMATS = (
     ),  # skippable frames
     (b"\xfd7zXZ\0", "xz", COMPRESSED),
     *((b"BZh%d1AY&SY" % level, "bzip2", COMPRESSED) for level in range(1, 10)),
-    # of empty data
-    *((b"BZh%d\x17rE8P\x90" % level, "bzip2", COMPRESSED) for level in range(1, 10)),
+    *((b"BZh%d\x17rE8P\x90" % level, "bzip2", COMPRESSED) for level in range(1, 10)),  # empty
     (b"PK\x03\x04", "zip", "unpack it first"),
     (b"\xff\xfe\0\0", "UTF-32", ENCODED),  # before UTF-16: its mark begins the same way
     (b"\0\0\xfe\xff", "UTF-32", ENCODED),

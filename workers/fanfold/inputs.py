@@ -36,9 +36,8 @@ Line = tuple[bytes, int, bytes]  # name of the input, line number, and the line 
 
 
 def find_inputs(store: Storage, source: str, mode: str, environ: Mapping[str, str]) -> Inputs:
-    """Return the files that INPUT names, in byte order of their names. Inputs that are read as text
-    are refused if their first bytes show another format. With more than formats.MAX_LOOKS inputs,
-    only the maps check this."""
+    """Return the files that INPUT names, in byte order. Up to formats.MAX_LOOKS inputs that are
+    read as text are checked for other formats; with more inputs, only the maps check them."""
     whole = mode == FILES
     if whole and source.startswith("@"):
         return _find_listed(store, source, environ)

@@ -36,8 +36,7 @@ else:  # the import of typing takes 2 ms per worker
     Input = namedtuple("Input", "name size version item taken", defaults=(None, False))
 
 FORMAT = 2  # of plan.json and of records; other formats are refused
-# errors of unreadable JSON
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # bad JSON
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -150,8 +149,7 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Plan:
-    """A plan that is read in pieces: first its head and cuts, then the inputs of some or all
-    parts."""
+    """A plan, read in pieces: first its head and cuts, then the inputs of some or all parts."""
 
     def __init__(self, name: str, pieces: Iterable[bytes], wanted: str = "") -> None:
         """Read everything before the inputs. `wanted` is the required id, or empty."""

@@ -21,8 +21,7 @@ class Progress:
         self.due = time.monotonic() + EVERY  # a short map reports nothing
 
     def at(self, done: int) -> None:
-        """Report that `done` is done. At most 99 % are reported: a map that has read everything may
-        still write."""
+        """Report `done`, but at most 99 %: a map that has read everything may still write."""
         if not self.path or (now := time.monotonic()) < self.due:
             return
         self.due = now + EVERY

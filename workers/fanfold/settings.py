@@ -26,8 +26,7 @@ def whole_number(what: str, text: str, low: int, high: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high:
         return int(text)
     raise WorkerError(
-        f"{what} must be a whole number from {low} to {high}, got {text!r}: use a number in this "
-        "range"
+        f"{what} must be a whole number from {low} to {high}, got {text!r}: correct {what}"
     )
 
 
@@ -61,8 +60,7 @@ def inside(what: str, text: str, environ: Mapping[str, str]) -> str:
     steps = [step for step in given if step not in ("", ".")]
     if text.startswith("/") or ".." in steps or "\0" in text:
         raise WorkerError(
-            f"{what} must be a name in WORK_DIR with no leading / and no .., got {text!r}: "
-            "correct the name"
+            f"{what} must be a name in WORK_DIR, with no leading / or .., got {text!r}: use another"
         )
     if text and steps != given and environ.get("WORK_DIR", "").startswith(SCHEME):
         raise WorkerError(
@@ -97,8 +95,7 @@ def run_id(environ: Mapping[str, str]) -> tuple[str, int]:
     if moment > time.time() + 86400:  # no later run could publish final names until then
         raise WorkerError(
             f"RUN_STARTED must be at most a day after this node's time, got {moment}: set "
-            "RUN_STARTED to the start of the run in seconds since 1970, or correct the node's "
-            "clock"
+            "RUN_STARTED to the start of the run in seconds since 1970, or correct the node's clock"
         )
     return run, moment
 
@@ -110,8 +107,7 @@ def output_name(environ: Mapping[str, str]) -> str:
     first = name.partition("/")[0]
     if not name or name.endswith("/") or first in TAKEN or f"{first}/" in OUTPUTS:
         raise WorkerError(
-            "OUTPUT must be a file in RUN_DIR with a name that fanfold does not use, got "
-            f"{text!r}: choose another name"
+            f"OUTPUT must be a free name for a file in RUN_DIR, got {text!r}: choose another"
         )
     return name
 
@@ -122,8 +118,7 @@ def input_name(environ: Mapping[str, str]) -> str:
     name = inside("INPUT", text, environ)
     if not name:
         raise WorkerError(
-            f"INPUT must be the name of a file, or of a folder with a / at its end, got {text!r}: "
-            "name the input"
+            f"INPUT must name a file, or a folder with a / at its end, got {text!r}: set INPUT"
         )
     return name
 
@@ -161,8 +156,7 @@ def program(environ: Mapping[str, str], step: str) -> dict[str, object]:
 
 
 def map_settings(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the entries of a job's id for its map: the keywords, or those of a program or a custom
-    map."""
+    """Return the entries of a job's id for its map: keywords, or a program or custom map."""
     return program(environ, "MAP") or {"keywords": keywords(environ)}
 
 
@@ -178,14 +172,13 @@ def file_suffix(environ: Mapping[str, str]) -> str:
 
 
 def output_dir(environ: Mapping[str, str]) -> str:
-    """Return OUTPUT_DIR as a prefix of names: the folder for the outputs of files in mode files."""
+    """Return OUTPUT_DIR, the folder for outputs in mode files, as a prefix of names."""
     text = environ.get("OUTPUT_DIR", "map-output")
     name = prefix_of("OUTPUT_DIR", text, environ)
     first = f"{name.partition('/')[0]}/"
     if not name or first[:-1] in TAKEN or first in {*OUTPUTS} - {"map-output/"}:
         raise WorkerError(
-            "OUTPUT_DIR must be a folder in RUN_DIR with a name that fanfold does not use, got "
-            f"{text!r}: choose another name"
+            f"OUTPUT_DIR must be a free name for a folder in RUN_DIR, got {text!r}: choose another"
         )
     return name
 
@@ -204,8 +197,7 @@ def output_suffix(environ: Mapping[str, str]) -> str:
 def job_settings(
     made_by: Mapping[str, object], mode: str, environ: Mapping[str, str]
 ) -> Mapping[str, object]:
-    """Return the entries of a job's id: those of its map, and in mode files the place of the
-    outputs."""
+    """Return the entries of a job's id: its map, and in mode files the place of the outputs."""
     if mode != FILES:
         return made_by
     return {**made_by, "outputs": [output_dir(environ), output_suffix(environ)]}
@@ -249,6 +241,5 @@ def check_files(environ: Mapping[str, str], *names: str) -> None:
         place = path if os.path.exists(path) else os.path.join(os.path.dirname(path), ".")
         if path and (os.path.isdir(path) or not os.access(place, os.W_OK)):
             raise WorkerError(
-                f"{name} must be a file in a folder that can be written, got {path!r}: use another "
-                "path"
+                f"{name} must be a file that can be written, got {path!r}: use another path"
             )

@@ -126,8 +126,7 @@ class Stream:
             return file.path if file else ""
 
     def finish(self, what: str) -> None:
-        """Check that everything was read. `what` begins the error. The inputs are checked after
-        their last byte."""
+        """Check that all was read, with `what` for the error. The last byte checks the inputs."""
         rest = next(self._stream, None) if self._taken == self.size else b""
         if rest is not None or not self._whole:
             end = " and not their end" * (self._taken == self.size)
@@ -137,8 +136,7 @@ class Stream:
 def combine(
     run: Storage, name: str, files: Iterable[Segment], function: Combine | None, suffix: str
 ) -> Segment:
-    """Publish the output of a function on these files as `name`; without a function, the files
-    joined."""
+    """Publish a function's output for these files as `name`; without a function, join them."""
     if not function:
         return run.copy(name, run, files)
     streams = [Stream(file[3], partial(iter, [file]), run) for file in files]
@@ -148,8 +146,7 @@ def combine(
 def reduce(
     run: Storage, name: str, streams: Sequence[Stream], function: Combine, suffix: str
 ) -> Segment:
-    """Publish the output of a function on streams as `name`. The function must read each stream
-    completely."""
+    """Publish a function's output for streams as `name`. It must read each stream completely."""
     with run.writer(name) as out:
         out.write(b"")  # an empty output is an output
         function(streams, out.write, suffix)

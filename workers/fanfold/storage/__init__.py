@@ -1,11 +1,9 @@
-"""Storage: opens the storage that WORK_DIR names, and declares the interface of storages. A third
-storage goes here.
+"""Storage: opens the storage in WORK_DIR, and declares what each offers. Add other storages here.
 
-Every storage has a room with `open_storage` and two classes that follow the protocols below:
+A storage is a room with `open_storage` and two classes that follow the protocols below:
 
-- An output is written once, from start to end, then renamed or completed: a reader gets all of it
-  or nothing.
-- Never probe for a file that may not exist yet: some mounts cache the miss. List the folder.
+- an output is written from start to end, then put in place: a reader gets all of it or nothing;
+- never probe for a file that may not exist yet, some mounts cache the miss: list the folder.
 """
 
 from __future__ import annotations

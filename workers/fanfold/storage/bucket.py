@@ -46,15 +46,11 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     name, _, prefix = work_dir.removeprefix(SCHEME).partition("/")
     if not oss2.is_valid_bucket_name(name):
         shown = SCHEME + work_dir.removeprefix(SCHEME).rpartition("@")[2]  # without a key before it
-        raise WorkerError(
-            f"WORK_DIR must be oss://BUCKET/PREFIX with a valid bucket name, got {shown!r}: "
-            "correct the name"
-        )
+        raise WorkerError(f"WORK_DIR must be oss://BUCKET/PREFIX, got {shown!r}: name a bucket")
     region = environ.get("OSS_REGION", "")
     if not re.fullmatch("[a-z0-9-]+", region):
         raise WorkerError(
-            f"OSS_REGION must be a region such as cn-hangzhou, got {region!r}: set the region of "
-            "the bucket"
+            f"OSS_REGION must be such as cn-hangzhou, got {region!r}: set the region of the bucket"
         )
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
     connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MAX_LANES)
@@ -152,7 +148,7 @@ class Bucket:
         coding = str(found.headers.get("Content-Encoding"))
         if re.search("gzip|deflate|compress|br|zstd", coding, re.IGNORECASE):
             raise WorkerError(
-                f"{self.path(name)} must have no Content-Encoding, got {coding}: store the object "
+                f"{self.path(name)} must have no Content-Encoding, got {coding}: store it "
                 "decompressed"
             )
 
@@ -277,8 +273,7 @@ class Bucket:
         )
 
     def _copy_in_steps(self, name: str, inputs: Bucket, parts: Sequence[list[Segment]]) -> Segment:
-        """Make a copy of more parts than an upload can have: first copies of some of the parts,
-        then a copy of these."""
+        """Copy more parts than an upload can have: first into several objects, then these."""
         most = uploads.MAX_PARTS
         steps = [parts[at : at + most] for at in range(0, len(parts), most)]
         stem = cut(self.root + name, 1000)[len(self.root) :]  # of the 1023 bytes of a key

@@ -1,5 +1,4 @@
-"""Credentials for OSS: a key from the environment, or temporary keys of a role, renewed before they
-expire."""
+"""Credentials for OSS: a key from the environment, or a role's temporary keys, renewed in time."""
 
 from __future__ import annotations
 
@@ -82,8 +81,8 @@ def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, f
             token = file.read().strip()
     except (OSError, UnicodeError) as error:
         raise WorkerError(
-            f"{RRSA[2]} must be a file that can be read, got {token_file!r} ({error}): mount the "
-            "token of the service account there"
+            f"{RRSA[2]} must be readable, got {token_file!r} ({error}): mount the service "
+            "account's token"
         ) from None
     fields = {
         "Action": "AssumeRoleWithOIDC",

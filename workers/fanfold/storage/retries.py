@@ -36,8 +36,7 @@ REMEDIES = {
 
 
 class UploadEndedError(RetryError):
-    """Another worker has aborted the upload, or the upload was completed and the answer was
-    lost."""
+    """Another worker aborted the upload, or it was completed and the answer was lost."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"{path}: another worker has ended the upload: a retry can help")
@@ -68,9 +67,9 @@ def ask(bucket: oss2.Bucket, path: str, request: Callable[[], Answer], version: 
         time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
     if is_unknown:
         raise WorkerError(
-            f"OSS_ENDPOINT must have a host that DNS knows, got {bucket.endpoint!r}: correct "
-            "OSS_ENDPOINT, or OSS_REGION if OSS_ENDPOINT is not set; set OSS_CNAME=true for the "
-            "bucket's own domain"
+            f"OSS_ENDPOINT must have a host that DNS knows, got {bucket.endpoint!r}: correct the "
+            "host, or set OSS_REGION for the default; set OSS_CNAME=true for the bucket's own "
+            "domain"
         )
     raise RetryError(
         f"{path}: {problem} ({attempt} attempts): a retry can help if OSS_ENDPOINT is correct, "

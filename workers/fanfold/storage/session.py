@@ -1,7 +1,6 @@
-"""The session of a bucket: connections, and the proxies and certificates that the environment
-names.
+"""The session of a bucket: connections, and the environment's proxies and certificates.
 
-The HTTP client would read the environment for every request and prepare again what oss2 has
+The HTTP client would read the environment for every request, and prepare again what oss2 has
 prepared. This takes more than a third of the CPU time of a small request.
 """
 

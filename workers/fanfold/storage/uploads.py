@@ -22,8 +22,7 @@ SENT = 4 << 20  # bytes after which the worker sends a part of small segments
 MOST = 256 << 20  # bytes that OSS copies per request: OSS answers when the copy is complete
 MAX_PARTS = 10_000  # per upload, a limit of OSS
 BODY = 64 << 10  # bytes per read of a body
-# bytes: the first part of a written object, and the growth per part
-FIRST, GROWTH = 8 << 20, 20 << 10
+FIRST, GROWTH = 8 << 20, 20 << 10  # bytes of the first part that is written, and more per part
 
 
 def part_size(number: int) -> int:
@@ -62,8 +61,7 @@ def upload_parts(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def attempts_at(key: str) -> str:
-    """Return the common prefix of the keys of all attempts at an output: the key without its
-    nonce."""
+    """Return the prefix of the keys of all attempts at an output: the key without its nonce."""
     return re.sub(r"-[0-9a-f]{16}([.][\w.-]+)?$", "-", key)
 
 
@@ -209,8 +207,8 @@ class Writer:
             self._send(len(self.held))
         self.made = self.name, self._complete(self.upload), 0, self.size
         if attempts_at(self.upload.key) == self.upload.key:
-            # Abort what killed attempts at this name left. Attempts at a name with a nonce may
-            # still run.
+            # Killed attempts at this name left these. Attempts at a name with a nonce may still
+            # run.
             self.upload.end_others()
 
     def _complete(self, upload: Upload) -> str:
