@@ -257,7 +257,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     first.terminate()
 
     assert second[0] == 1
-    assert "another run is at work in" in second[2]
+    assert "has another run: wait for its end" in second[2]
     assert finish(first)[0] != 0
 
 
@@ -359,7 +359,7 @@ def test_a_reduce_without_a_map(tmp_path: Path) -> None:
     """One sentence and exit 2, before anything is split."""
     code, output, words = finish(start(tmp_path, "log-count", "--reduce", "sort -u"))
     assert (code, output, words.count("\n")) == (2, "", 1)
-    assert "REDUCE must come with MAP, got REDUCE alone: set MAP as well" in words
+    assert "REDUCE must be set with MAP, got only REDUCE: set MAP too" in words
     assert [path for path in tmp_path.glob("runs/*/*") if not path.name.startswith(".")] == []
 
 
