@@ -45,7 +45,7 @@ OF_HTTP = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file"),
 )
-TOLD = 64 << 10  # last bytes of a worker's stderr that are shown
+SHOWN = 64 << 10  # last bytes of a worker's stderr that are shown
 LOOK, LINE = 0.5, 10  # seconds between two checks of the workers, and between two progress lines
 KEPT_RESULTS = 5  # runs per folder with kept results
 ENDING = signal.SIGINT, signal.SIGTERM
@@ -133,7 +133,7 @@ class Worker:
         output, _ = self.process.communicate()
         self.running.remove(self)
         with self.words as file:
-            file.seek(max(0, file.tell() - TOLD))
+            file.seek(max(0, file.tell() - SHOWN))
             lines = file.read().decode("utf-8", "replace").splitlines()
         code = self.process.returncode
         for line in lines:
@@ -158,7 +158,7 @@ def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], 
     """Show the progress of `count` workers that read `size` bytes (0 if unknown) on stderr: a bar
     on a terminal, otherwise a line every 10 seconds. The yielded function takes the number of
     finished workers and the bytes read."""
-    start = told = time.monotonic()
+    start = shown_at = time.monotonic()
 
     def words(ended: int, read: int) -> str:
         rate = read / max(time.monotonic() - start, 0.001)
@@ -166,9 +166,9 @@ def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], 
         return f"{known}{ended} of {count} workers"
 
     def tell(ended: int, read: int) -> None:
-        nonlocal told
-        if (now := time.monotonic()) >= told + LINE:
-            told = now
+        nonlocal shown_at
+        if (now := time.monotonic()) >= shown_at + LINE:
+            shown_at = now
             click.echo(f"{label}: {words(ended, read)}", err=True)
 
     if not sys.stderr.isatty():
@@ -201,8 +201,8 @@ def run_all(
         while todo or Worker.running:
             while todo and len(Worker.running) < cores:
                 number, (settings, *words) = todo.pop(0)
-                told = {"ARGO_PROGRESS_FILE": f"{folder}/{number}"}
-                Worker({**settings, **told}, *words, size=sizes[number] if sizes else 0)
+                more = {"ARGO_PROGRESS_FILE": f"{folder}/{number}"}
+                Worker({**settings, **more}, *words, size=sizes[number] if sizes else 0)
             time.sleep(0.002)
             for worker in [one for one in Worker.running if one.process.poll() is not None]:
                 worker.output()
@@ -213,7 +213,7 @@ def run_all(
 
 
 def sizes_of(run: Storage, plan_id: str, groups: Iterable[str]) -> list[int]:
-    """Return how many bytes each of these groups of parts has to read."""
+    """Return how many bytes each of these groups of parts reads."""
     plan = open_plan(run, plan_id)
     ends = [*plan.cuts()]
     if plan.mode == FILES:  # cuts count files
@@ -302,10 +302,10 @@ def run_place(
 
 def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
     """Return the folder of a run's results. Print a notice if a later run has the final name."""
-    ours = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
-    for holder in islice(published(run, result, since=ours), 1):
+    own = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
+    for holder in islice(published(run, result, since=own), 1):
         click.echo(f"{run.path(holder)} is of a run with a later start and has {result}", err=True)
-    return ours
+    return own
 
 
 def forget(run_dir: Path, kept: Container[str] = ()) -> None:

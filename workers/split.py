@@ -4,7 +4,7 @@ Reads   INPUT                            a file, or with a / at its end every fi
 Writes  split-output/<plan>/<id>.txt     the bytes of a part (only with SPLIT_MODE=copy)
         split-output/<plan>/plan.json    the plan, written last; its id goes to PLAN_ID_FILE
         split-output/plan.json           a copy of the newest plan, for use without PLAN_ID
-Prints  ["0","1","2"]             the part ids; with ONLY_MISSING only those without a valid record
+Prints  ["0","1","2"]             the part ids; with ONLY_MISSING only parts without a valid record
         ["0-49","50-99"]          with PARTS_PER_POD=50, grouped by pod; with ONLY_MISSING for
                                   example ["0-3,7","50-99"]
 Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help

@@ -1075,7 +1075,7 @@ def test_no_right_to_write(volume: Volume, command: str) -> None:
         outcome = volume.run(worker, *arguments, PART_ID=0, NUM_PARTS=3, LEVEL=1)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert "Permission denied: give the worker's user access to it" in outcome.words
+    assert "Permission denied: grant the worker's user access to it" in outcome.words
     assert volume.tree() == before
 
 
@@ -1089,7 +1089,7 @@ def test_no_right_to_read(volume: Volume, mode: str) -> None:
         outcome = volume.run("split", SPLIT_MODE=mode)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{INPUT}: Permission denied: give the worker's user access to it" in outcome.words
+    assert f"{INPUT}: Permission denied: grant the worker's user access to it" in outcome.words
 
 
 def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:

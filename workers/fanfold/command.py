@@ -61,8 +61,8 @@ def split_words(setting: str, text: str) -> list[str]:
 class Program:
     """The program of a step (MAP, PROCESS, REDUCE) in the settings."""
 
-    def __init__(self, step: str, environ: Mapping[str, str], **told: object) -> None:
-        """Check the settings. `told` is added to the environment of the program."""
+    def __init__(self, step: str, environ: Mapping[str, str], **extra: object) -> None:
+        """Check the settings. `extra` is added to the environment of the program."""
         self.setting, exits = f"{step}_COMMAND", f"{step}_EXIT_OK"
         text = environ.get(self.setting, "")
         self.words = split_words(self.setting, text)
@@ -88,7 +88,7 @@ class Program:
         size = environ.get("SCRATCH_SIZE")
         self.most = whole_number("SCRATCH_SIZE", size, 1, 1 << 59) if size else 0
         kept = {name: text for name, text in environ.items() if not name.startswith(SECRETS)}
-        more = {"HOME": self.scratch, "TMPDIR": self.scratch, **told}
+        more = {"HOME": self.scratch, "TMPDIR": self.scratch, **extra}
         self.environ = {**kept, **{name: str(value) for name, value in more.items()}}
 
     def run(self, streams: Sequence[Stream], write: Write, suffix: str, **more: str) -> None:
@@ -116,11 +116,11 @@ class Program:
             file = stack.enter_context(piped[0].file()) if len(piped) == 1 else None
             pieces = chain.from_iterable(stream.pieces() for stream in piped if not file)
             names = "\n".join(islice(chain.from_iterable(each.names() for each in streams), NAMES))
-            told = {"INPUT_NAMES": names} if len(os.fsencode(names)) <= NAMES else {}
-            told |= more
+            extra = {"INPUT_NAMES": names} if len(os.fsencode(names)) <= NAMES else {}
+            extra |= more
             sinks = log.write if output else write, log.write
             code, has_read, is_over = execute(
-                words, {**self.environ, **told}, file, pieces, *sinks, most=self.most,
+                words, {**self.environ, **extra}, file, pieces, *sinks, most=self.most,
                 watch=streams[0].watch if file else None,
             )  # fmt: skip
             self.judge(code, log)
@@ -200,10 +200,10 @@ class Program:
             yield from iter(lambda: file.read(STEP), b"")
 
 
-def find(step: str, environ: Mapping[str, str], **told: object) -> Combine | None:
+def find(step: str, environ: Mapping[str, str], **extra: object) -> Combine | None:
     """Return the program of a step that can run without one."""
     if environ.get(f"{step}_COMMAND"):
-        return Program(step, environ, **told).run
+        return Program(step, environ, **extra).run
     return None
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 # File system errors that no retry fixes. Each remedy suits inputs and outputs.
 FINAL = {
-    "EACCES EPERM": "give the worker's user access to it",
+    "EACCES EPERM": "grant the worker's user access to it",
     "EROFS": "mount the volume for writing",
     "EEXIST ENOTDIR": "move the file that is in place of a folder away, or use another name",
     "EISDIR ENOTEMPTY": "move the folder that is in place of a file away, or use another name",
@@ -86,7 +86,7 @@ class ChangedError(OldViewError):
 
 
 class Naming(AbstractContextManager["Naming"]):
-    """Adds a path to OSErrors without a file name, such as those of read and close."""
+    """Adds a path to OSErrors without a file name, such as errors of read and close."""
 
     def __init__(self, path: str) -> None:
         self.path = path

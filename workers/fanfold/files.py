@@ -155,26 +155,26 @@ class Files:
     def map(self, part: str, files: Iterable[Input], write: Write) -> dict[str, int]:
         """Map the files of a part and write a line for each in order, except for files taken over
         from an earlier result. Return the numbers of files and bytes."""
-        told = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
+        fields = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
         done = 0
 
         def todo() -> Iterator[Input]:
             nonlocal done
             for file in files:
-                told["files"] += 1
+                fields["files"] += 1
                 if file.taken:
                     done += 1
                 else:
-                    told["bytes"] += file.size
+                    fields["bytes"] += file.size
                     yield file
 
         for line in self.lines(part, todo()):
             write(encode(line).encode() + b"\n")
-            told["failed"] += line["exit"] != 0
-            told["text_bytes"] += line["text_bytes"] or 0
+            fields["failed"] += line["exit"] != 0
+            fields["text_bytes"] += line["text_bytes"] or 0
             done += 1
             self.watch(done)
-        return told
+        return fields
 
     def lines(self, part: str, files: Iterable[Input]) -> Iterator[Line]:
         """Yield the line of each file, in order."""
@@ -206,18 +206,18 @@ class Files:
             try:
                 line |= self.attempt(part, file, known)
             except FileError as error:
-                code, said = error.exit_code, str(error)[-SAID:]
-                told = {
+                code, sentence = error.exit_code, str(error)[-SAID:]
+                fields = {
                     "part": part,
                     "file": file.name,
                     "exit": code,
                     "tries": tries,
-                    "error": said,
+                    "error": sentence,
                 }
-                worker.log(self.name, "file_failed", **told)
+                worker.log(self.name, "file_failed", **fields)
                 if tries < TRIES and code != 2:
                     continue
-                line |= {"exit": code, "said": said}
+                line |= {"exit": code, "said": sentence}
             return {**line, "tries": tries, "seconds": round(time.monotonic() - start, 3)}
 
     def attempt(self, number: str, file: Input, known: list[bytes] | None) -> Line:
@@ -235,8 +235,8 @@ class Files:
                 f"the storage does not accept the output's name {name!r}: use a shorter "
                 "OUTPUT_SUFFIX, OUTPUT_DIR or RUN_DIR, or rename the file",
             ) from error
-        told = {"text_bytes": part.text_bytes, "counts": counts}
-        return told | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
+        fields = {"text_bytes": part.text_bytes, "counts": counts}
+        return fields | (self.fields(out.made, part.digest.hexdigest()) if out.made else {})
 
     def take(self, part: FilePart) -> records.Counts:
         """Call the function with a file and return its numbers."""
@@ -253,7 +253,7 @@ class Files:
             raise part.broken
         return counts
 
-    def told(self, made: Segment, digest: str) -> Line:
+    def fields(self, made: Segment, digest: str) -> Line:
         """Return the fields of a line for an output. Its name is in WORK_DIR, as for inputs."""
         name, version, _, size = made
         return {

@@ -98,8 +98,8 @@ class Fold:
         """Yield the record of every part."""
         for record in records.read_parts(self.run, self.job, parts_of(self.plan)):
             self.begin = min(self.begin, record.start or self.begin)
-            if record.told:
-                self.report.add(record.part, record.size, record.told)
+            if record.fields:
+                self.report.add(record.part, record.size, record.fields)
             yield record
 
     def check_whole(self, wrong: Mapping[str, Sequence[str]]) -> None:
@@ -156,11 +156,11 @@ class Fold:
         """Prove the whole and write the results to the run's folder. Return them and the
         summary."""
         run, plan, function, name = self.run, self.plan, self.function, self.output
-        finals, told, parts, whole = publish.Finals(), {}, list[Segment](), None
+        finals, counted, parts, whole = publish.Finals(), {}, list[Segment](), None
         if plan.mode == FILES:
             whole = self.prove_files()
             finals[FILE_LINES] = whole.made
-            told = {"failed": whole.failed, "taken": whole.taken}
+            counted = {"failed": whole.failed, "taken": whole.taken}
         else:
             parts = self.prove_text()
         is_made = bool(parts or function)
@@ -184,7 +184,7 @@ class Fold:
         summary = {
             "parts": self.count,
             "files": plan.files,
-            **told,
+            **counted,
             "input_bytes": plan.bytes,
             "output_bytes": made[3] if made else whole.output_bytes if whole else 0,
             "seconds": round(time.time() - records.from_utc(self.begin), 3),

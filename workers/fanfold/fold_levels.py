@@ -83,8 +83,8 @@ def fold_files(
     published = publish.publish(run, folder, os.path.basename(name), job, make)
     _, version, _, size = published[names.LEVEL_RESULT]
     with run.open(name, version):
-        told = {"bytes": size, "digest": run.checksum(name)}
-    worker.hand_over(environ, "RESULT_FILE", json.dumps(told))
+        fields = {"bytes": size, "digest": run.checksum(name)}
+    worker.hand_over(environ, "RESULT_FILE", json.dumps(fields))
     worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
     if clean:
         publish.remove(run, levels.outputs(level))
@@ -103,8 +103,8 @@ def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) 
             del there[level]
             break
     for level, numbers in sorted(there.items()):
-        told = map_in_order(partial(levels.told, level), numbers)
-        for number, one in zip(numbers, told, strict=True):
+        fields = map_in_order(partial(levels.fields, level), numbers)
+        for number, one in zip(numbers, fields, strict=True):
             end = one["first"] + len(one["versions"])
             if end <= count:  # by hand, another run may have made more
                 bar = found.add(f"{number} of level {level}", one["output"][1], one)

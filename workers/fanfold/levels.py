@@ -89,7 +89,7 @@ class Levels:
         """Return a file above level 1 from its record."""
         name = self.record(level, number)
         try:
-            found = self.told(level, number)
+            found = self.fields(level, number)
             (output, size, version), versions = found["output"], list(found["versions"])
             return (str(output), str(version), 0, int(size)), int(found["first"]), versions
         except UNREADABLE:
@@ -98,7 +98,7 @@ class Levels:
                 f"{level - 1} again"
             ) from None
 
-    def told(self, level: int, number: int) -> dict[str, Any]:
+    def fields(self, level: int, number: int) -> dict[str, Any]:
         """Return the fields of a file's record. Raises one of UNREADABLE if it is damaged."""
         found = records.unseal(b"".join(self.run.stream(self.record(level, number))))
         if (found["level"], found["number"]) != (level, number):

@@ -78,7 +78,7 @@ def run_map(
         start, part_id = time.time(), str(number)
         at, stop = parts[number]
         first = starts[number]
-        counts, told = records.Counts(), dict[str, int]()
+        counts, fields = records.Counts(), dict[str, int]()
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
             if plan.mode == FILES:
                 from fanfold.files import Files
@@ -88,8 +88,8 @@ def run_map(
                     name=name, at_once=at_once, reads=reads,
                     watch=lambda done: progress.at(first + done),
                 )  # fmt: skip
-                told = files.map(part_id, kept.files(first, first + stop - at), output.write)
-                size = told.pop("bytes")
+                fields = files.map(part_id, kept.files(first, first + stop - at), output.write)
+                size = fields.pop("bytes")
             else:
                 part = Part(number, plan, (kept, at, stop), (inputs, run), output)
                 part.watch = lambda done: progress.at(first + done)
@@ -97,12 +97,12 @@ def run_map(
                 part.finish(f"the map did not take all of part {part_id}")
         record = records.seal_part(
             part_id, job=job, plan=plan.id, size=size, counts=counts, output=output.made,
-            made=records.maker(environ, start), files=told,
+            made=records.maker(environ, start), files=fields,
         )  # fmt: skip
         run.put(names.PART_RECORD.format(job, part_id), [record])
         seconds = round(time.time() - start, 3)
         ids = {"plan": plan.id, "job": job}
-        worker.log(name, "done", part=part_id, bytes=size, **told, seconds=seconds, **ids)
+        worker.log(name, "done", part=part_id, bytes=size, **fields, seconds=seconds, **ids)
 
     if len(parts) == 1:
         map_one(wanted[0][0])

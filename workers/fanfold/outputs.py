@@ -79,8 +79,8 @@ class Whole:
         self.made: Segment = "", "", 0, 0  # the lines, after they are published
 
     def lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
-        """Yield the lines of the parts, and those of the earlier result that the plan takes over.
-        All outputs exist. The files of a part without a record count as failed."""
+        """Yield the lines of the parts, and the lines of the earlier result that the plan takes
+        over. All outputs exist. The files of a part without a record count as failed."""
         for line, is_there in with_outputs(self.work, self._lines(parts)):
             if not is_there:
                 raise OldViewError(
@@ -162,8 +162,8 @@ def find(file: Input, found: Iterable[Line], where: str) -> Line:
 
 def lost(file: Input, part: str) -> Line:
     """Return the line of a file that no pod has mapped."""
-    said = f"no pod has mapped part {part} to its end"
-    return {**begin_line(file), "exit": LOST, "said": said}
+    sentence = f"no pod has mapped part {part} to its end"
+    return {**begin_line(file), "exit": LOST, "said": sentence}
 
 
 def settings_id(made_by: Mapping[str, object]) -> str:

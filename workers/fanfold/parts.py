@@ -20,9 +20,7 @@ class Part(Stream):
 
     name: str = ""
     item: object = None
-    broken: Exception | None = (
-        None  # an error that is none of the file, whatever the map makes of it
-    )
+    broken: Exception | None = None  # an error of the node or the storage, not of the file
 
     def __init__(
         self, number: int, plan: Plan, place: tuple[Inputs, int, int],

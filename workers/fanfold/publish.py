@@ -109,8 +109,8 @@ def publish(
     job: str,
     make: Callable[[], tuple[Finals, Mapping[str, object]]],
 ) -> dict[str, Segment]:
-    """Publish the results of a run, unless an earlier attempt has, and give each of its final names
-    to the newest run. `make` writes the files to the folder and returns them and the summary.
+    """Publish the results of a run, unless an earlier attempt has, and the newest run's file under
+    each final name. `make` writes the files to the folder and returns them and the summary.
     `result` is the name of the file that every such run has. Returns the files of this run."""
     if not is_published(run, folder, result, job):
         files, summary = make()
@@ -119,14 +119,14 @@ def publish(
         finals = {final: file and records.as_input(file) for final, file in files.items()}
         sealed = records.seal({**summary, "job": job, "folder": folder, "finals": finals})
         run.put(folder + RECORD.format(result), [sealed])
-    ours = read_record(run, folder, result)[1]
+    own = read_record(run, folder, result)[1]
     seen: list[str] | None = None
     while (newer := [*published(run, result, since=folder)]) != seen:
         seen = newer
         if newer:
             log("merge", "late", newer=newer[0])
         try:
-            for final, file in settle(run, result, ours, reversed(newer)).items():
+            for final, file in settle(run, result, own, reversed(newer)).items():
                 if is_page(final):
                     show_page(run, final, file)
                 elif file:
@@ -138,15 +138,15 @@ def publish(
                 raise
             # A newer run has the final names: this run must not replace them.
             log("merge", "left", error=explain(error)[1])
-    return {final: file for final, file in ours.items() if file}
+    return {final: file for final, file in own.items() if file}
 
 
-def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Finals:
+def settle(run: Storage, result: str, own: Finals, newer: Iterable[str]) -> Finals:
     """Return our final names with the files of the newest runs. `newer` starts with the oldest."""
-    found = dict(ours)
+    found = dict(own)
     for folder in newer:
-        theirs = read_record(run, folder, result)[1]
-        found |= {final: theirs[final] for final in ours.keys() & theirs.keys()}
+        others = read_record(run, folder, result)[1]
+        found |= {final: others[final] for final in own.keys() & others.keys()}
     return found
 
 
@@ -165,13 +165,13 @@ def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Se
 
 
 def show_page(run: Storage, final: str, file: Segment | None) -> None:
-    """Write a page to its final name, unless another file or a link is there."""
+    """Write a page to its final name, unless this name has another file or a link."""
     try:
-        ours = run.real(final) == real_place(run, final)
-        if ours and run.has(final):
+        is_ours = run.real(final) == real_place(run, final)
+        if is_ours and run.has(final):
             with run.open(final) as found:
-                ours = found.read(0, len(MARK)) == MARK.encode()
-        if not ours:
+                is_ours = found.read(0, len(MARK)) == MARK.encode()
+        if not is_ours:
             log("merge", "kept", file=final, why="no run has made it")
             return
         if file:

@@ -135,7 +135,7 @@ class PartRecord:
         self.counts: Counts = {}
         self.output: Segment | None = None
         self.run, self.start, self.size = "", "", 0
-        self.told: Mapping[str, object] = {}  # all fields of the record
+        self.fields: Mapping[str, object] = {}  # all fields of the record
         try:
             found = unseal(text)
             if (found["job"], found["part"]) != (job, part) or find_bad_count(found["counts"]):
@@ -144,7 +144,7 @@ class PartRecord:
                 name, length, version = found["output"]
                 self.output = str(name), str(version), 0, int(length)
             self.run, self.start = str(found["run"]), str(found["start"])
-            self.counts, self.size, self.told = dict(found["counts"]), int(found["bytes"]), found
+            self.counts, self.size, self.fields = dict(found["counts"]), int(found["bytes"]), found
             if found.get("files", found["bytes"]) != size:
                 self.problem = "short"
         except UNREADABLE:

@@ -56,19 +56,19 @@ class Report:
         self.failed: list[tuple[str, str, str]] = []  # files: name, exit code, error
         self.levels: dict[int, list[tuple[float, float, Bar]]] = {}  # the place of each in the tree
 
-    def add(self, name: str, size: int, told: Mapping[str, object]) -> Bar | None:
-        """Add a step from its record, `told`. Steps of other runs are only counted."""
-        if told.get("run") != self.run_id:
+    def add(self, name: str, size: int, fields: Mapping[str, object]) -> Bar | None:
+        """Add a step from its record, `fields`. Steps of other runs are only counted."""
+        if fields.get("run") != self.run_id:
             self.others += 1
             return None
         try:
-            start, end = (from_utc(str(told[moment])) for moment in ("start", "end"))
-            attempt = int(str(told.get("attempt", 0)))
+            start, end = (from_utc(str(fields[moment])) for moment in ("start", "end"))
+            attempt = int(str(fields.get("attempt", 0)))
             self.sizes.append(size)
         except (KeyError, ValueError, OverflowError):
             self.untold += 1
             return None
-        pod, node = (str(told.get(where, "")) for where in ("pod", "node"))
+        pod, node = (str(fields.get(where, "")) for where in ("pod", "node"))
         bar = Bar(end - start, name, start, size, pod, node, attempt)
         self.starts.append(start)
         self.ends.append(end)
@@ -83,10 +83,10 @@ class Report:
         if bar:
             self.levels.setdefault(level, []).append((first, last, bar))
 
-    def fail(self, name: str, code: int, said: str) -> None:
+    def fail(self, name: str, code: int, sentence: str) -> None:
         """Add a failed file."""
         if len(self.failed) < FAILED:
-            self.failed.append((name[:LETTERS], str(code), said[-LETTERS:]))
+            self.failed.append((name[:LETTERS], str(code), sentence[-LETTERS:]))
 
     def page(
         self, proof: str, facts: Mapping[str, object], totals: Mapping[str, int | float] = NONE,
@@ -108,28 +108,28 @@ class Report:
         return [f"{each}\n".encode("utf-8", "replace") for each in sections if each]
 
     def _facts(self, facts: Mapping[str, object]) -> str:
-        told = {
+        entries = {
             name.replace("_", " "): f"{fact:,}" if isinstance(fact, int) else fact
             for name, fact in facts.items()
             # This time covers earlier runs, or only the last step.
             if fact != "" and name != "seconds"
         }
         if self.starts:
-            told["first start"] = utc(min(self.starts))
-            told["last end"] = utc(max(self.ends))
+            entries["first start"] = utc(min(self.starts))
+            entries["last end"] = utc(max(self.ends))
             span = max(self.ends) - min(self.starts)
-            told["time between them"] = f"{span:,.1f} s ({duration(span)})"
+            entries["time between them"] = f"{span:,.1f} s ({duration(span)})"
             total = sum(self.ends) - sum(self.starts)
-            told["sum of all pods"] = f"{total:,.1f} s ({duration(total)})"
+            entries["sum of all pods"] = f"{total:,.1f} s ({duration(total)})"
         if known := {n: count for n, count in sorted(self.attempts.items()) if n}:
-            told["attempts"] = "; ".join(
+            entries["attempts"] = "; ".join(
                 f"{count:,} {self.noun}s at attempt {n}" for n, count in known.items()
             )
         for count, why in ((self.others, "of other runs"), (self.untold, "without times")):
             if count:
-                told[f"{self.noun}s {why}"] = f"{count:,}, not shown"
-        told["versions"] = f"records of format {FORMAT}, Python {sys.version.split()[0]}"
-        rows = (f"<dt>{shown(name)}</dt><dd>{shown(fact)}</dd>" for name, fact in told.items())
+                entries[f"{self.noun}s {why}"] = f"{count:,}, not shown"
+        entries["versions"] = f"records of format {FORMAT}, Python {sys.version.split()[0]}"
+        rows = (f"<dt>{shown(name)}</dt><dd>{shown(fact)}</dd>" for name, fact in entries.items())
         return f"<dl>{''.join(rows)}</dl>"
 
     def _failed(self, failed: int) -> str:
@@ -155,12 +155,12 @@ class Report:
             speed = rate(bar.size, bar.seconds)
             shade = max(k for k in range(SHADES) if speed >= steps[k])
             words = f"{bar.seconds:,.3f} s, {decimal(speed)} MB/s"
-            told = f"{self.noun} {bar.name}: {words}, {bar.pod}"
+            label = f"{self.noun} {bar.name}: {words}, {bar.pod}"
             at, wide = (1000 * each / span for each in (bar.start - begin, bar.seconds))
             rows.append(
                 f'<rect class="r{shade + 1}" x="{at:.1f}" y="{row * height}" '
                 f'width="{max(wide, 1):.1f}" height="{height * 0.9:.1f}">'
-                f"<title>{shown(told)}</title></rect>"
+                f"<title>{shown(label)}</title></rect>"
             )
         first, last = self.bars[0].name, self.bars[-1].name
         which = f"One bar per {self.noun}, from {first} at the top to {last} at the bottom."

@@ -2,7 +2,7 @@
 
 A storage is a room with `open_storage` and two classes that follow the protocols below:
 
-- an output is written from start to end, then put in place: a reader gets all of it or nothing;
+- an output is written from start to end, then published: a reader gets all of it or nothing;
 - never probe for a file that may not exist yet, some mounts cache the miss: list the folder.
 """
 
@@ -90,9 +90,9 @@ class Storage(Protocol):
     # The names that may exist. A bucket returns all names: a request for a missing object hides
     # nothing.
     def likely(self, names: Iterable[str]) -> Iterable[str]: ...
-    # Publish a file: from pieces, which can be iterated again; from segments of inputs; or from
-    # what is written in the `with`, under a name that no other attempt writes. All three report the
-    # version of the file as published.
+    # Publish a file: from pieces, which can be iterated again; from segments of inputs; or from the
+    # writes in the `with`, under a name that no other attempt writes. All three report the version
+    # of the file as published.
     def put(self, name: str, pieces: Iterable[bytes]) -> Segment: ...
     def copy(self, name: str, inputs: Self, segments: Iterable[Segment]) -> Segment: ...
     def writer(self, name: str) -> ContextManager[Writer]: ...
@@ -129,8 +129,8 @@ def check_apart(work: Storage, run: Storage, source: str, output: str, *more: st
     """Refuse an INPUT that overlaps the run's own files. Links are resolved. Final names are not
     probed: they may not exist yet."""
     name, final = work.real(source.rstrip("/")), real_place(run, output)
-    ours = (f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT, REPORT))
-    for own in (*ours, final):
+    own_files = (f"{run.real('').rstrip('/')}/{one}" for one in (*OUTPUTS, *more, RESULT, REPORT))
+    for own in (*own_files, final):
         inside = f"{name}/".startswith(own.rstrip("/") + "/")
         if inside or (source.endswith("/") and own.startswith(f"{name}/")):
             raise WorkerError(

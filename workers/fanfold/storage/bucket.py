@@ -241,8 +241,8 @@ class Bucket:
         return self.listing.has(name)
 
     def writer(self, name: str) -> Writer:
-        ours = partial(self.upload, name), partial(self.put, name), partial(self.look, name)
-        return Writer(name, *ours)
+        actions = partial(self.upload, name), partial(self.put, name), partial(self.look, name)
+        return Writer(name, *actions)
 
     def checksum(self, name: str) -> str:
         found = self.ask(name, lambda: self.bucket.head_object(self.root + name))

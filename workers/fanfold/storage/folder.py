@@ -3,7 +3,7 @@
 Rules that are true for disks and for ossfs:
 
 - close() commits, so its error counts.
-- A size is that of an open file after a read of one byte, never that of a path: a mount may answer
+- Take a size only from an open file after a read of one byte, never from a path: a mount may answer
   for a path from an old cache. A size of 0 counts only after a listing of the folder.
 """
 
@@ -51,7 +51,7 @@ def open_storage(root: str, environ: Mapping[str, str]) -> tuple[Folder, Folder]
 
 
 class File:
-    """An open file. Its size and version are those of the open file, not of its path."""
+    """An open file. The size and version are of the open file, not of its path."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name, self.path, self.naming = name, path, Naming(path)

@@ -144,10 +144,10 @@ class Upload:
     def end_others(self) -> None:
         """Abort the uploads that killed attempts at this output left, which OSS bills. Call this
         only after this upload is complete, so that two workers cannot abort each other forever."""
-        ours = attempts_at(self.key)
-        pages = oss2.MultipartUploadIterator(self.bucket, ours, max_retries=1)
+        prefix = attempts_at(self.key)
+        pages = oss2.MultipartUploadIterator(self.bucket, prefix, max_retries=1)
         while (left := self.ask(lambda: next(pages, None))) is not None:
-            if attempts_at(left.key) == ours:
+            if attempts_at(left.key) == prefix:
                 Upload(self.bucket, left.key, self.ask, left.upload_id).abort()
 
     def abort(self) -> None:
