@@ -1,4 +1,4 @@
-"""Every error of the contract: the exit code, the sentence, and that nothing was written."""
+"""Every documented error: its exit code and message, and that nothing was written."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ State = Callable[[Volume], object]
 
 
 def nothing(_: Volume) -> None:
-    """Leave the volume with an input and no more."""
+    """Leave only an input on the volume."""
 
 
 def split(volume: Volume, **settings: object) -> None:
-    """Put a plan of three parts there."""
+    """Make a plan of three parts."""
     volume.split(**{"NUM_PARTS": 3, "SPLIT_MODE": "range", **settings})
 
 
 def counted(volume: Volume, **settings: object) -> None:
-    """Put a plan of three parts and its results there, and a result.json from before."""
+    """Make a plan of three parts and its results, and an older result.json."""
     split(volume, **settings)
     volume.count("012")
     volume.write("result.json", b"an older one")
 
 
 def plan(change: Callable[[bytes], bytes]) -> State:
-    """Have the newest plan changed after the parts were counted."""
+    """Change the newest plan after the parts were counted."""
 
     def state(volume: Volume) -> None:
         counted(volume)
@@ -62,7 +62,7 @@ def plan(change: Callable[[bytes], bytes]) -> State:
 
 
 def named(volume: Volume, name: str) -> str:
-    """A name, with the ids of the newest plan and its job in the places marked for them."""
+    """Replace the marks for the ids of the newest plan and its job in a name."""
     return name.format(plan=volume.plan()["id"], job=volume.job()) if "{" in name else name
 
 
@@ -98,7 +98,7 @@ def folder(name: str, state: State = nothing) -> State:
 
 
 def fifo(name: str) -> State:
-    """Add a pipe that nobody writes to."""
+    """Add a pipe without a writer."""
     return lambda volume: os.mkfifo(volume.root / name)
 
 
@@ -124,7 +124,7 @@ def link(name: str, target: str) -> State:
 
 
 def levels(count: int) -> State:
-    """Put the files of the first level there."""
+    """Write the files of level 1."""
 
     def state(volume: Volume) -> None:
         for number in range(count):
@@ -139,32 +139,32 @@ def copies(name: str, data: bytes) -> State:
 
 
 def another(volume: Volume) -> None:
-    """Put a plan under the id of another."""
+    """Copy a plan to the id of another plan."""
     counted(volume)
     volume.write("split-output/a1/plan.json", volume.plan_path().read_bytes())
 
 
 def both(volume: Volume) -> None:
-    """Put there what either pipeline needs."""
+    """Make the files that both pipelines need."""
     counted(volume)
     levels(2)(volume)
 
 
 def joined(volume: Volume) -> None:
-    """Put four files of level 1 and the two of level 2 there."""
+    """Make four files of level 1 and the two files of level 2."""
     levels(4)(volume)
     volume.process(4)
 
 
 def of_two_fan_ins(volume: Volume) -> None:
-    """Put files of level 2 there that were made of three files each and of two."""
+    """Make files of level 2 from three files each and from two files each."""
     levels(4)(volume)
     assert volume.run("process", 0, 1, FAN_IN=3).code == 0
     assert volume.run("process", 1, 1, FAN_IN=2).code == 0
 
 
 def record(at: int, *, like: int, **changes: object) -> State:
-    """Put the record of a file of level 2 in the place of another's, with other fields."""
+    """Replace the record of a file of level 2 by another file's record, with other fields."""
 
     def state(volume: Volume) -> None:
         joined(volume)
@@ -176,7 +176,7 @@ def record(at: int, *, like: int, **changes: object) -> State:
     return state
 
 
-# worker and arguments, settings, what is there, exit code, a pattern of the sentence
+# worker and arguments, settings, state, exit code, pattern of the message
 Case = tuple[str, Mapping[str, object], State, int, str]
 COUNT: dict[str, object] = {"PART_ID": 1}
 MERGE: dict[str, object] = {"NUM_PARTS": 3}
@@ -366,7 +366,7 @@ SETTINGS: list[Case] = [
     ),
 ]
 
-# What nobody would read in level 1.
+# Names in level 1 that no step reads.
 STRANGERS = ("03.txt", "4.TXT", "part-4.txt", "4.log", "4", "٣.txt", "more/0.txt", ".4.txt.tmp")
 
 STATES: list[Case] = [
@@ -543,7 +543,7 @@ STATES: list[Case] = [
     ("merge 2", {"LEVEL": 2}, without(LEVEL_1.format(0), state=joined), 75, "l1/0.txt: No such fi"),
 ]
 
-# What only a file system has, or minds.
+# States that only a file system has.
 STATES_OF_FOLDERS: list[Case] = [
     ("split", {"INPUT": "."}, nothing, 2, "INPUT must name a file, .* got '.': "),
     ("split", {"INPUT": "./"}, nothing, 2, "INPUT must name a file, .* got './': "),
@@ -597,7 +597,7 @@ STATES_OF_FOLDERS: list[Case] = [
     ),
 ]
 
-# What plan.json may be instead; count.py has no need to see it where its own line is right.
+# Other contents of plan.json. count.py does not check all of them.
 PLANS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another format": (
         lambda text: text.replace(b'"format":2', b'"format":1'),
@@ -632,8 +632,8 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def check(volume: Volume, case: Case, *, folders: bool = True) -> None:
-    """Run the case, and see that it ends as it says, in one sentence, and writes nothing but
-    perhaps folders of ours."""
+    """Run the case, and check its exit code and its single message. It must write nothing, except
+    folders of fanfold."""
     command, settings, state, code, pattern = case
     worker, *arguments = command.split()
     volume.write(INPUT, DATA)
@@ -657,7 +657,7 @@ def check(volume: Volume, case: Case, *, folders: bool = True) -> None:
 
 
 def names(cases: list[Case]) -> list[str]:
-    """A name for every case."""
+    """Return a name for every case."""
     return [
         f"{number}-{command}-{','.join(f'{k}={v}' for k, v in settings.items())[:40]}".encode(
             "ascii", "replace"
@@ -668,20 +668,20 @@ def names(cases: list[Case]) -> list[str]:
 
 @pytest.mark.parametrize("case", SETTINGS, ids=names(SETTINGS))
 def test_settings(volume: Volume, case: Case) -> None:
-    """A setting that is bad or missing is the operator's to fix; not a folder is made."""
+    """A wrong or missing setting is for the operator to fix. No folder is made."""
     check(volume, case, folders=False)
 
 
 @pytest.mark.parametrize("case", STATES, ids=names(STATES))
 def test_states(volume: Volume, case: Case) -> None:
-    """What is there does not fit: 2 if somebody must act, 75 if a retry can mend it."""
+    """Data that does not fit: 2 if the operator must act, 75 if a retry can fix it."""
     check(volume, case)
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("case", STATES_OF_FOLDERS, ids=names(STATES_OF_FOLDERS))
 def test_states_of_folders(volume: Volume, case: Case) -> None:
-    """The same for what an object store does not have."""
+    """The same for states that an object store does not have."""
     check(volume, case)
 
 
@@ -690,14 +690,14 @@ def test_states_of_folders(volume: Volume, case: Case) -> None:
 def test_no_plan(
     volume: Volume, worker: str, change: Callable[[bytes], bytes], pattern: str
 ) -> None:
-    """A plan.json that is none, or of another version, is refused by whoever reads it. It may be
-    what a mount still shows: 75."""
+    """A plan.json that is not a plan, or of another version, is refused by all readers with 75: a
+    mount may still show an old file."""
     check(volume, (worker, {**COUNT, **MERGE}, plan(change), 75, pattern))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_plan(volume: Volume, change: Callable[[bytes], bytes]) -> None:
-    """A plan that is not what split.py committed: no map uses it, and merge.py makes no result."""
+    """A plan that split.py did not commit: no map uses it, and merge.py makes no result."""
 
     def changed(text: bytes) -> bytes:
         new = change(text)
@@ -711,8 +711,8 @@ def test_a_changed_plan(volume: Volume, change: Callable[[bytes], bytes]) -> Non
 
 
 def test_a_plan_that_does_not_fit(volume: Volume) -> None:
-    """The plan of PLAN_ID is no older one that a mount shows: settings that do not fit it, and
-    images of another version, are for the operator."""
+    """The plan of PLAN_ID cannot be an older file of a mount. Settings that do not fit it, and
+    images of another version, are for the operator to fix."""
     volume.write(INPUT, DATA)
     counted(volume)
     given = {"PLAN_ID": volume.plan()["id"]}
@@ -726,7 +726,7 @@ def test_a_plan_that_does_not_fit(volume: Volume) -> None:
 
 
 def test_a_level_that_does_not_fit(volume: Volume) -> None:
-    """Nor are the records of a run with RUN_ID those of another FAN_IN."""
+    """With RUN_ID, the records of another FAN_IN are for the operator to fix."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1)
     of_two_fan_ins(run)
     for outcome in run.run("process", 0, 2), run.run("merge", 2, LEVEL=2):
@@ -734,7 +734,7 @@ def test_a_level_that_does_not_fit(volume: Volume) -> None:
 
 
 def test_level_1_and_what_a_killed_writer_left(volume: Volume) -> None:
-    """A temporary file of ours fails no run, and no run has it."""
+    """A temporary file of fanfold in level 1 makes no run fail, and is in no result."""
     levels(4)(volume)
     volume.write("aggregation-demo/l1/.4.txt.0123456789abcdef.tmp", b"4")
     assert volume.aggregate(4).code == 0
@@ -746,7 +746,8 @@ def test_level_1_and_what_a_killed_writer_left(volume: Volume) -> None:
 def test_a_listed_file_that_goes_away(
     volume: Volume, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is gone when it is opened: a retry can help, and the sentence names it."""
+    """A file is listed but deleted before it is opened: a retry can help, and the message names the
+    file."""
     for name in ("in/x", "in/y"):
         volume.write(name, DATA)
     kind = bucket.Bucket if volume.in_bucket else storage_folder.Folder
@@ -768,7 +769,7 @@ def test_a_listed_file_that_goes_away(
 def test_a_listed_folder_that_goes_away(
     volume: Volume, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for a folder in it, for every step that lists."""
+    """The same for a folder, in every step that lists."""
     volume = volume.having(INPUT="in/", NUM_PARTS=3, SPLIT_MODE="range")
     volume.write("in/x", DATA)
     volume.count(volume.split())
@@ -788,7 +789,7 @@ def test_a_listed_folder_that_goes_away(
 
 @pytest.mark.folder
 def test_a_file_that_a_mount_hides(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INPUT is in the listing of its folder, and the mount remembers that it was missing."""
+    """INPUT is in the listing of its folder, but the mount has cached that it is missing."""
     volume.write("in/x", DATA)
     hidden = volume.root / "in/x"
 
@@ -808,7 +809,7 @@ def test_a_file_that_a_mount_hides(volume: Volume, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["sys/kernel/uevent_seqnum", "proc/version"])
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_file_of_the_kernel(volume: Volume, name: str, mode: str) -> None:
-    """Its size is 0, or more than can be read: no retry changes that."""
+    """Its size is 0, or larger than its content: no retry changes this."""
     if not os.path.exists(f"/{name}"):
         pytest.skip(f"no /{name} here")
     run_dir = str(volume.root)[1:]
@@ -818,14 +819,15 @@ def test_a_file_of_the_kernel(volume: Volume, name: str, mode: str) -> None:
 
 
 class OldSizes:
-    """os, on a mount that shows an old size of 0 of every file until it lists a folder."""
+    """Replaces os on a mount that shows an old size of 0 for every file until its folder is
+    listed."""
 
     def __init__(self) -> None:
-        """Nothing is listed."""
+        """Start without a listing."""
         self.listed = False
 
     def __getattr__(self, name: str) -> Any:
-        """All but the functions below."""
+        """Return all other functions of os."""
         return getattr(os, name)
 
     def scandir(self, path: str) -> Any:
@@ -834,19 +836,19 @@ class OldSizes:
         return os.scandir(path)
 
     def fstat(self, fd: int) -> os.stat_result:
-        """Of a file its old size, or none before."""
+        """Return the size of a file after a listing, 0 before."""
         found = [*os.fstat(fd)]
         return os.stat_result(found) if self.listed else os.stat_result([*found[:6], 0, *found[7:]])
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        """The kernel does not ask the mount for what is behind the end."""
+        """The kernel does not ask the mount for bytes beyond the size."""
         return os.pread(fd, length, offset) if self.listed else b""
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_an_old_size_of_0(volume: Volume, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A size of 0 counts after a listing of the folder: no byte of the input is left out."""
+    """A size of 0 counts only after a listing of the folder: no byte of the input is left out."""
     volume.write(f"in/{INPUT}", DATA)
     run = volume.having(INPUT=f"in/{INPUT}", SPLIT_MODE=mode, NUM_PARTS=2)
     with monkeypatch.context() as patch:
@@ -857,7 +859,7 @@ def test_an_old_size_of_0(volume: Volume, mode: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.folder
 def test_many_empty_files(volume: Volume) -> None:
-    """Their folder is listed once for all of them."""
+    """Their folder is listed once for all files."""
     for number in range(20):
         volume.write(f"in/{number}", b"")
     with faulty.operations(lambda *_: None) as seen:
@@ -867,7 +869,7 @@ def test_many_empty_files(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_a_hole_that_is_none(volume: Volume) -> None:
-    """ENXIO where data is looked for is a hole up to the end, or what a mount says that is busy."""
+    """ENXIO for SEEK_DATA means a hole up to the end, or a busy mount."""
     volume.write(INPUT, b"x" * 100 + b"\n" + DATA)
 
     def busy(_: int, name: str) -> None:
@@ -883,7 +885,7 @@ def test_a_hole_that_is_none(volume: Volume) -> None:
     assert volume.plan()["cuts"] == right
 
 
-# The errors that need somebody. Others may pass, such as those of a mount that is busy or died.
+# Errors that the operator must fix. Other errors may pass, such as those of a busy or dead mount.
 NEED_SOMEBODY = """
     EACCES EPERM EROFS EEXIST ENOTDIR EISDIR ENOTEMPTY ENAMETOOLONG EILSEQ ELOOP EFBIG EMLINK EINVAL
     ENOSYS ENOTSUP EOPNOTSUPP EXDEV
@@ -892,7 +894,8 @@ NEED_SOMEBODY = """
 
 @pytest.mark.parametrize("number", errno.errorcode, ids=errno.errorcode.get)
 def test_errors_of_the_system(number: int) -> None:
-    """Each has its exit code; what it says of a retry fits that, and it names the file."""
+    """Each error has its exit code, names the file, and mentions a retry only if a retry can
+    help."""
     needs_somebody = errno.errorcode[number] in NEED_SOMEBODY.split()
     code, sentence = explain(OSError(number, os.strerror(number), "in/x"))
     assert code == (2 if needs_somebody else 75)
@@ -902,7 +905,7 @@ def test_errors_of_the_system(number: int) -> None:
 
 
 def test_the_first_20_are_named(volume: Volume) -> None:
-    """Of many parts without a result merge.py names the first 20 and says how many there are."""
+    """If many parts have no result, merge.py names the first 20 and the number of all."""
     volume.write(INPUT, DATA)
     volume.split(NUM_PARTS=30)
     volume.count(["0", "3"])
@@ -914,7 +917,7 @@ def test_the_first_20_are_named(volume: Volume) -> None:
 
 
 def test_a_result_of_another_part(volume: Volume) -> None:
-    """A record under the name of another part is no record of it, though both parts are empty."""
+    """A record under the name of another part does not count, even if both parts are empty."""
     volume.write(INPUT, b"")
     volume.split(NUM_PARTS=3)
     volume.count("012")
@@ -929,14 +932,14 @@ def test_a_result_of_another_part(volume: Volume) -> None:
     "names", [("result.jsonl",), ("result.json.1", "x"), ("split-output.log",)]
 )
 def test_a_name_that_only_starts_like_an_output(volume: Volume, names: tuple[str, ...]) -> None:
-    """An input beside the outputs may have a name that starts like one of theirs."""
+    """The name of an input may begin like the name of an output."""
     volume.write(names[0], DATA)
     assert volume.split(INPUT=names[0], NUM_PARTS=1) == ["0"]
 
 
 def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More files than split has memory for are refused before anything is written; as many as may
-    be are not."""
+    """More than the maximum number of files are refused before anything is written. The maximum is
+    accepted."""
     monkeypatch.setattr(settings, "MAX_INPUTS", 3)
     for number in range(3):
         volume.write(f"in/{number}", DATA)
@@ -947,7 +950,7 @@ def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.folder
 def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder's names are all in memory: too many are refused while it is read."""
+    """The names of a folder are all in memory: too many names are refused during the listing."""
     monkeypatch.setattr(walk, "MOST", 2)
     levels(3)(volume)
     case: Case = (
@@ -962,7 +965,7 @@ def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.folder
 def test_names_in_a_folder_are_paths(volume: Volume) -> None:
-    """Other ways to write a path mean the same file, the same plan and the same directory."""
+    """Different spellings of a path mean the same file, the same plan and the same folder."""
     volume.write("logs/app.log", DATA)
     volume.log_count(INPUT="./logs//app.log", RUN_DIR="a//./b/", OUTPUT="x/./y")
     run = volume.having(INPUT="logs/app.log", RUN_DIR="a/b", OUTPUT="x/y")
@@ -973,8 +976,8 @@ def test_names_in_a_folder_are_paths(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_a_link_as_the_input(volume: Volume) -> None:
-    """A link that INPUT itself names is followed: whoever set INPUT has named it. Its target's
-    change is noticed like that of any input."""
+    """A link in INPUT is followed, because the user has named it. A change of its target is
+    detected."""
     volume.write("data", DATA)
     (volume.root / INPUT).symlink_to("data")
     volume.log_count(SPLIT_MODE="range")
@@ -986,7 +989,7 @@ def test_a_link_as_the_input(volume: Volume) -> None:
     assert f"{INPUT} has changed" in outcome.words
 
 
-LINKS = {  # by INPUT: a link, and where it leads
+LINKS = {  # by INPUT: a link and its target
     "log.txt": ("log.txt", "result.out"),
     "in.txt": ("in.txt", "out/lines.log"),
     "in/": ("in", "out"),
@@ -999,8 +1002,8 @@ LINKS = {  # by INPUT: a link, and where it leads
 @pytest.mark.parametrize("source", LINKS)
 @pytest.mark.parametrize("by_link", [False, True])
 def test_an_input_that_is_an_output_by_a_link(volume: Volume, source: str, by_link: bool) -> None:
-    """Names that differ may mean one file: the run would replace its input. RUN_DIR may be the
-    link, too."""
+    """Different names may mean one file: the run would replace its input. RUN_DIR may also be a
+    link."""
     for name in ("run/result.out", "run/out/lines.log", "run/split-output/x/y"):
         volume.write(name, DATA)
     name, target = LINKS[source]
@@ -1018,7 +1021,7 @@ def test_an_input_that_is_an_output_by_a_link(volume: Volume, source: str, by_li
 
 @pytest.mark.folder
 def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
-    """The last step looks as well: OUTPUT is its own setting."""
+    """The last step checks this too, because only its OUTPUT may differ."""
     volume.write("out/log.txt", DATA)
     (volume.root / "in").symlink_to("out")
     run = volume.having(INPUT="in/log.txt", NUM_PARTS=1, MAP_SETTINGS="1")
@@ -1033,7 +1036,8 @@ def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
 @pytest.mark.folder
 @pytest.mark.parametrize("work_dir", ["absent", INPUT, ""])
 def test_no_work_dir(volume: Volume, work_dir: str) -> None:
-    """WORK_DIR that is missing, a file or empty: every worker says so. Nobody makes it."""
+    """A WORK_DIR that is missing, a file or empty: every worker reports this. No worker creates
+    it."""
     volume.write(INPUT, DATA)
     text = str(volume.root / work_dir) if work_dir else ""
     for command in ("split", "count", "merge", "process 0 1", "merge 2"):
@@ -1048,8 +1052,7 @@ def test_no_work_dir(volume: Volume, work_dir: str) -> None:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Be somebody without rights for a while. (A process of its own might have no right to the
-    interpreter that runs us.)"""
+    """Drop all rights for a while. (A new process might not be able to read the interpreter.)"""
     if os.geteuid() != 0:
         pytest.skip("needs root, to run a worker as somebody else")
     os.setegid(NOBODY)
@@ -1064,7 +1067,7 @@ def nobody() -> Iterator[None]:
 @pytest.mark.folder
 @pytest.mark.parametrize("command", ["split", "count", "merge", "process 0 1", "merge 2"])
 def test_no_right_to_write(volume: Volume, command: str) -> None:
-    """On a volume that the worker's user may read and not write: 2, and who must act."""
+    """On a volume that the worker's user cannot write: exit code 2 and a remedy."""
     volume.root.chmod(0o755)
     volume.write(INPUT, DATA)
     levels(2)(volume)
@@ -1082,7 +1085,7 @@ def test_no_right_to_write(volume: Volume, command: str) -> None:
 @pytest.mark.folder
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_no_right_to_read(volume: Volume, mode: str) -> None:
-    """An input that the worker's user may not read: 2, and who must act."""
+    """For an input that the worker's user cannot read: exit code 2 and a remedy."""
     volume.root.chmod(0o777)
     volume.write(INPUT, DATA).chmod(0o600)
     with nobody():
@@ -1093,7 +1096,7 @@ def test_no_right_to_read(volume: Volume, mode: str) -> None:
 
 
 def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:
-    """ERROR_FILE gets the sentence alone; one that cannot be written hides no error."""
+    """ERROR_FILE gets only the message. An error of this file hides no other error."""
     for target in (tmp_path / "sentence", tmp_path / "absent" / "sentence"):
         outcome = volume.run("split", INPUT="absent", ERROR_FILE=target)
         assert outcome.code == 2
@@ -1104,7 +1107,7 @@ def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
-    """PLAN_ID_FILE gets the id and no more; an error with it comes before the ids are printed."""
+    """PLAN_ID_FILE gets only the id. An error of this file comes before the ids are printed."""
     volume.write(INPUT, DATA)
     volume.split(PLAN_ID_FILE=tmp_path / "id")
     assert (tmp_path / "id").read_text() == volume.plan()["id"]
@@ -1119,7 +1122,7 @@ def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
 def with_streams(
     volume: Volume, streams: str, worker: str, *arguments: str, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a worker, or a program of its own, with its streams as a shell sets them."""
+    """Run a worker, or another program, with its streams redirected by a shell."""
     program = worker if worker.endswith(".py") else str(WORKERS / f"{worker}.py")
     environ = {**bare_environ(), **volume.environ(settings), "PYTHONPATH": str(WORKERS)}
     command = ["bash", "-c", f'exec "$@" {streams}', "bash", sys.executable, program, *arguments]
@@ -1131,8 +1134,8 @@ NOWHERE = ["2>/dev/full", "2>&-", "2>/dev/full >/dev/full", "2>&- >&-"]
 
 @pytest.mark.parametrize("streams", NOWHERE)
 def test_log_lines_that_nobody_reads(volume: Volume, tmp_path: Path, streams: str) -> None:
-    """A log line that cannot be written changes no result, no exit code, and nothing on stdout; of
-    the workers but split, stdout may be closed or full, too."""
+    """A log line that cannot be written changes no result, no exit code and nothing on stdout. For
+    all workers except split, stdout may also be closed or full."""
     volume.write(INPUT, DATA)
     levels(2)(volume)
     done = with_streams(volume, streams.partition(" ")[0], "split", NUM_PARTS=2)
@@ -1155,7 +1158,7 @@ def test_log_lines_that_nobody_reads(volume: Volume, tmp_path: Path, streams: st
 
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-"])
 def test_what_a_custom_map_prints(volume: Volume, tmp_path: Path, streams: str) -> None:
-    """Nobody reads it: that it cannot be written changes neither a result nor an exit code."""
+    """Output of a custom map that cannot be written changes neither a result nor an exit code."""
     volume.write(INPUT, DATA)
     volume = volume.having(MAP_SETTINGS="1", NUM_PARTS=2)
     volume.split()
@@ -1188,7 +1191,7 @@ def test_what_a_custom_map_prints(volume: Volume, tmp_path: Path, streams: str) 
 def test_the_part_ids_that_nobody_reads(
     volume: Volume, streams: str, code: int, problem: str, arguments: list[str]
 ) -> None:
-    """A stdout that takes nothing more is an error, not a split that seems to have ended well."""
+    """A stdout that accepts no data is an error: the split must not seem successful."""
     volume.write(INPUT, DATA)
     done = with_streams(volume, streams, "split", *arguments)
 
@@ -1200,7 +1203,7 @@ def test_the_part_ids_that_nobody_reads(
 
 
 def test_the_reader_of_the_part_ids_is_gone(volume: Volume) -> None:
-    """A pipe that nobody reads any more: the same."""
+    """The same for a pipe without a reader."""
     volume.write(INPUT, DATA)
     reader, writer = os.pipe()
     os.close(reader)
@@ -1216,8 +1219,8 @@ def test_the_reader_of_the_part_ids_is_gone(volume: Volume) -> None:
 
 @pytest.mark.parametrize("command", ["split", "merge", "merge 2"])
 def test_a_disk_that_is_full_for_the_workflow(volume: Volume, command: str) -> None:
-    """A file for the workflow that cannot be written when its time has come: worth a retry, which
-    ends well, and no part ids before."""
+    """If a file for the workflow cannot be written in the end, a retry can help. No part ids are
+    printed before."""
     volume.write(INPUT, DATA)
     both(volume)
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE="range", LEVEL=1)
@@ -1230,31 +1233,31 @@ def test_a_disk_that_is_full_for_the_workflow(volume: Volume, command: str) -> N
 
 
 class Word(str):
-    """A keyword that counts how often it is compared."""
+    """A keyword that counts its comparisons."""
 
     __slots__ = ()
     __hash__ = str.__hash__
     compared = 0
 
     def __eq__(self, other: object) -> bool:
-        """Counted."""
+        """Count and compare."""
         Word.compared += 1
         return str.__eq__(self, other)
 
 
 class Words(str):
-    """KEYWORDS, of such words."""
+    """A KEYWORDS text that splits into such words."""
 
     __slots__ = ()
 
     def split(self, *_: object) -> list[str]:
-        """The words."""
+        """Return the words."""
         return [Word(word) for word in str.split(self, ",")]
 
 
 @pytest.mark.folder
 def test_many_keywords() -> None:
-    """They are checked in one pass: each word is compared with itself and not with all others."""
+    """Keywords are checked in one pass: each word is not compared with all others."""
     text = ",".join(f"word{number}" for number in range(5000))
 
     assert keywords({"KEYWORDS": Words(text)}) == text.split(",")
@@ -1263,7 +1266,8 @@ def test_many_keywords() -> None:
 
 @pytest.mark.folder
 def test_as_many_keywords_as_the_environment_holds(volume: Volume) -> None:
-    """The most that a process can be started with is counted; more cannot be."""
+    """The longest KEYWORDS that a process can be started with is counted. A longer one is
+    refused."""
     words = [f"{number:04x}" for number in range(26212)]
     text = ",".join(words) + "123"
     volume.write(INPUT, text.encode())
@@ -1282,7 +1286,7 @@ def test_as_many_keywords_as_the_environment_holds(volume: Volume) -> None:
 @pytest.mark.parametrize("name", ["a link to nothing", "a link to itself", "a file"])
 @pytest.mark.parametrize("worker", ["split", "count", "process 0 1"])
 def test_no_folder_where_one_must_be(volume: Volume, name: str, worker: str) -> None:
-    """The sentence names what stands in the way, and not what would be below it."""
+    """The message names the file that is in place of a folder, not a path below it."""
     volume.write(INPUT, DATA)
     volume.write_level_1([DATA, DATA])
     volume.split()

@@ -1,4 +1,4 @@
-"""The files that INPUT names in the mode files: a file, a folder, a pattern, a list."""
+"""The files that INPUT names in mode files: a file, a folder, a pattern, a list."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 
 def find(volume: Volume, source: str, mode: str = "files") -> Inputs:
-    """What split finds, with a RUN_DIR that no pattern here can hold."""
+    """Return the inputs that split finds, with a RUN_DIR that matches no pattern of these tests."""
     environ = volume.environ({"RUN_DIR": "run/a/b/c"})
     return find_inputs(open_storage(environ)[0], source, mode, environ)
 
 
 def names(inputs: Inputs) -> list[str]:
-    """Their names."""
+    """Return their names."""
     return [json.loads(line)[0] for line in inputs.lines]
 
 
 def items(inputs: Inputs) -> list[Any]:
-    """Their items."""
+    """Return their items."""
     return [Input(*json.loads(line)).item for line in inputs.lines]
 
 
 def as_stored(volume: Volume, name: str) -> list[object]:
-    """What the line of an input says of a file, without an item."""
+    """Return the line of an input without an item."""
     with open_storage(volume.environ({}))[0].open(name) as file:
         return [name, file.size, file.version]
 
 
 def put_list(volume: Volume, *lines: object, name: str = "items.jsonl") -> None:
-    """A list with these lines."""
+    """Write a list with these lines."""
     volume.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
@@ -70,8 +70,8 @@ SOURCES: dict[str, Callable[[str], bool]] = {
 @hypothesis.settings(max_examples=20)
 @given(tree=st.sets(st.sampled_from(TREE), min_size=1))
 def test_files_folders_and_patterns(tree: set[str]) -> None:
-    """Those that are meant, in byte order, each as it is stored; none is an error that names the
-    source."""
+    """Exactly the named files are found, in byte order, as stored. If there are none, the error
+    names the source."""
     with Volume.temporary() as volume:
         for name in tree:
             volume.write(name, name.encode())
@@ -91,7 +91,7 @@ def test_files_folders_and_patterns(tree: set[str]) -> None:
 
 
 def test_first_bytes(volume: Volume) -> None:
-    """A file need not be text, unless it is read as such."""
+    """A file need not be text, unless it is read as text."""
     for name in ("in/a", "in/b"):
         volume.write(name, gzip.compress(b"x"))
     volume.write("list", b"in/a\nin/b\n")
@@ -105,7 +105,7 @@ def test_first_bytes(volume: Volume) -> None:
 
 @pytest.mark.parametrize("name", ["@a", "a*", "[a]", "b?"])
 def test_letters(volume: Volume, name: str) -> None:
-    """In the other modes no sign stands for something else."""
+    """In the other modes there are no wildcards."""
     for other in (name, "a", "ab", "bb"):
         volume.write(other, b"INFO\n")
     for mode in ("copy", "range"):
@@ -122,7 +122,8 @@ FILES = ["a", "b/a", "b/c/d", "b.c", "é", "c d", ".h"]
     st.booleans(),
 )
 def test_lists(listed: list[str], end: str, closed: bool) -> None:
-    """Of names and of objects, in any order: the files in byte order, each with its object."""
+    """Lists of names and of objects, in any order: the files are in byte order, each with its
+    object."""
     with Volume.temporary() as volume:
         for name in FILES:
             volume.write(name, name.encode())
@@ -146,8 +147,8 @@ def test_lists(listed: list[str], end: str, closed: bool) -> None:
 
 @pytest.mark.folder
 def test_a_name_of_bytes(volume: Volume) -> None:
-    """What is no UTF-8 is a name in a folder, on a list of both kinds; and other ways to write a
-    path mean the same file."""
+    """In a folder a name need not be UTF-8, in both kinds of lists. Different spellings of a path
+    mean the same file."""
     volume.write("\udcff", b"x")
     volume.write("l.txt", b".//\xff")
     volume.write("l.jsonl", b'{"name":"\xff"}\r\n')
@@ -214,7 +215,7 @@ NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
     ],
 )
 def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str) -> None:
-    """Each is an error of the operator that names the line."""
+    """Each is an error for the operator that names the line."""
     volume.write("a", b"x")
     text = line if isinstance(line, bytes) else json.dumps(line).encode()
     first = b"a" if kind == "txt" else b'{"name":"a"}'
@@ -237,7 +238,7 @@ def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str)
     ],
 )
 def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
-    """So are those that cannot be read, or have no name."""
+    """Lists that cannot be read, and lists without a name, are refused."""
     volume.write("empty", b"\n\r\n\n")
     with pytest.raises(WorkerError, match=said) as error:
         find(volume, source)
@@ -248,7 +249,7 @@ def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
 def test_what_only_a_listing_has(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """A file that cannot be opened and is listed may come up again: a retry can help."""
+    """A listed file that cannot be opened may appear later: a retry can help."""
     volume.write("a", b"x")
     volume.write("list", b"a\n")
     environ = volume.environ({})
@@ -267,7 +268,7 @@ def test_what_only_a_listing_has(
 
 @pytest.mark.parametrize("source", ["in/", "in/*", "@list", "@list.jsonl"])
 def test_too_many(volume: Volume, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """As many files as may be are taken, and no more."""
+    """The maximum number of files is accepted, and one more is refused."""
     for number in range(3):
         volume.write(f"in/{number}", b"x")
     volume.write("list", b"in/0\nin/1\nin/2\n")
@@ -280,7 +281,7 @@ def test_too_many(volume: Volume, monkeypatch: pytest.MonkeyPatch, source: str) 
 
 
 def test_outputs_of_an_earlier_job(volume: Volume) -> None:
-    """They are the inputs, at the versions that were published; what has failed is left out."""
+    """Outputs are the inputs, at their published versions. Failed files are left out."""
     lines: list[dict[str, object]] = []
     for name in ("c", "a", "b"):
         volume.write(f"out/{name}.gz", name.encode())
@@ -306,7 +307,7 @@ def test_outputs_of_an_earlier_job(volume: Volume) -> None:
 
 
 def test_items_in_a_plan(volume: Volume) -> None:
-    """They are written and read with their inputs; who reads segments need not know them."""
+    """Items are written and read with their inputs. Readers of segments ignore them."""
     given = [
         Input("a", 1, "v"),
         Input("b", 2, "w", {"name": "b", "x": [None, "é"]}),
