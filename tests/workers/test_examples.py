@@ -50,7 +50,7 @@ OPTIONS = {
     "filesAtOnce": "files-at-once",
     "toleratedFailures": "tolerated-failures",
 }
-# The local run has another inputs option, and sets the others itself.
+# The tests set another input; the local run sets the other parameters itself.
 LEFT_OUT = {"input", "output", "fileSuffix", "onlyMissing"}
 
 
