@@ -16,6 +16,7 @@ from fanfold.part_ids import MAX_PARTS
 SCHEME = "oss://"  # the beginning of a WORK_DIR in a bucket
 MAX_INPUTS = 500_000  # files of INPUT; README.md, "Settings", documents the memory per file
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: the limit of Linux
+MAX_PODS = 18_000  # the longest ids of these pods fit in the 256 KiB that Argo reads
 SUFFIX = ".txt"  # of the files of levels
 FILES = "files"  # the mode in which a part is whole files, and the cuts of plan.json count files
 MAX_FILES = 10**9  # files or levels of process-data; a larger number is a typing error
@@ -46,6 +47,13 @@ def num_parts(environ: Mapping[str, str]) -> int:
 def parts_per_pod(environ: Mapping[str, str]) -> int:
     """Return PARTS_PER_POD."""
     return whole_number("PARTS_PER_POD", environ.get("PARTS_PER_POD", "1"), 1, MAX_PARTS)
+
+
+def max_pods(environ: Mapping[str, str]) -> int:
+    """Return MAX_PODS, the maximum number of map pods; if it is not set, the maximum number of
+    parts."""
+    text = environ.get("MAX_PODS", "")
+    return whole_number("MAX_PODS", text, 1, MAX_PODS) if text else MAX_PARTS
 
 
 def parts(environ: Mapping[str, str]) -> list[range]:
