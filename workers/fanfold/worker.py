@@ -13,7 +13,7 @@ from fanfold import parallel
 from fanfold.errors import Naming, RetryError, WorkerError, explain
 
 OF_ALL = """
-All workers read WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE, and in a bucket
+All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
 OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/README.md documents
 all settings."""
 GRACE = 20  # seconds for the cleanup after SIGTERM: a pod has 30
