@@ -327,7 +327,7 @@ def said(volume: Volume, **settings: object) -> tuple[int, str]:
 
 URL = "must be a URL with a name or an IPv4 address as host"
 NAME = "must be oss://BUCKET/PREFIX"
-REGION = "set the region of the bucket"
+REGION = "set the bucket's region"
 ISSUED = "set the value as it was issued"
 
 
@@ -450,7 +450,7 @@ def test_no_such_host(
     found, sentence = said(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
     assert found == code, sentence
     assert re.search("OSS_ENDPOINT .*http://127.0.0.1:1", sentence)
-    assert ("set OSS_CNAME=true for the bucket's own domain" in sentence) == (code == 2)
+    assert ("or set OSS_CNAME=true for the bucket's own domain" in sentence) == (code == 2)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP, identity", "zstd", "utf-8"])

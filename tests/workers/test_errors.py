@@ -968,7 +968,7 @@ def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPa
         {"FILES": 2},
         nothing,
         2,
-        "l1/ must have at most 2 files: move some",
+        "l1/ must have at most 2 files, got more:",
     )
     check(volume, case)
 

@@ -67,9 +67,8 @@ class Fold:
         self.words = settings.keywords(environ) if "keywords" in made_by else None
         if environ.get("REDUCE_COMMAND") and self.words:
             raise WorkerError(
-                "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set "
-                "one as for the maps, or unset REDUCE_COMMAND, as count.py makes no output to "
-                "reduce"
+                "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set it "
+                "as for the maps, or unset REDUCE_COMMAND, as count.py makes no output to reduce"
             )
         # Only these read each output by itself; stdin joins the outputs.
         self.is_each = bool(function) or "{input" in environ.get("REDUCE_COMMAND", "")
@@ -168,8 +167,8 @@ class Fold:
         stays = not is_made and run.has(name)
         if stays and not publish.is_final(run, names.RESULT, name):
             raise WorkerError(
-                "OUTPUT must not be a file that no run in results/ has made if the maps write "
-                f"nothing, got {name!r}: move the file away, or set OUTPUT to another name"
+                "OUTPUT must be free, or a file of a run in results/, as the maps wrote nothing, "
+                f"got {name!r}: move the file away, or set OUTPUT to another name"
             )
         made, target, suffix = None, self.folder + name, os.path.splitext(name)[1]
         if whole and function:

@@ -200,7 +200,7 @@ def _check_length(where: str, number: int, line: bytes) -> None:
     """Refuse a very long line, which would use all memory."""
     if len(line) > LONGEST:
         raise WorkerError(
-            f"Line {number} of {where} must have at most {LONGEST} bytes: write one file per line"
+            f"Line {number} of {where} must have at most {LONGEST} bytes, got more: split the line"
         )
 
 

@@ -50,7 +50,7 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
     region = environ.get("OSS_REGION", "")
     if not re.fullmatch("[a-z0-9-]+", region):
         raise WorkerError(
-            f"OSS_REGION must be such as cn-hangzhou, got {region!r}: set the region of the bucket"
+            f"OSS_REGION must be a region like cn-hangzhou, got {region!r}: set the bucket's region"
         )
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
     connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MAX_LANES)
@@ -293,7 +293,7 @@ class Bucket:
 
         def send(number: int, part: list[Segment]) -> oss2.models.PartInfo:
             if parallel.terminated:
-                raise RetryError(f"{self.path(name)}: SIGTERM came")
+                raise RetryError(f"{self.path(name)}: received SIGTERM")
             if not uploads.is_copied(part):
                 return upload.send(number, b"".join(inputs.read(part, 1)))
             ((source, version, offset, length),) = part

@@ -67,9 +67,8 @@ def ask(bucket: oss2.Bucket, path: str, request: Callable[[], Answer], version: 
         time.sleep(random.random() * min(longest, first * 2**attempt))  # noqa: S311
     if is_unknown:
         raise WorkerError(
-            f"OSS_ENDPOINT must have a host that DNS knows, got {bucket.endpoint!r}: correct the "
-            "host, or set OSS_REGION for the default; set OSS_CNAME=true for the bucket's own "
-            "domain"
+            f"OSS_ENDPOINT must have a host that DNS knows, got {bucket.endpoint!r}: correct "
+            "OSS_ENDPOINT or OSS_REGION, or set OSS_CNAME=true for the bucket's own domain"
         )
     raise RetryError(
         f"{path}: {problem} ({attempt} attempts): a retry can help if OSS_ENDPOINT is correct, "
@@ -101,7 +100,7 @@ def refusal(bucket: oss2.Bucket, path: str, error: OssError, version: str) -> Ex
         return ChangedError(path, f"version {version}", "another")
     if right := error.details.get("Endpoint"):  # the bucket is in another region
         return WorkerError(
-            f"{path}: OSS_ENDPOINT must be {right} for this bucket, got {bucket.endpoint}: set "
+            f"{path}: OSS_ENDPOINT must be {right} for this bucket, got {bucket.endpoint}: correct "
             "OSS_ENDPOINT and OSS_REGION"
         )
     if error.code == "NoSuchUpload":

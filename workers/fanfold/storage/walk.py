@@ -63,7 +63,9 @@ def walk(root: str, folder: str, wanted: Wanted | None, listed: set[str]) -> Ite
                 elif not wanted or wanted.matches(name):
                     found.append(os.fsencode(name))
                 if len(found) > MOST:
-                    raise WorkerError(f"{folder} must have at most {MOST} files: move some away")
+                    raise WorkerError(
+                        f"{folder} must have at most {MOST} files, got more: move some away"
+                    )
         listed.add(parent)
     found.sort(reverse=True)
     return (os.fsdecode(found.pop()) for _ in range(len(found)))  # each name is freed after use
