@@ -136,7 +136,7 @@ def test_files_that_fail(tmp_path: Path) -> None:
         options = ["--input", f"{here}/", "--mode", "files", "--map", program, *more]
         code, _, words = finish(start(out, "log-count", *options, "--map-exit-ok", "0"))
         assert code == 2
-        assert ("set MAP_SETTINGS" in words) == (not more)
+        assert ("describe the program in MAP_SETTINGS" in words) == (not more)
         (here / "2").write_text("good")
         code, _, words = finish(start(out, "log-count", *options))
         assert code == 0, words
@@ -214,7 +214,7 @@ def test_a_folder_that_holds_the_run(tmp_path: Path) -> None:
             done = start(tmp_path / "out", *arguments, "--input", f"{tmp_path}/")
             code, output, words = finish(done)
             assert (code, output) == (2, "")
-            assert "INPUT is" in words
+            assert "INPUT must not overlap" in words
             assert "use another INPUT, OUTPUT or RUN_DIR" in words
 
 
@@ -402,7 +402,7 @@ def test_aggregate_a_folder(tmp_path: Path) -> None:
         (folder / f"it's {count - 1}.csv").unlink()
     for files, source in (("8", folder), ("", tmp_path / "nothing")):
         done = finish(start(out, "aggregate", "--input", f"{source}/", "--files", files))
-        assert (done[0], "FILES is" in done[2]) == (2, True)
+        assert (done[0], "correct INPUT or FILES" in done[2]) == (2, True)
 
 
 @pytest.fixture

@@ -438,7 +438,7 @@ STATES: list[Case] = [
         75,
         "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
-    ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS is 4 and .* has 3 parts: give .*retry"),
+    ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS must be 3, .* got 4: set .*retry"),
     ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
     (
         "merge",
@@ -727,7 +727,7 @@ def test_a_plan_that_does_not_fit(volume: Volume) -> None:
     counted(volume)
     given = {"PLAN_ID": volume.plan()["id"]}
     outcome = volume.run("merge", NUM_PARTS=4, **given)
-    assert (outcome.code, "NUM_PARTS is 4" in outcome.words) == (2, True)
+    assert (outcome.code, "NUM_PARTS must be 3, " in outcome.words) == (2, True)
     outcome = volume.run("count", PART_ID=3, **given)
     assert (outcome.code, "PART_ID must be less than 3" in outcome.words) == (2, True)
     volume.plan_path().write_bytes(PLANS["another format"][0](volume.plan_path().read_bytes()))
@@ -1126,7 +1126,7 @@ def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
     assert (outcome.code, outcome.output) == (2, "")
     outcome = volume.run("split", PLAN_ID_FILE="/dev/full")
     assert (outcome.code, outcome.output) == (75, "")
-    assert "/dev/full: No space left on device: make room" in outcome.words
+    assert "/dev/full: No space left on device: free space" in outcome.words
 
 
 def with_streams(
@@ -1238,7 +1238,7 @@ def test_a_disk_that_is_full_for_the_workflow(volume: Volume, command: str) -> N
     for setting in ("PLAN_ID_FILE",) if worker == "split" else ("RESULT_FILE", "RESULT_PATH_FILE"):
         outcome = volume.run(worker, *arguments, **{setting: "/dev/full"})
         assert (outcome.code, outcome.output) == (75, "")
-        assert "/dev/full: No space left on device: make room" in outcome.words
+        assert "/dev/full: No space left on device: free space" in outcome.words
         assert volume.run(worker, *arguments).code == 0
 
 

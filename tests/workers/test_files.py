@@ -1256,7 +1256,7 @@ def test_an_item_that_is_too_large(volume: Volume) -> None:
     outcome = do(run, "map", MAP_COMMAND="cat", TOLERATED_FAILURES=1)
     assert outcome.code == 0, outcome.words
     assert ends(run) == {"in/a": 0, "in/b": 2}
-    assert "takes 200022 bytes as JSON" in final(run)[1]["said"]
+    assert "got 200022: shorten the item" in final(run)[1]["said"]
 
     after = volume.having(INPUT="@one/outputs.jsonl", SPLIT_MODE="files", RUN_DIR="two")
     assert do(after, "map", MAP_COMMAND="cat").code == 0

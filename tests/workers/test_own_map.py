@@ -425,4 +425,4 @@ def test_count_with_the_settings_of_another_map(volume: Volume) -> None:
     volume.split()
     outcome = volume.run("count", PART_ID=0)
     assert outcome.code == 2
-    assert "MAP_SETTINGS is for a custom map" in outcome.words
+    assert "MAP_SETTINGS must not be set for count.py" in outcome.words

@@ -130,8 +130,8 @@ def test_nonsense_is_refused(run: Volume, text: str) -> None:
     outcome = run.run_map(echo, text)
 
     assert (outcome.code, done(run)) == (2, "")
-    said = json.dumps(f"PART_ID is {text!r:.40}", ensure_ascii=False)
-    assert said.strip('"') in outcome.words
+    shown = json.dumps(f"got {text!r:.40}", ensure_ascii=False)
+    assert shown.strip('"') in outcome.words
     assert "or ascending ones such as 0-49 or 0-3,7" in outcome.words
     assert len(outcome.words) < 600
 

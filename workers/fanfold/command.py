@@ -165,7 +165,7 @@ class Program:
         if code not in self.ok:
             words = " | ".join(log.last) or "nothing"
             sentence = f"{self.setting} must end with one of {self.listed}, got exit code {code}"
-            raise ProgramError(f"{sentence}: fix the error on its stderr: {words}", code)
+            raise ProgramError(f"{sentence}: fix the error on stderr: {words}", code)
 
     def judge_pipes(self, has_read: bool, is_over: bool, file: object) -> None:
         """Check that the program read all of its stdin, and that its stdout is closed."""
