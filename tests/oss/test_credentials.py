@@ -209,7 +209,11 @@ def test_sts_goes_down(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
             "acs:ram::1:oidc-provider/x",
             "EntityNotExist.OIDCProvider",
         ),
-        ("ALIBABA_CLOUD_OIDC_TOKEN_FILE", "/nowhere/token", "/nowhere/token.*mount the token"),
+        (
+            "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+            "/nowhere/token",
+            "/nowhere/token.*mount the service account",
+        ),
         (
             "ALIBABA_CLOUD_STS_ENDPOINT",
             "http://[bad",

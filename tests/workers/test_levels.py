@@ -192,7 +192,7 @@ def test_a_level_that_takes_too_few(volume: Volume) -> None:
         assert run.run("process", number, 2, FILES=4).code == 0
     outcome = run.run("merge", 2, LEVEL=3)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert "was made of the files 14 to 15 of level 1" in outcome.words
+    assert "was made of the files 14 to 15: set NUMBER" in outcome.words
     for number in range(4):
         assert run.run("process", number, 2, FILES=8).code == 0
     assert run.run("merge", 4, LEVEL=3).code == 0
