@@ -155,9 +155,9 @@ def test_a_name_with_an_at(tmp_path: Path) -> None:
 
 
 def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:
-    """Every run has its own results; the newest five are kept. Nothing else of earlier runs is
-    kept, and no copies or levels of the last run: neither if every run has another log, nor if a
-    run was killed."""
+    """Every run has its own results; the newest five are kept. No other file of earlier runs is
+    kept, and no copies or levels of the last run. This is true if every run has another log, and if
+    a run was killed."""
     log, out = tmp_path / "app.log", tmp_path / "out"
     seen: list[str] = []
     left = []
@@ -206,7 +206,7 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_the_run(tmp_path: Path) -> None:
-    """The output of a run must not be its input, or that of the next run."""
+    """The output of a run must not be its input, or the input of the next run."""
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text("x")
     for arguments in (("aggregate",), ("log-count",)):
@@ -323,7 +323,7 @@ def test_a_failing_worker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("files", "fan_in", "workers"), [(32, 2, 31), (20, 3, 11), (1, 8, 1)])
 def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> None:
-    """The letters are in order, with as many workers as the tree has nodes."""
+    """The letters are in order. There is one worker per node of the tree."""
     code, output, _ = finish(
         start(tmp_path, "aggregate", "--files", str(files), "--fan-in", str(fan_in))
     )
@@ -510,7 +510,7 @@ def test_what_a_client_of_http_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_too_many_keywords(tmp_path: Path) -> None:
-    """If no worker could be started with so many keywords, there is a message."""
+    """If the keywords are too long to start a worker, there is a message."""
     for text, code in (("x" * 131062, 0), ("x" * 131063, 2)):
         done = finish(start(tmp_path, "log-count", "--keywords", text))
         assert done[0] == code, done[2]

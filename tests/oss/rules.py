@@ -23,9 +23,9 @@ Fault = Literal[
 
 @dataclass
 class Rule:
-    """A fault, and its requests: those with this operation, method and key; of these only the `nth`
-    (from 1), or a `share` by the rule's own dice, and at most `times`. With `after` the request is
-    executed first."""
+    """A fault, and its requests: requests with this operation, method and key; of these only the
+    `nth` (from 1), or a `share` by the rule's own dice, and at most `times`. With `after` the
+    request is executed first."""
 
     fault: Fault
     operation: str = "*"
@@ -66,7 +66,7 @@ class Rule:
 
 
 class Faults:
-    """The active rules, and those that apply."""
+    """The active rules, and their effect on requests."""
 
     def __init__(self) -> None:
         self.rules: list[Rule] = []

@@ -1,6 +1,6 @@
-"""The workers in a bucket, with all sizes at their defaults: what is specific to buckets and can be
-tested in a real one (`make test-oss`). There are no counters and no faults, and the bucket may have
-other objects."""
+"""The workers in a bucket, with all sizes at their defaults: tests that are specific to buckets and
+can run in a real bucket (`make test-oss`). There are no counters and no faults, and the bucket may
+have other objects."""
 
 from __future__ import annotations
 

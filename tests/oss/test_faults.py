@@ -235,7 +235,7 @@ def test_inputs(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, mode: str, change: str
 ) -> None:
     """An input is replaced by another of the same size, or removed, before the Nth request of a
-    run: the total is that of either input, or there is none."""
+    run: the total is right for one of the two inputs, or there is no total."""
     answer, old, new = fake.service.answer, model([LOG]), model([OTHER])
     assert old != new
     ended = set()

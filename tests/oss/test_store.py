@@ -285,8 +285,8 @@ def lengths() -> st.SearchStrategy[list[int]]:
 @given(lengths())
 def test_upload_parts(sizes: list[int]) -> None:
     """All bytes once and in order. Only the last part is smaller than the minimum of OSS, and none
-    is larger than the maximum. Each part that OSS copies is one range. Few bytes except those of
-    small segments go through the pod."""
+    is larger than the maximum. Each part that OSS copies is one range. Few bytes of large segments
+    go through the pod."""
     least = uploads.LEAST
     segments = [(f"{n}", "v", 7 * n, size) for n, size in enumerate(sizes)]
     parts = list(uploads.upload_parts(segments))
@@ -679,8 +679,8 @@ def test_splits_at_once(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_lost_completion(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A completion with a lost answer looks like that of another worker: the object is made again,
-    and its version is that of the last one. If this fails too, a retry is needed."""
+    """A completion with a lost answer looks like a completion by another worker: the object is made
+    again, and the last version counts. If this fails too, a retry is needed."""
     complete, made = Object.joined, numbers()
 
     def renamed(parts: list[Part], headers: dict[str, str]) -> Object:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 from pipeline import INPUT, Volume
 
-# Reports every event except those of the interpreter itself, as a line of JSON on stderr. stat has
-# no event, so it is wrapped.
+# Reports every event except the interpreter's own, as a line of JSON on stderr. stat has no event:
+# it is wrapped.
 PROLOGUE = """if True:
     import json, os, stat, sys
     root, plain_stat, seen = os.environ["WORK_DIR"], os.stat, []

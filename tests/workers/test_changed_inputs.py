@@ -30,7 +30,7 @@ CHANGES: dict[str, Callable[[Volume], object]] = {
 
 
 def ready(volume: Volume, **settings: object) -> Volume:
-    """A run with all parts counted. Its settings are those of every step."""
+    """A run with all parts counted, with settings for every step."""
     for name, data in FILES.items():
         volume.write(name, data)
     run = volume.having(INPUT="in/", NUM_PARTS=3, **settings)
@@ -41,8 +41,8 @@ def ready(volume: Volume, **settings: object) -> Volume:
 @pytest.mark.parametrize("given", [False, True], ids=["by hand", "by Argo"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_range(volume: Volume, change: Callable[[Volume], object], given: bool) -> None:
-    """In mode range the inputs must be those of the plan until the last step. The last step refuses
-    changed inputs and names the file, also if every map succeeded. The next run is right."""
+    """In mode range the inputs must not change until the last step. The last step refuses changed
+    inputs and names the file, also if every map succeeded. The next run is right."""
     run = ready(volume, SPLIT_MODE="range")
     plan_id = {"PLAN_ID": run.plan()["id"], "RUN_ID": "a", "RUN_STARTED": 1} if given else {}
     change(run)

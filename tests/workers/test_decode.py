@@ -1,4 +1,4 @@
-"""Decode: the text of a stored file is exactly that of the tools, or there is an error."""
+"""Decode: the text of a stored file is equal to the tools' text, or there is an error."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_flipped_bits(kind: str) -> None:
 
 @KINDS
 def test_damage_is_named(kind: str) -> None:
-    """The message says what is wrong, where, and what to do."""
+    """The message names the damage, its place and a remedy."""
     text = b"".join(b"%d %d\n" % (number, number**7) for number in range(20_000))
     data = bytearray(COMPRESS[kind](text))
     middle = len(data) // 2
@@ -295,7 +295,7 @@ def test_many_small_members(between: bytes) -> None:
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before Python 3.14 there is no zstd: the message says what to do."""
+    """Before Python 3.14 there is no zstd: the message has remedies."""
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     data = b"\x28\xb5\x2f\xfd" + bytes(20)
 

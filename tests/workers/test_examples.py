@@ -162,7 +162,7 @@ def test_simulations(tmp_path: Path) -> None:
 
 
 def test_compressed_logs(tmp_path: Path) -> None:
-    """The counts of 40 compressed logs are equal to those of zgrep."""
+    """The counts of 40 compressed logs are equal to the counts of zgrep."""
     logs = write(tmp_path / "logs", compressed_logs())
 
     code, said = run_here("compressed-logs", logs / "*.gz", tmp_path / "runs")

@@ -49,7 +49,7 @@ def job(volume: Volume, files: Mapping[str, bytes], **settings: object) -> Volum
 
 
 def told(how: How, settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings, with those that a custom map needs."""
+    """Return the settings, and for a custom map also MAP_SETTINGS."""
     return {**settings} if isinstance(how, str) else {"MAP_SETTINGS": "a test", **settings}
 
 
@@ -392,7 +392,7 @@ def test_at_once_is_as_one_by_one(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_all_programs(volume: Volume, tmp_path: Path) -> None:
-    """None of four programs is left running, no file of theirs is left, and the pod ends long
+    """None of four programs is left running, none of their files is left, and the pod ends long
     before its 30 s."""
     run = job(volume, {f"in/{n}": b"x" for n in range(9)}, NUM_PARTS=1)
     command = f"sh -c 'echo $$ >{tmp_path}/$$; echo half; exec sleep 60'"
@@ -814,7 +814,7 @@ MANY = {f"in/{n}": b"x" * (n + 1) for n in range(8)}
 
 
 def check(run: Volume, files: Mapping[str, bytes]) -> None:
-    """Check that the published results are those of exactly these files."""
+    """Check that exactly these files have published results."""
     is_bad = {name: data.startswith(b"-") for name, data in files.items()}
     ordered = sorted(files.items())
     assert list(outputs(run).items()) == [
@@ -916,8 +916,8 @@ def test_a_changed_item(volume: Volume) -> None:
     ids=str,
 )
 def test_other_settings(volume: Volume, other: dict[str, str]) -> None:
-    """Results for other settings are not taken over. With the first settings again, those of the
-    first run are, although a newer run has published."""
+    """Results for other settings are not taken over. With the first settings again, the first run's
+    results are, although a newer run has published."""
     names = list[str]()
     note = mapped_names(names)
     run = job(volume, MANY)

@@ -67,7 +67,7 @@ def help_of(*command: str | Path, **environ: str) -> str:
 
 
 def told(text: str) -> tuple[Settings, set[str]]:
-    """Return the settings in a help text, and those of a bucket."""
+    """Return the settings in a help text, and the settings of a bucket."""
     of_all, _, of_bucket = text.partition("\nAll take ")[2].partition(" in a bucket\n")
     takes = re.findall(r"\nTakes +(.*(?:\n {8}.*)*)", text)
     names = r"\b([A-Z][A-Z_]{3,})(?:=([^\s]+))?(?=[\s,]|$)"

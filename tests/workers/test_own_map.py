@@ -419,7 +419,7 @@ def test_a_map_that_exits(volume: Volume, code: int | None) -> None:
 
 
 def test_count_with_the_settings_of_another_map(volume: Volume) -> None:
-    """MAP_SETTINGS belongs to another job than that of count.py."""
+    """MAP_SETTINGS belongs to another job than count.py's."""
     volume.write(INPUT, b"INFO\n")
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
     volume.split()

@@ -325,7 +325,7 @@ def test_a_program_that_fails(run: Volume, codes: str, code: int) -> None:
 
 
 def test_many_failures_in_a_sentence(volume: Volume) -> None:
-    """The message names the first failures, and says that there are more."""
+    """The message names the first failures and mentions the others."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=60, SPLIT_MODE="range", MAP_SETTINGS="1")
     volume.split()

@@ -432,8 +432,8 @@ HOLDS = shell(
 def test_what_has_left_the_group(
     volume: Volume, scratch: Path, monkeypatch: pytest.MonkeyPatch, what: str, more: bytes | None
 ) -> None:
-    """A process that leaves the group of its program lives on. What it writes to stdout counts if
-    it ends soon; otherwise nothing counts. A worker does not wait for a process that keeps stderr
+    """A process that leaves the group of its program lives on. Its output to stdout counts if it
+    ends soon; otherwise no output counts. A worker does not wait for a process that keeps stderr
     open."""
     monkeypatch.setattr(child, "ENDING", 2 if more else 0.5)
     volume = volume.having(MAP_COMMAND=f"{HOLDS} '{what}'")
