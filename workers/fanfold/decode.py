@@ -60,7 +60,7 @@ KINDS = {
         "ZstdError",
     ),
 }
-# The format by file name. An empty file, or one with damaged first bytes, would pass for text.
+# The format by file name: an empty file, or one with damaged first bytes, must not pass for text.
 NAMES = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 MARKS = {kind: tuple(mark for mark, what, _ in FORMATS if what == kind) for kind in KINDS}
 

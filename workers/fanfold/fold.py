@@ -222,8 +222,8 @@ def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
 
 
 def add(totals: records.Counts, counts: records.Counts, where: str) -> None:
-    """Add numbers to the totals. Integers add up exactly and floats do not, so a name must have
-    only one kind of number."""
+    """Add numbers to the totals. Integers add up exactly, but not together with floats, so a name
+    must have only one kind of number."""
     for name, number in counts.items():
         before = totals.get(name, type(number)(0))
         if type(before) is not type(number):

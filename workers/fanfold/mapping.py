@@ -33,7 +33,7 @@ def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
 
 
 class PartsError(WorkerError):
-    """Some of several parts have failed. The exit code is theirs if all had the same."""
+    """Some of several parts have failed. If all have one exit code, the error has it too."""
 
     def __init__(self, total: int, failed: Mapping[int, int], sentence: str) -> None:
         """The exit codes by part, and the message of the first failed part."""

@@ -91,6 +91,6 @@ def map_in_order(
         if not abandon:
             try:
                 join()
-            except BaseException:  # SIGTERM, handled only once
+            except BaseException:  # SIGTERM, raised only once
                 join()
                 raise

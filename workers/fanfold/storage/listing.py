@@ -1,7 +1,7 @@
 """Listings of a bucket: the objects below a folder, and look-ups of many names.
 
-A page of a listing has the sizes and versions of up to a thousand objects. A HEAD request has those
-of one object.
+A page of a listing has the sizes and versions of up to a thousand objects. A HEAD request is for
+one object.
 """
 
 from __future__ import annotations
