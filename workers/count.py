@@ -1,13 +1,13 @@
-"""Count the keywords in one part, or in several, each by itself: the map of log-count.
+"""Count the keywords in each of one or more parts: the map of log-count.
 
-Reads   split-output/<plan>/plan.json    and the bytes of part PART_ID: its copy, or the input's
+Reads   split-output/<plan>/plan.json    and the bytes of part PART_ID: from its copy or the input
 Writes  cout-output/<job>/<id>.json      its record: {...,"counts":{"INFO":3,"WARN":0},...}
 Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS
         OUTPUT_DIR=map-output OUTPUT_SUFFIX POD_NAME NODE_NAME RETRIES ARGO_PROGRESS_FILE
 
-PART_ID=0-3,7 names five parts, which are counted one after the other.
+PART_ID=0-3,7 names five parts. They are counted one after the other.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from itertools import chain
 from fanfold import mapping, settings, worker
 from fanfold.errors import WorkerError
 
-SAMPLE, AGAIN = 16 << 10, 32 << 20  # bytes that tell how to search; until they are taken again
-EDGE = 5  # bytes: Python searches for longer words in another way, three times as slow
-# Bytes that are passed in the time of one hit: by `find` for a key of one byte or a longer one, and
-# by `count` for a word of up to EDGE bytes or a longer one.
+SAMPLE, AGAIN = 16 << 10, 32 << 20  # bytes of a sample; bytes until the next sample
+EDGE = 5  # bytes: Python searches for longer words with another algorithm, three times as slow
+# Bytes searched in the time of one hit: by `find` for a key of one byte or a longer key, and by
+# `count` for a word of up to EDGE bytes or a longer word.
 FIND, COUNT = (12_000, 900), (1000, 330)
 
-Groups = dict[bytes, list[tuple[int, bytes, int]]]  # by key: index, word, where in it the key is
+Groups = dict[bytes, list[tuple[int, bytes, int]]]  # by key: index, word, offset of the key
 
 
 def group(words: Sequence[bytes], sample: bytes) -> Groups:
-    """The words by keys: hits of a byte in them, or of their first or last ones, show where they
-    can be. The key is empty where that is no gain in a text like this."""
+    """Group the words by a key: a byte of the word, or its first or last EDGE bytes. Hits of the
+    key show where the word can be. The key is empty if a key is no gain in a text like `sample`."""
     edges = [{word[:EDGE], word[-EDGE:]} if len(word) > EDGE else set() for word in words]
     keys = [{*map(bytes, zip(word)), *found} for word, found in zip(words, edges, strict=True)]
     cost = {
@@ -47,10 +47,10 @@ def group(words: Sequence[bytes], sample: bytes) -> Groups:
 
 
 def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
-    """How often each keyword occurs in all pieces together, as bytes, from left to right without
-    overlap. Keeps one piece in memory, whatever the length of a line."""
+    """Count each keyword in all pieces together, as bytes, from left to right, without overlaps.
+    Keeps one piece in memory, whatever the length of a line."""
     words = [word.encode() for word in keywords]
-    counts, ends = [0] * len(words), [0] * len(words)  # ends: of matches, in the piece
+    counts, ends = [0] * len(words), [0] * len(words)  # ends of matches, in the piece
     groups, margin, tail, wait = group(words, b""), max(map(len, words)), b"", 0
     for piece in pieces:
         joint, kept = tail + piece[:margin], len(tail)
@@ -73,8 +73,8 @@ def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
             for index, word, offset in members if at >= 0 else ():  # the key is too frequent
                 start = max(0, ends[index], at - offset)
                 counts[index] += piece.count(word, start)
-                if word[0] in word[1:] and word[-1] in word[:-1]:  # it may overlap itself
-                    start = max(start, piece.rfind(b"\n") + 1)  # no word has a line end in it
+                if word[0] in word[1:] and word[-1] in word[:-1]:  # the word may overlap itself
+                    start = max(start, piece.rfind(b"\n") + 1)  # no word contains a line end
                     while (start := piece.find(word, start)) >= 0:
                         start = ends[index] = start + len(word)
             if key and at >= 0:
@@ -85,12 +85,14 @@ def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run it with the settings in the environment."""
+    """Run the worker with the settings in the environment."""
 
     def work() -> None:
         for name, other in (("MAP_COMMAND", "map.py"), ("MAP_SETTINGS", "a custom map")):
             if environ.get(name):
-                raise WorkerError(f"{name} is for {other}, and this is count.py: unset it")
+                raise WorkerError(
+                    f"{name} must not be set for count.py, got one for {other}: unset {name}"
+                )
         keywords = settings.keywords(environ)
         made_by = {"keywords": keywords}
         mapping.run_map("count", lambda part: count(part.pieces(), keywords), made_by, environ)

@@ -1,15 +1,15 @@
-"""Run a program on one part, or on each of several: the map of whoever has one.
+"""Run a user's program on each of one or more parts: the map of map-reduce.
 
-Reads   split-output/plan.json    and the bytes of part PART_ID: its copy, or a range of the input
-Writes  map-output/<job>/<id>-<attempt>    what the program MAP_COMMAND makes of them
-        cout-output/<job>/<id>.json        its record, last
+Reads   split-output/plan.json    and the bytes of part PART_ID: from its copy or the input
+Writes  map-output/<job>/<id>-<attempt>    the output of the program MAP_COMMAND
+        cout-output/<job>/<id>.json        its record, written last
 Prints  nothing
-Exits   0 done; 2 bad settings, do not retry; others, that of the program too: a retry may help
+Exits   0 done; 2 bad settings, do not retry; others, also of the program: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false MAP_COMMAND MAP_EXIT_OK=0 MAP_SETTINGS SCRATCH_DIR=/tmp
         SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX FILES_AT_ONCE=1 POD_NAME NODE_NAME RETRIES
         ARGO_PROGRESS_FILE
 
-PART_ID=0-3,7 names five parts, which are mapped one after the other. The program runs for each.
+PART_ID=0-3,7 names five parts. The program runs for each part, one after the other.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from fanfold.errors import WorkerError
 from fanfold.parts import Part
 from fanfold.plan import encode
 
-LARGEST = (128 << 10) - 16  # bytes of a variable: Linux gives a program no longer ones
+LARGEST = (128 << 10) - 16  # bytes per environment variable: the limit of Linux
 
 
 def as_text(item: object) -> str:
-    """An item as JSON, in UTF-8 where it can be: escapes would take up to three times the room."""
+    """Format an item as JSON, in UTF-8 if possible: escapes can take three times the space."""
     text = json.dumps(item, ensure_ascii=False, separators=(",", ":"))
     return text if text.encode(errors="replace").decode() == text else encode(item)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run it with the settings in the environment."""
+    """Run the worker with the settings in the environment."""
 
     def work() -> None:
         program, suffix = Program("MAP", environ), settings.output_suffix(environ)
         at_once = settings.files_at_once(environ)
 
         def run(part: Part) -> None:
-            told = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
+            variables = {"PART_ID": part.id, "NUM_PARTS": str(part.num_parts)}
             if part.item is not None:
-                told["ITEM"] = text = as_text(part.item)
+                variables["ITEM"] = text = as_text(part.item)
                 if (size := len(os.fsencode(text))) > LARGEST:
                     raise WorkerError(
-                        f"the item of {part.name} takes {size} bytes as JSON, and a program's "
-                        f"variables take {LARGEST}: put less into the list"
+                        f"the item of {part.name} must have at most {LARGEST} bytes as JSON, the "
+                        f"limit of a program's variable, got {size}: shorten the item in the list"
                     )
             try:
-                program.run([part], part.write, suffix, **told)
-            except OSError as error:  # of the node or the storage, and none of the file
+                program.run([part], part.write, suffix, **variables)
+            except OSError as error:  # an error of the node or the storage, not of the file
                 part.broken = error
                 raise
 

@@ -1,8 +1,8 @@
-"""Run the pipelines on this machine with the very workers that the images carry. Not in an image.
+"""Run the pipelines on this machine with the workers of the images. Not in an image.
 
-Everything it writes is in one folder (local/), with a folder per input in it; inputs are only read.
-The workers see the whole file system as their WORK_DIR, so an input may be anywhere. With a bucket
-as their WORK_DIR the runs are there, and the folder has only their locks.
+All output goes to one folder (local/), with a folder per input in it. Inputs are only read.
+WORK_DIR of the workers is the whole file system, so an input may be anywhere. With a bucket as
+WORK_DIR the runs are in the bucket, and the folder has only their locks.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from fanfold.settings import keywords as check_keywords
 from fanfold.storage import Storage, check_apart, open_storage
 
 WORKERS = Path(__file__).parent
-KEPT = ("PATH", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")  # of our environment
-# The names of more, where the work is in a bucket: how they begin, and in small letters.
+KEPT = ("PATH", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")  # inherited environment variables
+# With a bucket, also inherit names with these prefixes, and these names in any case.
 OF_OSS = ("OSS_", "ALIBABA_CLOUD_")
 OF_HTTP = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file"),
 )
-TOLD = 64 << 10  # bytes of a worker's stderr that are shown, the last ones
-LOOK, LINE = 0.5, 10  # seconds between two looks at the workers, and two lines about them
-KEPT_RESULTS = 5  # runs per folder whose results stay
+SHOWN = 64 << 10  # last bytes of a worker's stderr that are shown
+LOOK, LINE = 0.5, 10  # seconds between two checks of the workers, and between two progress lines
+KEPT_RESULTS = 5  # runs per folder with kept results
 ENDING = signal.SIGINT, signal.SIGTERM
 COUNTED = {"files": "files", "failed": "failed", "taken": "taken over from an earlier run"}
-SAMPLE = "log-count-sample.txt"  # of a bucket, which may have a log-count-data.txt of its own
+SAMPLE = "log-count-sample.txt"  # name in a bucket, which may have a log-count-data.txt
 SAMPLE_LINES = 20_000
 MESSAGES = (
     "request served in {n} ms",
@@ -62,7 +62,7 @@ MESSAGES = (
 
 
 def sample() -> Iterator[str]:
-    """The lines of the sample log: the same on every machine."""
+    """Yield the lines of the sample log: the same on every machine."""
     dice = random.Random("fanfold")  # noqa: S311 - a sample, not a secret
     levels = random.Random(32).choices(  # noqa: S311
         ("DEBUG", "INFO", "WARN", "ERROR"), weights=(3, 10, 2, 1), k=SAMPLE_LINES
@@ -74,7 +74,7 @@ def sample() -> Iterator[str]:
 
 
 def write_sample(folder: Path) -> Path:
-    """The sample log as a file."""
+    """Write the sample log to a file."""
     path = folder / "log-count-data.txt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,56 +84,56 @@ def write_sample(folder: Path) -> Path:
 
 
 @contextmanager
-def held_back() -> Iterator[Callable[[], object]]:
-    """Keep the signals that end a run waiting; what it gives heeds them again."""
+def blocked_signals() -> Iterator[Callable[[], object]]:
+    """Block the signals that end a run; the yielded function unblocks them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    heeded = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+    unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        yield heeded
+        yield unblock
     finally:
-        heeded()
+        unblock()
 
 
 class Worker:
-    """One worker as a process of its own; its stdout is data, its stderr is for the operator."""
+    """A worker process. Its stdout is data, its stderr is for the operator."""
 
-    running: list[Worker] = []  # noqa: RUF012 - of this process
+    running: list[Worker] = []  # noqa: RUF012 - shared by all workers of this process
 
     def __init__(
         self, settings: Mapping[str, str], script: str, *arguments: str, size: int = 0
     ) -> None:
-        """Start it with these settings and none that happen to be in our environment. It has so
-        many bytes to read."""
+        """Start the worker with only these settings and the variables in KEPT. `size` is the number
+        of bytes that it reads."""
         self.size, self.progress = size, settings.get("ARGO_PROGRESS_FILE", "")
         inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
         self.words = TemporaryFile()  # noqa: SIM115 - a program may write more than a pipe holds
-        # Ended in here, a run would not know of the worker that it has to end.
-        with held_back() as heeded:
+        # A signal between these lines would leave the worker running.
+        with blocked_signals() as unblock:
             self.process = subprocess.Popen(
                 [sys.executable, WORKERS / script, *arguments],
                 env={**inherited, **settings},
                 stdout=subprocess.PIPE,
                 stderr=self.words,
                 text=True,
-                preexec_fn=heeded,  # noqa: PLW1509 - this process has one thread
+                preexec_fn=unblock,  # noqa: PLW1509 - this process has one thread
             )
             self.running.append(self)
 
     def done(self) -> int:
-        """How many of its bytes it has read, as far as it tells."""
-        with suppress(OSError, ValueError, ArithmeticError):  # a program may write the file, too
+        """Return how many bytes the worker has read, from its progress file."""
+        with suppress(OSError, ValueError, ArithmeticError):  # a program may also write this file
             done, _, total = Path(self.progress).read_text().partition("/")
             return self.size * min(max(int(done), 0), int(total)) // int(total)
         return 0
 
     def output(self) -> str:
-        """Wait for its end and give its stdout. A failure ends the run with the worker's words; the
-        words of a program are always told."""
+        """Wait for the end and return stdout. After a failure, print the worker's stderr and end
+        the run. The stderr of a program is always printed."""
         output, _ = self.process.communicate()
         self.running.remove(self)
         with self.words as file:
-            file.seek(max(0, file.tell() - TOLD))
+            file.seek(max(0, file.tell() - SHOWN))
             lines = file.read().decode("utf-8", "replace").splitlines()
         code = self.process.returncode
         for line in lines:
@@ -145,7 +145,7 @@ class Worker:
 
 
 def amount(size: float) -> str:
-    """So many bytes, for people."""
+    """Format a number of bytes for people."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= 1000 and units[1:]:
         size /= 1000
@@ -155,10 +155,10 @@ def amount(size: float) -> str:
 
 @contextmanager
 def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how far workers are that have so many bytes to read, or none that are known:
-    by a bar, or by a line in 10 seconds where that is no terminal. What it gives takes the number
-    of workers that have ended, and the bytes that are read."""
-    start = told = time.monotonic()
+    """Show the progress of `count` workers that read `size` bytes (0 if unknown) on stderr: a bar
+    on a terminal, otherwise a line every 10 seconds. The yielded function takes the number of
+    finished workers and the bytes read."""
+    start = shown_at = time.monotonic()
 
     def words(ended: int, read: int) -> str:
         rate = read / max(time.monotonic() - start, 0.001)
@@ -166,9 +166,9 @@ def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], 
         return f"{known}{ended} of {count} workers"
 
     def tell(ended: int, read: int) -> None:
-        nonlocal told
-        if (now := time.monotonic()) >= told + LINE:
-            told = now
+        nonlocal shown_at
+        if (now := time.monotonic()) >= shown_at + LINE:
+            shown_at = now
             click.echo(f"{label}: {words(ended, read)}", err=True)
 
     if not sys.stderr.isatty():
@@ -176,7 +176,7 @@ def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], 
         return
     with click.progressbar(
         length=size or count, label=label, item_show_func=str, file=sys.stderr,
-        width=20, show_eta=False,  # 80 columns in all
+        width=20, show_eta=False,  # 80 columns in total
     ) as bar:  # fmt: skip
         yield lambda ended, read: bar.update(
             max(0, (read if size else ended) - bar.pos), words(ended, read)
@@ -188,11 +188,10 @@ def run_all(
     workers: Iterable[tuple[Mapping[str, str], str, *tuple[str, ...]]],
     sizes: Sequence[int] = (),
 ) -> None:
-    """Run the workers, as many at once as there are cores. Of maps the sizes tell how many bytes
-    each has to read."""
+    """Run the workers, one per core in parallel. `sizes` are the bytes that each map reads."""
     todo = [*enumerate(workers)]
     cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # macOS has none
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
         cores = len(os.sched_getaffinity(0))
     count, ended, read, look = len(todo), 0, 0, 0.0
     with (
@@ -202,8 +201,8 @@ def run_all(
         while todo or Worker.running:
             while todo and len(Worker.running) < cores:
                 number, (settings, *words) = todo.pop(0)
-                told = {"ARGO_PROGRESS_FILE": f"{folder}/{number}"}
-                Worker({**settings, **told}, *words, size=sizes[number] if sizes else 0)
+                more = {"ARGO_PROGRESS_FILE": f"{folder}/{number}"}
+                Worker({**settings, **more}, *words, size=sizes[number] if sizes else 0)
             time.sleep(0.002)
             for worker in [one for one in Worker.running if one.process.poll() is not None]:
                 worker.output()
@@ -214,10 +213,10 @@ def run_all(
 
 
 def sizes_of(run: Storage, plan_id: str, groups: Iterable[str]) -> list[int]:
-    """How many bytes each of these groups of parts has to read."""
+    """Return how many bytes each of these groups of parts reads."""
     plan = open_plan(run, plan_id)
     ends = [*plan.cuts()]
-    if plan.mode == FILES:  # they count files
+    if plan.mode == FILES:  # cuts count files
         sums = [0, *accumulate(0 if file.taken else file.size for file in plan.inputs())]
         ends = [sums[end] for end in ends]
     return [
@@ -228,13 +227,13 @@ def sizes_of(run: Storage, plan_id: str, groups: Iterable[str]) -> list[int]:
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[Path]:
-    """A folder for one run at a time, at whose end no worker is left, whatever ends it."""
+    """Lock a folder for one run. At the end, no worker is left running."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise click.ClickException(f"another run is at work in {folder}: wait for it") from None
+            raise click.ClickException(f"{folder} has another run: wait for its end") from None
         try:
             yield folder.resolve()
         finally:
@@ -245,7 +244,7 @@ def run_folder(folder: Path) -> Iterator[Path]:
 
 
 def interrupt(*_: object) -> NoReturn:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """End a run at SIGTERM as at Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -256,26 +255,24 @@ def main() -> None:
 
 
 work_dir_option = click.option(
-    "--work-dir", default="", help="oss://BUCKET/PREFIX; else what there is on this machine."
+    "--work-dir", default="", help="oss://BUCKET/PREFIX; default: the files of this machine."
 )
 
 
 def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Options for settings of the workers: --map for MAP_COMMAND, --map-exit-ok for MAP_EXIT_OK."""
+    """Add options for worker settings: --map for MAP_COMMAND, --map-exit-ok for MAP_EXIT_OK."""
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         for name in reversed(settings):
             option = "--" + name.removesuffix("_COMMAND").lower().replace("_", "-")
-            function = click.option(option, name, default="", help=f"{name} of the workers.")(
-                function
-            )
+            function = click.option(option, name, default="", help=f"Sets {name}.")(function)
         return function
 
     return add
 
 
 def is_for_bucket(name: str) -> bool:
-    """Whether a variable of our environment is for those who work in a bucket."""
+    """Whether a variable of the environment is for work in a bucket."""
     return name.startswith(OF_OSS) or name.lower() in OF_HTTP
 
 
@@ -283,8 +280,8 @@ def is_for_bucket(name: str) -> bool:
 def run_place(
     folder: Path, name: str, work_dir: str, root: str = "/"
 ) -> Iterator[tuple[dict[str, str], Storage, Storage]]:
-    """The settings of a run's workers, the storage of its input, and that of what it writes. On
-    this machine `root` is the folder that names are in."""
+    """Return the settings of a run's workers, the storage of the input, and the storage of the run.
+    Without a bucket, names are relative to the folder `root`."""
     with run_folder(folder / name) as run_dir:
         now = time.time_ns()
         settings = {
@@ -304,21 +301,21 @@ def run_place(
 
 
 def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
-    """The folder of a run's results. Says so where the final name belongs to another run."""
-    ours = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
-    for holder in islice(published(run, result, since=ours), 1):
-        click.echo(f"{run.path(holder)} is of a run with a later start: {result} is its", err=True)
-    return ours
+    """Return the folder of a run's results. Print a notice if a later run has the final name."""
+    own = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
+    for holder in islice(published(run, result, since=own), 1):
+        click.echo(f"{run.path(holder)} is of a run with a later start and has {result}", err=True)
+    return own
 
 
 def forget(run_dir: Path, kept: Container[str] = ()) -> None:
-    """Remove what earlier local runs have left: all but the newest few results, and of plans and
-    jobs but these. The folder is locked, so no other run needs them. Other names are the user's,
-    and so are the outputs of files: an outputs.jsonl names them, whichever job has made them."""
+    """Remove what earlier local runs have left: all except the newest results, and the plans and
+    jobs in `kept`. The folder is locked, so no other run needs them. Other names belong to the
+    user. Outputs of files are kept, because any outputs.jsonl may name them."""
     old = sorted(run_dir.glob("results/????????T??????Z-local-*"))[:-KEPT_RESULTS]
     places = "", "results/*/"
     has_files = any(one for each in places for one in run_dir.glob(each + names.FILE_LINES))
-    for folder in names.OUTPUTS[: 2 if has_files else 3]:  # the third is that of outputs
+    for folder in names.OUTPUTS[: 2 if has_files else 3]:  # the third folder has the outputs
         ids = (one for one in run_dir.glob(f"{folder}*/") if re.fullmatch("[0-9a-f]{32}", one.name))
         old += [one for one in ids if one.name not in kept]
     for each in (*old, *run_dir.glob("aggregation-demo/l*/local-*/")):
@@ -328,16 +325,17 @@ def forget(run_dir: Path, kept: Container[str] = ()) -> None:
 @main.command()
 @click.option(
     "--input", "source", default="",
-    help="A file, or a folder and a /; in the mode files also a pattern or @LIST; else a sample.",
+    help="A file, or a folder with a / at its end; in mode files also a pattern or @LIST. "
+    "Default: a sample.",
 )  # fmt: skip
-@click.option("--parts", default="5", show_default=True, help="How many parts.")
-@click.option("--parts-per-pod", default="1", show_default=True, help="How many a worker maps.")
+@click.option("--parts", default="5", show_default=True, help="Number of parts.")
+@click.option("--parts-per-pod", default="1", show_default=True, help="Parts per worker.")
 @click.option("--keywords", default="INFO,WARN,ERROR,DEBUG", show_default=True)
 @click.option(
     "--mode",
     default="copy",
     show_default=True,
-    help="copy; range: store no copies; files: map each file.",
+    help="copy; range: without copies; files: map each file.",
 )
 @takes("MAP_COMMAND", "MAP_EXIT_OK", "MAP_SETTINGS", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @takes("OUTPUT_DIR", "OUTPUT_SUFFIX", "FILES_AT_ONCE", "TOLERATED_FAILURES")
@@ -354,8 +352,8 @@ def log_count(
     folder: Path,
     **given: str,
 ) -> None:
-    """Split, map and reduce a log. What an earlier run has counted is not counted again; a program
-    runs again, unless MAP_SETTINGS says what it is."""
+    """Split, map and reduce a log. Results of earlier runs are reused. A program runs again unless
+    MAP_SETTINGS describes the program."""
     where = source or (SAMPLE if work_dir else str(write_sample(folder)))
     root = "/"
     if not work_dir:
@@ -365,12 +363,12 @@ def log_count(
             root = root_of(Path(path), folder)
         where = at + on_this_machine(path, root)
         if mode == FILES and not at and where.startswith("@"):
-            where = f"[@]{where[1:]}"  # it is no list
+            where = f"[@]{where[1:]}"  # not a list
     name = f"runs/{named_after(where, work_dir)}"
     with run_place(folder, name, work_dir, root) as (settings, work, run):
         if given["REDUCE_COMMAND"] and not given["MAP_COMMAND"]:
             raise WorkerError(
-                "REDUCE must come with MAP, got REDUCE alone: set MAP as well, for the count of "
+                "REDUCE must be set with MAP, got only REDUCE: set MAP too, because the count of "
                 "keywords makes no output to reduce"
             )
         if work_dir and not source:
@@ -385,7 +383,7 @@ def log_count(
             "ONLY_MISSING": "false" if is_unknown else "true",
             **{setting: text for setting, text in given.items() if text},
         }
-        check_keywords(settings)  # before a worker is started: with too many that fails
+        check_keywords(settings)  # with too many bytes, no worker could start
         start = time.monotonic()
         missing = json.loads(Worker(settings, "split.py").output())
         settings["PLAN_ID"] = Path(settings["PLAN_ID_FILE"]).read_text()
@@ -398,7 +396,7 @@ def log_count(
             Worker(settings, "merge.py").output()
         except SystemExit:
             if is_unknown and mode == FILES:
-                click.echo("set MAP_SETTINGS, to what the program is, to map only these", err=True)
+                click.echo("describe the program in MAP_SETTINGS to map only these", err=True)
             raise
         seconds = time.monotonic() - start
         results = results_of(settings, run, names.RESULT)
@@ -423,7 +421,7 @@ def log_count(
 
 @main.command()
 @click.option("--input", "source", default="", help="A folder: its files, in the order of ls -v.")
-@click.option("--files", default="", help="How many files; without a folder 32 of a letter each.")
+@click.option("--files", default="", help="Number of files; without a folder: 32 of one letter.")
 @click.option("--fan-in", default=2, show_default=True, type=click.IntRange(2))
 @takes("PROCESS_COMMAND", "PROCESS_EXIT_OK", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @work_dir_option
@@ -431,7 +429,7 @@ def log_count(
 def aggregate(
     *, source: str, files: str, fan_in: int, work_dir: str, folder: Path, **given: str
 ) -> None:
-    """Make one file of many, level by level: join them, or run programs."""
+    """Make one file of many, level by level: join the files, or run programs."""
     where = (source if work_dir else on_this_machine(source)).rstrip("/") + "/"
     try:
         count = whole_number("FILES", files or "32", 1, MAX_FILES)
@@ -471,24 +469,25 @@ def aggregate(
 
 
 def root_of(*paths: Path) -> str:
-    """What lists and the lines of outputs.jsonl name files in: this folder, if it has these."""
+    """Return the root of names in lists and outputs.jsonl: this folder if it has these paths, or
+    /."""
     here = Path.cwd()
     return str(here) if all(path.resolve().is_relative_to(here) for path in paths) else "/"
 
 
 def on_this_machine(source: str, root: str = "/") -> str:
-    """A file or a folder as a name in `root`, which is WORK_DIR."""
+    """Return a file or a folder as a name in `root`, which is WORK_DIR."""
     return os.path.relpath(Path(source).resolve(), root) + "/" * source.endswith("/")
 
 
 def named_after(where: str, work_dir: str) -> str:
-    """What the folder of the runs with an input is called."""
+    """Return the name of the folder for runs with this input."""
     known_by = hashlib.sha256(os.fsencode(work_dir + where)).hexdigest()[:8]
     return f"{names.cut(where.rstrip('/').rpartition('/')[2])}-{known_by}"
 
 
 def copy_level_1(work: Storage, where: str, run: Storage, files: str) -> tuple[int, str]:
-    """Make the files of a folder level 1; give how many there are, and the suffix of all."""
+    """Copy the files of a folder to level 1; return their number and their common suffix."""
 
     def as_numbers(name: str) -> list[tuple[str, int]]:
         return [(text, int(digits or 0)) for text, digits in re.findall("([^0-9]*)([0-9]*)", name)]
@@ -496,8 +495,8 @@ def copy_level_1(work: Storage, where: str, run: Storage, files: str) -> tuple[i
     found = sorted(work.names(where), key=as_numbers)
     if not found or files not in ("", str(len(found))):
         raise WorkerError(
-            f"INPUT is {work.path(where)!r}, where {len(found)} files are, and FILES is {files!r}: "
-            "name a folder with files, and give as FILES how many there are, or nothing"
+            "INPUT must be a folder of files and FILES their number or empty, got "
+            f"{work.path(where)!r} with {len(found)} files and {files!r}: correct INPUT or FILES"
         )
     suffix = os.path.splitext(found[0])[1]
     if not re.fullmatch("[.][A-Za-z0-9_-]{1,32}", suffix) or not all(

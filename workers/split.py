@@ -1,12 +1,12 @@
 """Split the input into NUM_PARTS parts at line ends, and commit them as a plan.
 
-Reads   INPUT                            one file, or with a final / every file under that prefix
-Writes  split-output/<plan>/<id>.txt     the bytes of a part (SPLIT_MODE=copy; range writes none)
-        split-output/<plan>/plan.json    last: what the parts are; its id goes to PLAN_ID_FILE, too
-        split-output/plan.json           the same again, for use by hand without PLAN_ID
-Prints  ["0","1","2"]             the part ids; with ONLY_MISSING those without a valid record
-        ["0-49","50-99"]          with PARTS_PER_POD=50, a pod's part ids together; what is missing
-                                  of them: ["0-3,7","50-99"]
+Reads   INPUT                            a file, or with a / at its end every file below a folder
+Writes  split-output/<plan>/<id>.txt     the bytes of a part (only with SPLIT_MODE=copy)
+        split-output/<plan>/plan.json    the plan, written last; its id goes to PLAN_ID_FILE
+        split-output/plan.json           a copy of the newest plan, for use without PLAN_ID
+Prints  ["0","1","2"]             the part ids; with ONLY_MISSING only parts without a valid record
+        ["0-49","50-99"]          with PARTS_PER_POD=50, grouped by pod; with ONLY_MISSING for
+                                  example ["0-3,7","50-99"]
 Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help
 Takes   INPUT=log-count-data.txt NUM_PARTS=5 PARTS_PER_POD=1 SPLIT_MODE=copy ONLY_MISSING=false
         KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS OUTPUT=result.out MAX_PODS
@@ -41,13 +41,13 @@ from fanfold.parallel import map_in_order
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
 
-STDOUT = 256 << 10  # bytes of a pod's output that Argo keeps, the newline included
+STDOUT = 256 << 10  # bytes of a pod's output that Argo reads, with the line end
 
 
 def copy_parts(
     work: Storage, run: Storage, plan_id: str, parts: Iterable[tuple[int, int, Iterator[Segment]]]
 ) -> None:
-    """Make the copies of these parts, given by number and size, that are not there whole."""
+    """Make the copies of these parts, given by number and size, unless a complete copy exists."""
     there = set(run.names(folder(PLAN.format(plan_id))))
 
     def copy(item: tuple[int, int, Iterator[Segment]]) -> None:
@@ -66,8 +66,8 @@ def copy_parts(
 def find_done(
     run: Storage, job: str, cut: Sequence[int], counts: Callable[[records.PartRecord], bool]
 ) -> set[int]:
-    """The parts of a job that have a valid record which `counts`, and the output that it names if
-    it names one."""
+    """Return the parts of a job with a valid record which `counts`, and with their output if the
+    record names one."""
     there: set[str] = set()
     for name in PART_RECORD.format(job, ""), PART_OUTPUT.format(job, "", ""):
         there.update(run.names(folder(name)))
@@ -81,23 +81,23 @@ def find_done(
 
 
 def as_json(ids: Iterable[str]) -> str:
-    """An array of strings without quotes in them."""
+    """Format a JSON array of strings without quotes in them."""
     return "[" + ",".join(f'"{one}"' for one in ids) + "]"
 
 
 def split(environ: Mapping[str, str]) -> None:
-    """Cut, copy in the mode copy, commit the plan, and print the ids of the parts to map."""
+    """Cut the input, copy it in mode copy, commit the plan, and print the ids to map."""
     source = settings.input_name(environ)
     count = settings.num_parts(environ)
     mode = settings.choice(environ, "SPLIT_MODE", "copy", "range", FILES)
     only_missing = settings.is_true(environ, "ONLY_MISSING")
     made_by = settings.map_settings(environ)
-    if program := environ.get("MAP_COMMAND"):  # an error of thousands of maps, found here
+    if program := environ.get("MAP_COMMAND"):  # find an error of thousands of maps here
         from fanfold.command import split_words
 
         split_words("MAP_COMMAND", program)
     of_job = settings.job_settings(made_by, mode, environ)
-    settings.tolerated_failures(environ, mode)  # an error of the last step, found here, too
+    settings.tolerated_failures(environ, mode)  # find an error of the last step here
     output = settings.output_name(environ)
     run_id, started = settings.run_id(environ)
     per_pod = settings.parts_per_pod(environ)
@@ -116,7 +116,7 @@ def split(environ: Mapping[str, str]) -> None:
     before, taken = None, array("Q")
     counts: Callable[[records.PartRecord], bool] = bool
     if mode == FILES and only_missing:
-        from fanfold import outputs  # whoever takes nothing over need not import it
+        from fanfold import outputs  # imported only if results can be taken over
 
         counts = partial(outputs.are_there, work, run, failed=False)
         if before := outputs.find_before(run, of_job):
@@ -128,10 +128,10 @@ def split(environ: Mapping[str, str]) -> None:
     job = records.job_id(plan_id, of_job)
     for name in (PLAN.format(plan_id), PART_RECORD.format(job, "")):
         run.make_folder(folder(name))
-    if run_id:  # before anything that is there already is relied on: see CLEAN
+    if run_id:  # before any existing file is relied on: see CLEAN
         run.put(BEGUN.format(plan_id, f"{job}/{run_name(run_id, started)}"), [b""])
     done = find_done(run, job, cut, counts) if only_missing else set()
-    if taken:  # of some parts nothing is left to map
+    if taken:  # some parts may have nothing left to map
         rest = [at - bisect_left(taken, at) for at in cut]
         done |= {number for number, (at, stop) in enumerate(pairwise(rest)) if at == stop}
     if mode == "copy":
@@ -154,7 +154,7 @@ def split(environ: Mapping[str, str]) -> None:
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run it with the settings in the environment."""
+    """Run the worker with the settings in the environment."""
     return worker.run_worker("split", lambda: split(environ), environ)
 
 

@@ -87,16 +87,36 @@ def test_512_files_are_73_pods(volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("template", "parameters", "sentence"),
     [
-        ("aggregate", {"files": 4, "fanIn": 1}, "FAN_IN is '1': give a whole number from 2"),
-        ("aggregate", {"files": "abc"}, "FILES is 'abc by 8 a pod"),
-        ("aggregate", {"files": 300_000_000}, "FILES is '300000000 by 8 a pod, of at most 100000"),
-        ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt is not there: write it before"),
-        ("process-data", {"numbers": 1}, "l1/0.txt is not there: write it before"),
-        ("process-data", {"numbers": -1}, "FILES is '2 * -1 (numbers, 1 to 99999)': give"),
-        ("process-data", {"numbers": 300_000_000}, "FILES is '2 * 300000000 (numbers, 1 to"),
-        ("prepare-data", {"files": -3}, "FILES is '-3': give a whole number from 1"),
-        ("prepare-data", {"runDir": "/etc"}, "RUN_DIR is '/etc': give a name in WORK_DIR"),
-        ("prepare-data", {"runDir": ".."}, "RUN_DIR is '..': give a name in WORK_DIR"),
+        (
+            "aggregate",
+            {"files": 4, "fanIn": 1},
+            "FAN_IN must be a whole number from 2 to 1000000000, got '1'",
+        ),
+        (
+            "aggregate",
+            {"files": "abc"},
+            "FILES must be a whole number from 1 to 1000000000, got 'abc by 8 a pod",
+        ),
+        ("aggregate", {"files": 300_000_000}, "got '300000000 by 8 a pod, of at most 100000"),
+        ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt is missing: create it first"),
+        ("process-data", {"numbers": 1}, "l1/0.txt is missing: create it first"),
+        ("process-data", {"numbers": -1}, "got '2 * -1 (numbers, 1 to 99999)'"),
+        ("process-data", {"numbers": 300_000_000}, "got '2 * 300000000 (numbers, 1 to"),
+        (
+            "prepare-data",
+            {"files": -3},
+            "FILES must be a whole number from 1 to 1000000000, got '-3'",
+        ),
+        (
+            "prepare-data",
+            {"runDir": "/etc"},
+            "RUN_DIR must be a name in WORK_DIR, with no leading / or .., got '/etc'",
+        ),
+        (
+            "prepare-data",
+            {"runDir": ".."},
+            "RUN_DIR must be a name in WORK_DIR, with no leading / or .., got '..'",
+        ),
     ],
 )
 def test_bad_parameters(
@@ -121,4 +141,6 @@ def test_no_file_is_left_out(volume: Volume) -> None:
         run.fail()
 
         said = " ".join(argo("get", run.name, "--no-color").split())
-        assert re.search("l1/4.txt is there and (FILES|NUMBER) is 4: give as", said)
+        assert re.search(
+            "(FILES|NUMBER) must count all files of level 1, got 4 and also .*l1/4.txt: set", said
+        )

@@ -73,13 +73,16 @@ def test_outputs(volume: Volume, log: bytes) -> None:
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"input": "no-such.txt"}, "INPUT no-such.txt is no file and no folder with files"),
-        ({"numParts": "0"}, "NUM_PARTS is '0': give a whole number from 1 to 100000"),
+        (
+            {"input": "no-such.txt"},
+            "INPUT must be a file or a folder of files in WORK_DIR, got 'no-such.txt'",
+        ),
+        ({"numParts": "0"}, "NUM_PARTS must be a whole number from 1 to 100000, got '0'"),
         (
             {"numParts": "9001"},
             "NUM_PARTS=9001 with PARTS_PER_POD=1 must take at most MAX_PODS=9000 map pods, got",
         ),
-        ({"keywords": "INFO,INFO"}, "KEYWORDS is 'INFO,INFO', where 'INFO' is empty, repeated"),
+        ({"keywords": "INFO,INFO"}, "got 'INFO,INFO', where 'INFO' is empty, repeated"),
     ],
     ids=["input", "numParts", "pods", "keywords"],
 )

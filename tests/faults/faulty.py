@@ -1,20 +1,19 @@
-"""A storage whose Nth operation does something else.
+"""A storage with a fault at its Nth operation.
 
     with faulty.operations(lambda number, name: ...) as seen:
         volume.run("split")
 
-calls the function before every operation of fanfold/storage/folder.py with the storage, counted
-from 0, or before every request of bucket.py, of which a SHORT one has an answer that breaks off. It
-may raise (the operation fails), kill the process, return SHORT (the operation does half of its
-work, as the system may), return AFTER (it is done, and then fails), or run other workers, whose
-operations it is not called for. Everything runs in one thread, so that a number means the same
-operation every time.
+calls the function before every operation of fanfold/storage/folder.py on the storage, counted from
+0, or before every request of bucket.py. The function may raise (the operation fails), kill the
+process, return SHORT (the operation does half of its work; the answer of a request breaks off),
+return AFTER (the operation is done, and then fails), or run other workers, which do not call the
+function. Everything runs in one thread, so that a number always means the same operation.
 
     with faulty.Stopped(lambda: run.do(3), number) as late:
         ...
         assert late.go_on() == 0
 
-has a worker in a process of its own, stopped (SIGSTOP) before an operation.
+runs a worker in another process and stops it (SIGSTOP) before an operation.
 """
 
 from __future__ import annotations
@@ -61,19 +60,19 @@ Hook = Callable[[int, str], str | None]
 
 
 class Faulty:
-    """The operations of one storage."""
+    """The operations of one storage, with a hook."""
 
     def __init__(self, hook: Hook) -> None:
-        """Call the hook before each of them, but not within itself."""
+        """Call the hook before each operation, but not within the hook."""
         self.hook, self.seen, self.within = hook, list[str](), False
 
     def __getattr__(self, name: str) -> Any:
-        """os, with the operations on the storage in our hands."""
+        """Return os functions, with the operations on the storage wrapped."""
         found = getattr(os, name)
         return self.wrapped(name, found) if name in NAMES else found
 
     def before(self, name: str) -> str | None:
-        """What is to happen at the next operation."""
+        """Call the hook for the next operation."""
         if self.within:
             return None
         assert threading.current_thread() is threading.main_thread()
@@ -89,7 +88,7 @@ class Faulty:
 
         def operation(*arguments: Any, **more: Any) -> Any:
             if name == "close" and not writes(arguments[0]):
-                return function(*arguments)  # nothing hangs on it
+                return function(*arguments)  # the workers ignore its error
             what = self.before(name)
             if what == SHORT and name == "pread":
                 fd, length, offset = arguments
@@ -99,7 +98,7 @@ class Faulty:
                 arguments = source, target, max(1, length // 2), *rest
             answer = function(*arguments, **more)
             if what == AFTER:
-                if name == "copy_file_range":  # the kernel then leaves the file's position alone
+                if name == "copy_file_range":  # the kernel then does not change the file's position
                     os.lseek(arguments[1], -answer, os.SEEK_CUR)
                 raise failure()
             return answer
@@ -107,7 +106,7 @@ class Faulty:
         return operation
 
     def open_output(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
-        """The built-in open, for the binary outputs that the folder writes."""
+        """The built-in open, for the binary outputs of a folder."""
         assert "b" in mode
         what = self.before("open")
         raw = Output(path, mode.replace("b", ""))
@@ -117,7 +116,7 @@ class Faulty:
         return raw if buffering == 0 else io.BufferedWriter(raw, max(buffering, 1))
 
     def as_method(self) -> Callable[..., Any]:
-        """What to put in the place of the method that does all requests."""
+        """Return the replacement of the method that sends all requests."""
 
         def do_request(session: Any, request: Any, timeout: Any) -> Any:
             return self.request(session, request, timeout)
@@ -141,7 +140,7 @@ class Output(io.FileIO):
     faulty: Faulty
 
     def write(self, data: Any, /) -> int:
-        """Write all of it, or half."""
+        """Write all of the data, or half."""
         what = self.faulty.before("write")
         view = memoryview(data)
         done = super().write(view[: max(1, len(view) // 2)] if what == SHORT else view)
@@ -150,7 +149,7 @@ class Output(io.FileIO):
         return done
 
     def close(self) -> None:
-        """Close it; where this fails it is closed all the same."""
+        """Close the file, also if this fails."""
         was_open = not self.closed
         try:
             what = self.faulty.before("close") if was_open else None
@@ -161,7 +160,7 @@ class Output(io.FileIO):
 
 
 def breaks_off(response: requests.Response) -> None:
-    """Have the connection end in the middle of the body."""
+    """End the connection in the middle of the body."""
     body = response.content
 
     def halves() -> Iterator[bytes]:
@@ -174,19 +173,19 @@ def breaks_off(response: requests.Response) -> None:
 
 
 def writes(fd: int) -> bool:
-    """Whether it was opened for writing."""
+    """Whether the file was opened for writing."""
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def failure() -> OSError:
-    """What an operation raises that was done and fails."""
+    """Return the error of an operation that succeeds and then fails."""
     return OSError(5, "Input/output error")
 
 
 @contextmanager
 def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
-    """Have the hook called before every operation; gives the names of those seen so far. A request
-    to a bucket has so many attempts."""
+    """Call the hook before every operation; yield the names of the operations so far. `attempts`
+    limits the attempts per request to a bucket."""
     faulty = Faulty(hook)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder, "os", faulty)
@@ -201,11 +200,11 @@ def operations(hook: Hook, attempts: int = 1) -> Iterator[list[str]]:
 
 
 class Stopped:
-    """Work in a process of its own, which is stopped before its operation `moment` and, where that
-    is given, killed before its operation `end`."""
+    """Work in another process, stopped before its operation `moment`, and killed before its
+    operation `end` if this is set."""
 
     def __init__(self, work: Callable[[], int], moment: int, end: int | None = None) -> None:
-        """Begin it, and wait until it has stopped."""
+        """Start the work, and wait until it has stopped."""
 
         def send(number: int, _: str) -> None:
             if number == moment:
@@ -226,13 +225,13 @@ class Stopped:
     code: int | None
 
     def wait(self) -> None:
-        """Wait until it stops or ends."""
+        """Wait until the process stops or ends."""
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             self.code = os.waitstatus_to_exitcode(status)
 
     def go_on(self) -> int:
-        """Have it go on, if it has not ended before that operation; gives its exit code."""
+        """Continue the process if it has not ended before `moment`; return its exit code."""
         if self.code is None:
             os.kill(self.pid, signal.SIGCONT)
             self.wait()
@@ -240,11 +239,11 @@ class Stopped:
         return self.code
 
     def __enter__(self) -> Self:
-        """It has stopped."""
+        """The process has stopped."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, if it has not."""
+        """Kill the process if it has not ended."""
         if self.code is None:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()

@@ -1,5 +1,5 @@
-"""A custom map of which no two attempts write the same bytes: all lines of the part, behind a head
-that names the part and the attempt. Its numbers are the letters, and that of the attempt."""
+"""A custom map with other output bytes in each attempt: a head with the part and the attempt, then
+all lines of the part. Its numbers are counts of letters and the number of the attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def own(part: Part) -> Mapping[str, int]:
 
 
 def plain(part: Part) -> Mapping[str, int]:
-    """Copy a file with signs around it, and count. Every attempt writes the same bytes."""
+    """Copy a file with a sign at each end, and count. Every attempt writes the same bytes."""
     found = Counter[str]()
     part.write(b"<")
     for piece in part.pieces():
@@ -33,7 +33,7 @@ def plain(part: Part) -> Mapping[str, int]:
 
 
 def join(streams: Sequence[Stream]) -> Iterator[bytes]:
-    """All outputs, each read by itself."""
+    """Join all outputs, each read by itself."""
     for stream in streams:
         yield from stream.pieces()
 

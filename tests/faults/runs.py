@@ -1,5 +1,5 @@
-"""Runs of both pipelines, step by step, as Argo makes them or a person by hand, and what has to
-come of each: what the model makes of the input of that run, or nothing.
+"""Runs of both pipelines, step by step, as in Argo or by hand, and their expected results: those
+of the model for the input of the run, or nothing.
 
     older = Run.of(volume, pipeline, OLD, RUN_ID="a", RUN_STARTED=1)
     older.write()
@@ -32,7 +32,7 @@ Files = Mapping[str, bytes]
 OLD, SAME, OTHER = "old", "other bytes of the same sizes", "other sizes"
 WORDS = "opqr"
 MAY_CHANGE = {"replace", "unlink", "makedirs", "PUT", "POST", "DELETE"}
-# What one process can notice of another, too: in a folder, and in a bucket.
+# Operations that other processes can notice: in a folder, and in a bucket.
 MAY_NOTICE = MAY_CHANGE | {"open", "scandir", "GET", "HEAD"}
 
 
@@ -61,12 +61,12 @@ class Pipeline:
 
 
 def letters(files: Files) -> Counter[str]:
-    """How often each of WORDS is in the files."""
+    """Count each of WORDS in the files."""
     return Counter(letter for data in files.values() for letter in data.decode() if letter in WORDS)
 
 
 def totals(words: str) -> Callable[[Files], Tree]:
-    """What count has to find."""
+    """Return the expected result of count."""
 
     def model(files: Files) -> Tree:
         found = letters(files)
@@ -76,19 +76,19 @@ def totals(words: str) -> Callable[[Files], Tree]:
 
 
 def joined_lines(files: Files) -> Tree:
-    """What the map of own_map.py has to make: counts, and all lines again."""
+    """Return the expected result of the map in own_map.py: counts, and all lines."""
     found = json.dumps(dict(sorted(letters(files).items()))).encode() + b"\n"
     return {"result.json": found, "result.out": b"".join(files.values())}
 
 
 def joined_by_program(files: Files) -> Tree:
-    """What ATTEMPT has to make as a map: all lines again."""
+    """Return the expected result of ATTEMPT as a map: all lines."""
     return {"result.json": b"{}\n", "result.out": b"".join(files.values())}
 
 
 def joined_files(files: Files) -> Tree:
-    """What the plain map and the join of own_map.py have to make in the mode files: a line for each
-    file, without what varies, and all files again."""
+    """Return the expected results of the plain map and the join of own_map.py in mode files: a line
+    per file, without the fields that vary, and all files."""
     found = [
         {"name": name.rpartition("/")[2], "bytes": len(data), "counts": dict(letters({name: data}))}
         for name, data in files.items()
@@ -103,7 +103,7 @@ def joined_files(files: Files) -> Tree:
 
 
 def joined(files: Files) -> Tree:
-    """What process-data has to make."""
+    """Return the expected result of process-data."""
     return {JOINED: b"".join(files.values())}
 
 
@@ -147,8 +147,8 @@ MAP = Pipeline(
     joined_lines,
     {"NUM_PARTS": 2, "MAP_SETTINGS": "letters, 1"},
 )
-# Programs of which no two attempts write the same bytes either: a head names the step, the part or
-# the group, and the attempt.
+# Programs with other output bytes in each attempt: a head with the step, the part or the group, and
+# the attempt.
 ATTEMPT = """sh -c 'printf "[%s.1%014d]" "$0$PART_ID$FILE_NUMBER" $$; exec cat "$@"' """
 PROGRAM = Pipeline(
     "program",
@@ -191,7 +191,7 @@ WHOLE = Pipeline(
     joined_files,
     {"NUM_PARTS": 2, "MAP_SETTINGS": "letters, 1", "SPLIT_MODE": "files"},
 )
-# A part of both files, of which one is changed or not.
+# A part of both files; only one of them may be changed.
 BOTH = replace(
     WHOLE,
     name="files of a part",
@@ -225,7 +225,7 @@ STEPS: dict[str, tuple[Pipeline, int, dict[str, str]]] = {
     "map files": (BOTH, 1, {}),
     "merge outputs": (WHOLE, 3, {}),
 }
-ARGO = {"RUN_ID": "b", "RUN_STARTED": 1}, {"RUN_ID": "a", "RUN_STARTED": 2}  # the newer one second
+ARGO = {"RUN_ID": "b", "RUN_STARTED": 1}, {"RUN_ID": "a", "RUN_STARTED": 2}  # the newer second
 BY_HAND: tuple[dict[str, object], ...] = {}, {}
 
 
@@ -236,19 +236,19 @@ class Run:
     volume: Volume
     pipeline: Pipeline
     files: Files  # its input
-    id: str = ""  # RUN_ID, without which it is one by hand
+    id: str = ""  # RUN_ID; empty for a run by hand
 
     numbers = itertools.count()
 
     @classmethod
     def of(cls, volume: Volume, pipeline: Pipeline, variant: str, **settings: object) -> Run:
-        """A run on an input. With RUN_ID all steps get PLAN_ID, too, as from Argo."""
+        """Return a run on an input. With RUN_ID all steps also get PLAN_ID, as in Argo."""
         more = {**pipeline.settings, "INPUT": f"{volume.settings['RUN_DIR']}/in/", **settings}
         files = pipeline.inputs[variant]
         return cls(volume.having(**more), pipeline, files, str(settings.get("RUN_ID", "")))
 
     def write(self) -> None:
-        """Put its input in place, the first file first, and take away what else there is."""
+        """Write the input, the first file first, and remove other files."""
         there = self.volume.run_dir / next(iter(self.files))
         for path in there.parent.iterdir() if there.exists() else ():
             if str(path.relative_to(self.volume.run_dir)) not in self.files:
@@ -257,8 +257,8 @@ class Run:
             self.volume.write(str((self.volume.run_dir / name).relative_to(self.volume.root)), data)
 
     def read_aside(self) -> Run:
-        """The same, which reads its logs where write_aside() puts them: several runs at once then
-        have each its own, and those that are alike have one plan."""
+        """Like write(), but the run reads its logs from the places of write_aside(): several runs
+        in parallel then have their own logs, and equal logs have one plan."""
         if self.pipeline.inputs is LOGS:
             variant = next(key for key, files in LOGS.items() if files is self.files)
             self.volume = self.volume.having(INPUT=f"{variant}/in/")
@@ -267,7 +267,7 @@ class Run:
         return self
 
     def do(self, number: int, hook: faulty.Hook | None = None) -> int:
-        """Do one step, with a hook before every operation; gives its exit code."""
+        """Do one step, with a hook before every operation; return its exit code."""
         step = self.pipeline.steps[number]
         with ExitStack() as stack:
             if hook:
@@ -280,26 +280,27 @@ class Run:
         return outcome.code
 
     def finish(self, first: int = 0) -> list[int]:
-        """Do all steps from one on, as far as they go well; gives their exit codes."""
+        """Do all steps from one on, until a step fails; return their exit codes."""
         codes: list[int] = []
         for number in range(first, self.pipeline.last + 1):
             codes.append(self.do(number))
             if codes[-1] and self.id:
-                break  # Argo starts no more
+                break  # Argo starts no further step
         return codes
 
     @property
     def right(self) -> Tree:
-        """What has to be at the final names."""
+        """Return the expected files at the final names."""
         return self.pipeline.model(self.files)
 
     def final(self) -> Tree:
-        """What is at the final names."""
+        """Return the files at the final names."""
         found = {name: self.volume.final(name) for name in self.right}
         return {} if set(found.values()) == {None} else as_model(found)
 
     def results(self) -> Tree:
-        """What is in the folder of its results, by final name; nothing without a record."""
+        """Return the files in the folder of its results, by final name; nothing without a
+        record."""
         for folder, found in self.volume.results().items():
             if folder.partition("-")[2] == self.id and any(
                 name.endswith(".record") for name in found
@@ -309,8 +310,8 @@ class Run:
 
 
 def as_model(found: Tree) -> Tree:
-    """Results without what an attempt of own_map.py, or of ATTEMPT, puts before its output, after a
-    look at it: one attempt of every part, whose numbers are those in the totals."""
+    """Return results without the heads of own_map.py or ATTEMPT. Check that they have one attempt
+    of every part, and that the totals have its numbers."""
     plain = {name: data and re.sub(rb"\[\w+\.\d{15}\]", b"", data) for name, data in found.items()}
     if told := found.get("outputs.jsonl"):
         return {**plain, "outputs.jsonl": b"".join(map(as_line, told.splitlines()))}
@@ -326,7 +327,7 @@ def as_model(found: Tree) -> Tree:
 
 
 def as_line(text: bytes) -> bytes:
-    """A line of outputs.jsonl of a file that has not failed, without what varies."""
+    """Return the line of a successful file in outputs.jsonl, without the fields that vary."""
     line = json.loads(text)
     size, name = line["bytes"], line["name"].rpartition("/")[2]
     assert (line["exit"], line["output_bytes"], line["item"]) == (0, size + 2, None)
@@ -334,27 +335,27 @@ def as_line(text: bytes) -> bytes:
 
 
 def place(volume: Volume, **settings: object) -> Volume:
-    """A RUN_DIR that nobody has used."""
+    """Return an unused RUN_DIR."""
     return volume.having(RUN_DIR=f"run{next(Run.numbers)}", **settings)
 
 
 def write_aside(volume: Volume) -> None:
-    """Put all logs outside of RUN_DIR."""
+    """Write all logs outside of RUN_DIR."""
     for variant, files in LOGS.items():
         for name, data in files.items():
             volume.write(f"{variant}/{name}", data)
 
 
 def begin(run: Run, number: int) -> Run:
-    """Put its input in place, and do all steps up to one."""
+    """Write the input, and do all steps before a step."""
     run.write()
     assert [run.do(step) for step in range(number)] == [0] * number
     return run
 
 
 def moments(run: Run, number: int, kinds: Iterable[str] = MAY_CHANGE) -> list[int]:
-    """Before which operations of a step something may happen: the first one, and all of some
-    kinds, or of all."""
+    """Return the operations of a step at which a fault is possible: the first, and all of some
+    kinds or of all kinds."""
     begin(run, number)
     seen: list[str] = []
     assert run.do(number, lambda _, name: seen.append(name)) == 0
@@ -362,7 +363,7 @@ def moments(run: Run, number: int, kinds: Iterable[str] = MAY_CHANGE) -> list[in
 
 
 def nested(moment: int, work: Callable[[], object]) -> faulty.Hook:
-    """A hook that does some work at a moment."""
+    """Return a hook that does some work at a moment."""
 
     def hook(at: int, _: str) -> None:
         if at == moment:
@@ -375,8 +376,8 @@ Item = TypeVar("Item")
 
 
 def some(volume: Volume, everything: Iterable[Item], share: int) -> list[Item]:
-    """All of it; in a bucket, where each takes a hundred requests, one in so many, the same ones
-    every time."""
+    """Return all moments; in a bucket, where each takes a hundred requests, only some of them,
+    always the same."""
     found = list(everything)
     few = -(-len(found) // share)
     return random.Random(few).sample(found, few) if volume.in_bucket else found

@@ -1,8 +1,8 @@
 """Two runs in one run directory, or two attempts of one step, at every moment of each other.
 
-With RUN_ID the newer run ends well whatever an older one does, and the final names hold its
-results; the older one ends right, under its own name in results/, or refuses. By hand the result is
-right, or refused.
+With RUN_ID the newer run succeeds whatever an older run does, and has the final names. The older
+run has a right result under its own name in results/, or fails. By hand the result is right, or
+there is none.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def go_on_late(
     variant: str,
     ids: tuple[Any, ...],
 ) -> None:
-    """A step of an older run is stopped at any moment and goes on after any step of a newer one;
-    what is left of both follows, in either order."""
+    """A step of an older run is stopped at any moment and continues after any step of a newer run.
+    The remaining steps of both follow, in either order."""
     pipeline, at, settings = stopped
     stops = moments(Run.of(place(volume, **settings), pipeline, OLD, **ids[0]), at)
     for moment, steps in some(volume, product(stops, range(len(after.steps) + 1)), 8):
@@ -89,7 +89,8 @@ def go_on_late(
         if ids is ARGO:
             assert not any(ends), (moment, steps)
             assert newer.final() == newer.results() == newer.right, (moment, steps)
-            its_own = [older.right, *[newer.right] * (at == 0)]  # it may not have begun to read
+            # the step may not have started to read
+            its_own = [older.right, *[newer.right] * (at == 0)]
             assert older.results() in ([{}] if any(late) else its_own), (moment, steps)
         else:
             refused = ends[-1] and at < pipeline.last
@@ -104,7 +105,7 @@ def go_on_late(
 @pytest.mark.parametrize("variant", [SAME, OTHER])
 @each_step
 def test_an_older_run_goes_on(volume: Volume, step: str, variant: str, ids: Any) -> None:
-    """The newer run has another input, in files of the same sizes or of others."""
+    """The newer run has another input, in files of the same or other sizes."""
     go_on_late(volume, STEPS[step], STEPS[step][0], variant, ids)
 
 
@@ -114,15 +115,15 @@ def test_an_older_run_goes_on(volume: Volume, step: str, variant: str, ids: Any)
 def test_an_older_run_of_one_input_goes_on(
     volume: Volume, at: int, after: Pipeline, ids: Any
 ) -> None:
-    """The newer run has the same input, which it cuts otherwise or counts other words in."""
+    """The newer run has the same input, with other cuts or other keywords."""
     go_on_late(volume, (COUNT, at, COPY), after, OLD, ids)
 
 
 @each_step
 def test_two_attempts(volume: Volume, step: str) -> None:
-    """Two attempts of one step, each stopped at any moment (SIGSTOP) while the other goes on. They
-    end well, but for a last step of which a retry may have to; every part's output and numbers are
-    of one attempt, whole."""
+    """Two attempts of one step, each stopped at any moment (SIGSTOP) while the other continues.
+    Both succeed, but a last step may need a retry. The output and numbers of every part are from
+    one attempt."""
     pipeline, at, settings = STEPS[step]
     argo = {**settings, **ARGO[0]}
     stops = moments(Run.of(place(volume), pipeline, OLD, **argo), at)
@@ -132,7 +133,8 @@ def test_two_attempts(volume: Volume, step: str) -> None:
         with faulty.Stopped(attempt, one) as first:
             assert first.code is None
             if step.startswith("merge "):
-                assert run.do(at - 1) == 0  # so that the next one finds another attempt's output
+                # so that the next attempt finds another attempt's output
+                assert run.do(at - 1) == 0
             with faulty.Stopped(attempt, two) as second:
                 ends = [first.go_on(), second.go_on()]
 
@@ -143,8 +145,8 @@ def test_two_attempts(volume: Volume, step: str) -> None:
 
 @pytest.mark.parametrize("step", ["merge copy", "merge range", "merge files"])
 def test_a_merge_while_a_part_is_made_again(volume: Volume, step: str) -> None:
-    """A pod of this run that is late puts another output and record in place at any moment of the
-    merge: it takes the one or the other."""
+    """A late pod of this run writes another output and record at any moment of the merge: the merge
+    uses either of them."""
     pipeline, at, settings = STEPS[step]
     argo = {**settings, **ARGO[0]}
     stops = moments(Run.of(place(volume), pipeline, OLD, **argo), at, MAY_NOTICE)
@@ -157,9 +159,9 @@ def test_a_merge_while_a_part_is_made_again(volume: Volume, step: str) -> None:
 @pytest.mark.parametrize("pipeline", [MAP, JOIN], ids=["merge", "merge files"])
 @pytest.mark.parametrize("killed", [False, True], ids=["fails", "is killed"])
 def test_between_look_and_write(volume: Volume, pipeline: Pipeline, killed: bool) -> None:
-    """The last step of an older run has seen no newer one. Before it writes a final name a newer
-    run publishes, and then the older one fails or is killed at any moment. Until somebody tries it
-    again a final name may hold its result, but results/ tells the truth."""
+    """The last step of an older run has found no newer run. Before it writes a final name a newer
+    run publishes, and then the older step fails or is killed at any moment. Until the next attempt
+    a final name may have the older result, but results/ is right."""
     at = pipeline.last
 
     def both() -> tuple[Run, Run]:
@@ -203,8 +205,8 @@ def test_between_look_and_write(volume: Volume, pipeline: Pipeline, killed: bool
 
 @dataclass
 class Driven:
-    """A run whose steps are processes of their own. Of each step three attempts are killed at a
-    random moment, unless they end before, and the next one is let be."""
+    """A run with a process per step. For each step three attempts are killed at a random moment,
+    unless they end earlier, and the next attempt is not killed."""
 
     run: Run
     id_file: Path
@@ -212,7 +214,7 @@ class Driven:
     end = 0.0
 
     def go_on(self, dice: random.Random, longest: float) -> None:
-        """Begin an attempt, kill it if it is time, and look whether it has ended."""
+        """Start an attempt, kill it if its time has come, and check whether it has ended."""
         if not self.pid:
             self.end = time.monotonic() + (dice.uniform(0, longest) if self.attempts < 3 else 60)
             self.pid = os.fork()
@@ -238,8 +240,8 @@ class Driven:
     "pipeline", [MAP, LEVELS, PROGRAM, PROGRAMS], ids=lambda pipeline: pipeline.name
 )
 def test_two_runs_and_sigkill(volume: Volume, tmp_path: Path, pipeline: Pipeline) -> None:
-    """Two runs at once, with real processes that are killed in every step, at random moments, and
-    tried again: both end right, each in results/, and the final names hold the newer one."""
+    """Two runs in parallel, with real processes that are killed in every step at random moments,
+    and retried: both succeed, each in results/, and the newer run has the final names."""
     dice, longest = random.Random(9), 0.05 if volume.in_bucket else 0.01
     killed, files = 0, [tmp_path / "older", tmp_path / "newer"]
     write_aside(volume)

@@ -1,5 +1,5 @@
-"""An input that changes at any moment of a step: the result is right for the input as it was at one
-moment of the run, or there is none."""
+"""An input that changes at any moment of a step: the result is right for the input at one moment of
+the run, or there is no result."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 @pytest.fixture(autouse=True)
 def small_pieces() -> Iterator[None]:
-    """What is read or copied at once is a part of a file; records are read whole."""
+    """Each read or copy is a piece of a file. Records are read in one piece."""
     with pieces_of(16), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bucket, "WHOLE", 1 << 20)
         yield
 
 
 def write(path: Path, data: bytes) -> None:
-    """Other bytes in the same file, or another object."""
+    """Write other bytes to the same file, or another object."""
     path.write_bytes(data)
 
 
 def in_place(path: Path, data: bytes) -> None:
-    """The same, and the old time."""
+    """Write other bytes to the same file, and keep the old time."""
     old = path.stat()
     path.write_bytes(data)
     set_time(path, old)
 
 
 def put_in_place(path: Path, data: bytes) -> None:
-    """Another file with the old one's time, as `cp -p`, `rsync -t` and `tar` put it there."""
+    """Replace a file by another with the old time, as `cp -p`, `rsync -t` and `tar` do."""
     old = path.stat()
     other = path.with_name(".other")
     other.write_bytes(data)
@@ -62,7 +62,7 @@ def put_in_place(path: Path, data: bytes) -> None:
 
 
 def set_time(path: Path, old: os.stat_result) -> None:
-    """Give a file its old mtime, and the next ctime: that clock may tick slowly."""
+    """Set a file's old mtime, and wait for the next ctime: this clock may tick slowly."""
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     while path.stat().st_ctime_ns == old.st_ctime_ns:
         os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
@@ -73,12 +73,12 @@ Put = Callable[[Path, bytes], object]
 
 
 def each(function: Callable[[bytes], bytes]) -> Make:
-    """A change of every file."""
+    """Change every file."""
     return lambda inputs: {name: function(data) for name, data in inputs[OLD].items()}
 
 
 def one_more(inputs: Mapping[str, Files]) -> Files:
-    """Another file behind the last."""
+    """Add a file after the last."""
     name = {"in/a": "in/c"}.get(next(iter(inputs[OLD])), LEVEL_1.format(len(inputs[OLD])))
     return {**inputs[OLD], name: b"qqq"}
 
@@ -100,8 +100,8 @@ OLD_TIMES: dict[str, tuple[Make, Put]] = {
 def change_at_every_moment(
     volume: Volume, step: str, ids: tuple[Any, ...], make: Make, put: Put
 ) -> None:
-    """Change the input of a run at any moment of a step, the first file first, so that what is read
-    before and after is of no moment."""
+    """Change the input of a run at any moment of a step, the first file first, so that the files
+    read before and after the change never existed together."""
     pipeline, at, settings = STEPS[step]
     files = make(pipeline.inputs)
 
@@ -127,7 +127,7 @@ def change_at_every_moment(
         assert run.final() in right, moment
 
 
-# A last step of files makes hundreds of requests, and every one is a moment.
+# A last step in mode files makes hundreds of requests, and each is a moment.
 LONG = {"merge outputs": pytest.mark.folder}
 each_step = pytest.mark.parametrize(
     "step",
@@ -138,7 +138,7 @@ each_step = pytest.mark.parametrize(
 @pytest.mark.parametrize("change", CHANGES)
 @each_step
 def test_an_input_changes(volume: Volume, step: str, change: str) -> None:
-    """The files get other bytes or sizes, or are others."""
+    """The files get other bytes or sizes, or are replaced."""
     change_at_every_moment(volume, step, ARGO, *CHANGES[change])
 
 
@@ -153,13 +153,13 @@ def test_an_input_changes_by_hand(volume: Volume, step: str, change: str) -> Non
 @pytest.mark.parametrize("change", OLD_TIMES)
 @each_step
 def test_an_input_of_the_old_time(volume: Volume, step: str, change: str) -> None:
-    """The files get other bytes of the same size and have the same time as before."""
+    """The files get other bytes of the same size, and keep their times."""
     change_at_every_moment(volume, step, ARGO, *OLD_TIMES[change])
 
 
 def test_files_change_one_after_the_other(volume: Volume) -> None:
-    """The first file of a join changes at any moment, the others at a later one: never the old
-    first one with new others."""
+    """The first file of a join changes at any moment, the others later: the result never has the
+    old first file with new others."""
     settings = ARGO[0]
     before, after = JOIN.inputs[OLD], JOIN.inputs[SAME]
     first, *others = before

@@ -1,7 +1,8 @@
-"""A storage that fails, stops short or kills the process at its Nth operation, for every N.
+"""A storage that fails, does half of the work or kills the process at its Nth operation, for every
+N.
 
-After each: a reader sees a whole old output or a whole new one, an error is one sentence and leaves
-no temporary file, and a rerun ends with the same bytes.
+After each: a reader sees a complete old or new output, an error is one message and leaves no
+temporary file, and a rerun ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -46,35 +47,35 @@ def first(where: Volume, step: str, **settings: object) -> Run:
 
 
 def again(where: Volume, step: str, **settings: object) -> Run:
-    """The same where an attempt before has done all of the step."""
+    """The same after an attempt that has done all of the step."""
     run = first(where, step, **settings)
     assert run.do(STEPS[step][1]) == 0
     return run
 
 
 def some_done(where: Volume, step: str, **settings: object) -> Run:
-    """The same where the next step has been done, too."""
+    """The same after the next step, too."""
     run = again(where, step, **settings)
     assert run.do(STEPS[step][1] + 1) == 0
     return run
 
 
 def after_another(where: Volume, step: str, **settings: object) -> Run:
-    """The same where another run has published, with another input."""
+    """The same after another run with another input has published."""
     pipeline, _, more = STEPS[step]
     assert not any(ready(Run.of(where, pipeline, SAME, **{**NEWER, **more}), 0).finish())
     return first(where, step, **settings)
 
 
 def ready(run: Run, number: int) -> Run:
-    """A run whose steps up to one are done."""
+    """A run with all steps before a step done."""
     run.read_aside()
     assert not any(map(run.do, range(number)))
     return run
 
 
 def half_done(where: Volume, step: str, **settings: object) -> Run:
-    """The same where an attempt before has mapped the first part of a group."""
+    """The same after an attempt that has mapped the first part of a group."""
     run = first(where, step, **settings)
     assert run.volume.run("own", PART_ID=0).code == 0
     return run
@@ -116,11 +117,10 @@ SCENARIOS: dict[str, tuple[Callable[..., Run], str, dict[str, object]]] = {
     "map files again": (again, "map files", {}),
     "merge outputs": (first, "merge outputs", {}),
 }
-# The operations for which it makes a difference to have been done, or half of them, or to be the
-# last ones.
+# Operations for which it matters whether they are done, half done, or the last.
 WRITES = {"open", "write", "copy_file_range", "close", "fsync", "replace", "unlink", "makedirs"}
 HALVES = {"pread", "write", "copy_file_range"}
-UNNAMED = {"pread", "fstat", "write", "fsync", "close"}  # the system names no file in their errors
+UNNAMED = {"pread", "fstat", "write", "fsync", "close"}  # their errors name no file
 REQUESTS = {"GET", "HEAD", "PUT", "POST", "DELETE"}
 
 
@@ -136,19 +136,19 @@ IN_FOLDERS = {"split range", "split copy again", "count", "map again", "group by
     ]
 )
 def scenario(volume: Volume, request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    """A step of a run, and what is there before."""
+    """A step of a run, and the state before it."""
     with pieces_of(16 if volume.in_bucket else 128), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bucket, "WHOLE", 1 << 20)
         yield Scenario(volume, *request.param)
 
 
 class Scenario:
-    """One step, again and again from the same start, each in a RUN_DIR of its own."""
+    """One step, repeatedly from the same state, each time in a new RUN_DIR."""
 
     def __init__(
         self, volume: Volume, start: Callable[..., Run], step: str, settings: dict[str, object]
     ) -> None:
-        """Run it once without a fault, which is what all others have to end with."""
+        """Run the step once without a fault: all other runs must end with the same result."""
         write_aside(volume)
         self.volume = volume
         self.start: Callable[[], Run] = lambda: start(place(volume), step, **settings)
@@ -163,8 +163,8 @@ class Scenario:
         assert clean.volume.temporary_files() == []
 
     def moments(self, kinds: set[str]) -> list[int]:
-        """Which N to try: every one of some kinds, or of a bucket's requests, which take their
-        time, a few; tests/oss has every request of every worker."""
+        """Return the N to test: every operation of some kinds, or some of a bucket's requests,
+        which are slow. tests/oss tests every request of every worker."""
         every = [at for at, name in enumerate(self.operations) if name in kinds | REQUESTS]
         few = BucketPath.place and (3 if BucketPath.place.fake else 2)
         return every[len(every) % 2 :: max(1, len(every) // few)] if few else every
@@ -175,24 +175,24 @@ class Scenario:
         return outcome.code, outcome.output, outcome.words
 
     def code(self, run: Run) -> int:
-        """Do the step once; gives its exit code."""
+        """Do the step once; return its exit code."""
         return self.run(run)[0]
 
     def check(self, run: Run) -> None:
-        """No reader sees a half result now, and a rerun ends as the clean run did."""
+        """No reader sees a partial result now, and a rerun ends as the clean run did."""
         for name, data in visible(run.volume).items():
             assert data in (self.before.get(name, b"?"), self.after.get(name, b"?")), name
         code, output, words = self.run(run)
         assert (code, output) == (0, self.output[1]), words
         assert visible(run.volume) == self.after
-        # Map outputs and results by hand have a new name every time: nobody finds what is left.
+        # Map outputs and results by hand have a new name every time: leftovers are not used.
         names = (name for name in run.volume.uploads() if not re.search("map-output|by-hand", name))
         assert list(names) == []
         run.volume.remove_run()
 
 
-# What differs from attempt to attempt: times, versions, the words in names, the sizes of outputs
-# that tell these, what own_map.py has of each, and the page, which shows all of them.
+# Replace what differs between attempts: times, versions, unique words in names, the sizes of
+# outputs with these, the heads of own_map.py, and the page, which shows all of them.
 VARIES = re.compile(
     rb"""(?x) "(start|end|digest|seconds|job|attempt)":[^,}]* | \[\w+\.\d{15}\]
     | \d{15,}-\d{15,}(-\d+)+ | "[0-9A-F]{32}(-\d+)?" | (?<=[-.])[0-9a-f]{16}\b
@@ -203,8 +203,8 @@ VARIES = re.compile(
 
 
 def visible(volume: Volume) -> Tree:
-    """The files of a run that a reader may take, without what varies. An output counts if a record
-    names it, which it does only if that is there, whole."""
+    """Return the files of a run that a reader may use, without what varies. An output counts if a
+    record names it; then it must exist completely."""
     there = {
         str(path.relative_to(volume.run_dir)).encode(): path.read_bytes()
         for path in volume.run_dir.rglob("*")
@@ -221,7 +221,7 @@ def visible(volume: Volume) -> Tree:
     }
 
 
-# Errors by the exit codes that they may lead to; an input that is not there is the operator's.
+# Errors by their possible exit codes; a missing input is an error for the operator.
 ERRORS = [
     (("EIO", "ENOSPC", "ESTALE", "ENXIO"), {0, 75}),
     (("EACCES", "EROFS", "EPERM", "ELOOP", "EINVAL"), {0, 2}),
@@ -230,8 +230,8 @@ ERRORS = [
 
 
 def test_fails(scenario: Scenario) -> None:
-    """The Nth operation fails: the exit code of that error, one sentence that names the file, no
-    temporary file. Where there is another way to the same bytes the worker may take it."""
+    """The Nth operation fails: the exit code of this error, one message that names the file, no
+    temporary file. If there is another way to the same bytes, the worker may use it."""
     moments = scenario.moments(set(scenario.operations))
     for nth, (errors, codes) in some(scenario.volume, product(moments, ERRORS), 3):
         number = getattr(errno, errors[nth % len(errors)])
@@ -254,13 +254,13 @@ def test_fails(scenario: Scenario) -> None:
             named = number == errno.ENOENT or seen[nth] not in UNNAMED
             assert named or f"{run.volume.root}/" in words, what
         else:
-            # More if what is to be removed is said to be gone.
+            # More files, if the storage reports that a file to remove is missing.
             assert scenario.after.items() <= visible(run.volume).items(), what
         scenario.check(run)
 
 
 def test_is_done_and_fails(scenario: Scenario) -> None:
-    """The Nth operation is done and still reports an error, as a close over a network may."""
+    """The Nth operation succeeds but reports an error, as a close over a network may."""
     for nth in scenario.moments(WRITES):
         run = scenario.start()
 
@@ -278,7 +278,7 @@ def test_is_done_and_fails(scenario: Scenario) -> None:
 
 
 def test_stops_short(scenario: Scenario) -> None:
-    """Reads and writes that do half of what was asked, one or all of them, change nothing."""
+    """Reads and writes that do half of the work, once or always, change nothing."""
     for nth in [*scenario.moments(HALVES), None]:
 
         def half(at: int, _: str, nth: int | None = nth) -> str | None:
@@ -286,7 +286,7 @@ def test_stops_short(scenario: Scenario) -> None:
 
         run = scenario.start()
         if nth is None and run.volume.in_bucket:
-            continue  # a request whose answer always breaks off is one that fails
+            continue  # an answer that always breaks off is a failed request
         with faulty.operations(half, attempts=2):
             code, output, _ = scenario.run(run)
 
@@ -296,21 +296,21 @@ def test_stops_short(scenario: Scenario) -> None:
 
 
 def test_is_killed(scenario: Scenario) -> None:
-    """SIGKILL at the Nth operation: what lies there is whole, and the rerun, which finds the
+    """SIGKILL at the Nth operation: all visible files are complete, and the rerun, which finds the
     temporary file of the first run, ends with the same bytes."""
     for nth in scenario.moments(WRITES):
         run = scenario.start()
         with faulty.Stopped(partial(scenario.code, run), -1, nth) as killed:
             assert killed.code == -signal.SIGKILL, f"the run had no operation {nth}"
 
-        assert len(run.volume.hidden_files()) <= 2  # of a part and of a file of it
+        assert len(run.volume.hidden_files()) <= 2  # of a part and of one of its files
         scenario.check(run)
 
 
 @pytest.mark.parametrize("at", range(4), ids=["split", "map", "map 2", "merge"])
 def test_a_takeover_that_ends(volume: Volume, at: int) -> None:
-    """A run takes one of its files over from another run. Its step fails, or is killed, at the Nth
-    operation, and is tried again: the results are right."""
+    """A run takes one of its files over from another run. Its step fails or is killed at the Nth
+    operation, and is retried: the results are right."""
     write_aside(volume)
 
     def start() -> Run:
@@ -344,8 +344,8 @@ def test_a_takeover_that_ends(volume: Volume, at: int) -> None:
 
 
 def test_the_storage_is_seen(volume: Volume) -> None:
-    """The faulty storage sees every kind of operation that the workers use: else the tests above
-    would test nothing."""
+    """The faulty storage sees every kind of operation that the workers use. Otherwise the tests
+    above would prove nothing."""
     seen = set[str]()
     for pipeline in (MAP, LEVELS):
         run = begin(Run.of(place(volume, CLEAN="true"), pipeline, OLD, **OLDER), 0)
@@ -359,8 +359,8 @@ def test_the_storage_is_seen(volume: Volume) -> None:
 @pytest.mark.folder
 @pytest.mark.parametrize("step", STEPS)
 def test_on_the_disk_before_the_name(volume: Volume, step: str) -> None:
-    """A power cut leaves no name whose bytes are not on the disk: before each file gets its name,
-    it is written out."""
+    """After a power cut no name has bytes that are not on the disk: each file is synced before it
+    gets its name."""
     write_aside(volume)
     run = first(place(volume), step)
     with faulty.operations(lambda *_: None) as seen:

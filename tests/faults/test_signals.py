@@ -29,12 +29,12 @@ from pipeline import (
 )
 from runs import ARGO, COUNT, LEVELS, OLD, SAME, Pipeline, Run, begin, place
 
-PROMPT = 2  # seconds that SIGTERM may take
+PROMPT = 2  # seconds for the handling of SIGTERM
 LINE = b"2026-01-01T00:00:00Z [INFO] caf\xc3\xa9 served, WARN or ERROR\n"
 
 
 def after(process: subprocess.Popen[str], seconds: float, number: int) -> tuple[Outcome, float]:
-    """Send a signal to a process after a while; gives its end, and how long that took."""
+    """Send a signal to a process after a while; return its outcome, and the time that it took."""
     with process:
         time.sleep(seconds)
         start = time.monotonic()
@@ -43,8 +43,8 @@ def after(process: subprocess.Popen[str], seconds: float, number: int) -> tuple[
 
 
 def test_sigkill(tmp_path: Path) -> None:
-    """Real processes are killed at random moments of each step, and each step is then retried:
-    the totals are right, and nothing but hidden files of the dead is left."""
+    """Real processes are killed at random moments of each step, and each step is retried: the
+    totals are right, and only hidden files of the killed processes are left."""
     dice = random.Random(9)
     data = LINE * ((16 << 20) // len(LINE))
     volume = Volume(tmp_path).having(NUM_PARTS=3, **ARGO[0])
@@ -98,8 +98,8 @@ SLOW = """if True:
     ids=["split", "count", "merge", "process level 1", "process level 2", "merge files"],
 )
 def test_sigstop(volume: Volume, pipeline: Pipeline, at: int) -> None:
-    """A process of an older run is stopped at a random moment and goes on when a newer one has
-    ended: it ends right or refuses, and the final names hold the newer results."""
+    """A process of an older run is stopped at a random moment and continues after a newer run has
+    ended: it succeeds or fails, and the final names have the newer results."""
     dice = random.Random(at)
     for _ in range(3):
         where = place(volume)
@@ -124,8 +124,8 @@ def test_sigstop(volume: Volume, pipeline: Pipeline, at: int) -> None:
     ("name", "arguments"), [("split", ()), ("count", ()), ("process", (0, 1)), ("merge", (2,))]
 )
 def test_sigterm(tmp_path: Path, name: str, arguments: tuple[int, ...]) -> None:
-    """A worker in the middle of a large file ends within PROMPT seconds with 143, says nothing on
-    stdout and leaves no temporary file. (Before it can take the signal it dies of it.)"""
+    """A worker in the middle of a large file ends within PROMPT seconds with 143, prints nothing on
+    stdout and leaves no temporary file. (Before it can handle the signal, the signal kills it.)"""
     dice = random.Random(name)
     volume = Volume(tmp_path).having(NUM_PARTS=1, LEVEL=1)
     volume.sparse(INPUT, 16 << 30, {0: LINE})
@@ -147,11 +147,11 @@ def test_sigterm(tmp_path: Path, name: str, arguments: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", ["split", "merge"])
 def test_sigterm_on_a_slow_mount(tmp_path: Path, name: str) -> None:
-    """Where every read takes a while and there are many to do, SIGTERM does not wait for them."""
+    """If every read is slow and many are left, SIGTERM does not wait for them."""
     volume = Volume(tmp_path).having(NUM_PARTS=5000, SPLIT_MODE="range")
     volume.write(INPUT, LINE * 5000)
     volume.split()
-    if name == "merge":  # results that are no results are read all the same
+    if name == "merge":  # damaged results are also read
         for number in range(5000):
             volume.record_path(str(number)).touch()
     slow = """if True:
@@ -174,19 +174,19 @@ def test_sigterm_on_a_slow_mount(tmp_path: Path, name: str) -> None:
 
 
 class SignalAt:
-    """Sends SIGTERM to this process at the Nth place of the workers that are run with it, while
-    they take signals. A place is a line, and in some functions an instruction, with the line that
-    called the function: what comes again in a loop is one place."""
+    """Sends SIGTERM to this process at the Nth place of the workers, while they handle signals. A
+    place is a line, or in some functions an instruction, together with the calling line: an
+    iteration of a loop is not a new place."""
 
     FILES = frozenset(map(str, WORKERS.rglob("*.py")))
     CLOSELY = frozenset({"run_worker", "publish"})
 
     def __init__(self, nth: int) -> None:
-        """Do so once."""
+        """Send the signal once."""
         self.nth, self.places = nth, set[tuple[CodeType | int, ...]]()
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
-        """What sys.settrace calls."""
+        """The trace function of sys.settrace."""
         if frame.f_code.co_filename not in self.FILES:
             return None
         frame.f_trace_opcodes = frame.f_code.co_name in self.CLOSELY
@@ -207,9 +207,8 @@ class SignalAt:
     ["split", "count", "own", "map", "merge", "process 0 1", "merge 2", "broken count", "group"],
 )
 def test_sigterm_at_every_line(volume: Volume, step: str) -> None:
-    """Wherever SIGTERM finds a worker, in the middle of the handling of another error or of the
-    start of a program too: 143 (or the end that it was about to have), no traceback, no temporary
-    file, no process."""
+    """Wherever SIGTERM finds a worker, also while it handles another error or starts a program: 143
+    (or the exit code that was already certain), no traceback, no temporary file, no process."""
     volume.write(INPUT, b"INFO 1\nWARN 2\n")
     volume = volume.having(NUM_PARTS=2, PART_ID=0, LEVEL=1)
     volume.log_count()

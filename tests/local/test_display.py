@@ -1,4 +1,4 @@
-"""What a local run shows of its workers while they work."""
+"""What a local run shows while its workers run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline import WORKERS, Volume
 
 LINE = b"2026-01-01T00:00:00Z [INFO] a line of fifty bytes\n"
 assert len(LINE) == 50
-# Reads everything, tells 40 of 100, and goes on when it may.
+# Reads everything, reports 40 of 100, and ends when a file exists.
 WAITING = """sh -c 'cat >/dev/null; echo 40/100 >"$ARGO_PROGRESS_FILE"
 for n in $(seq 600); do [ ! -e "$0" ] || exit 0; sleep 0.05; done; exit 9' """
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_bytes_and_rate(tmp_path: Path, terminal: bool) -> None:
-    """While a map works: the bytes that it has read as far as it tells, of all, and the rate. With
-    no terminal in lines, on a terminal by a bar that fits 80 columns."""
+    """While a map runs: the bytes that it has read, of all bytes, and the rate. Without a terminal
+    as lines, on a terminal as a bar that fits 80 columns."""
     log, go = tmp_path / "app.log", tmp_path / "go"
     log.write_bytes(LINE * 20_000)
-    # As run.py is, but for the pace of its lines.
+    # run.py with more frequent lines.
     program = "import run; run.LINE = run.LOOK = 0; run.main()"
     words = ["log-count", "--input", str(log), "--mode", "range", "--parts", "1"]
     words += ["--map", f"{WAITING}{go}", "--folder", str(tmp_path / "out")]
@@ -43,7 +43,7 @@ def test_bytes_and_rate(tmp_path: Path, terminal: bool) -> None:
             said += piece.decode()
             if re.search(pattern, said):
                 go.touch()
-    except OSError:  # how a terminal ends
+    except OSError:  # the error at the end of a terminal
         assert terminal
     os.close(ours)
 
@@ -55,7 +55,7 @@ def test_bytes_and_rate(tmp_path: Path, terminal: bool) -> None:
 
 
 def test_a_short_run_says_nothing(tmp_path: Path) -> None:
-    """With no terminal there is a line in ten seconds, so none."""
+    """Without a terminal there is a line every ten seconds, so a short run prints none."""
     log = tmp_path / "app.log"
     log.write_bytes(LINE)
     done = subprocess.run(
@@ -71,7 +71,7 @@ def test_a_short_run_says_nothing(tmp_path: Path) -> None:
      ("0/0", 0), ("a/b", 0), ("é/100", 0), (None, 0)],
 )  # fmt: skip
 def test_what_a_worker_tells(tmp_path: Path, text: str | None, done: int) -> None:
-    """A program may write what it likes to the file; there may be none."""
+    """A program may write anything to the file; the file may be missing."""
     worker = object.__new__(run.Worker)
     worker.size, worker.progress = 1000, str(tmp_path / "progress")
     if text is not None:
@@ -81,7 +81,7 @@ def test_what_a_worker_tells(tmp_path: Path, text: str | None, done: int) -> Non
 
 @pytest.mark.parametrize("mode", ["copy", "range", "files"])
 def test_sizes(volume: Volume, mode: str) -> None:
-    """What each worker has to read, in all modes: as its records say afterwards."""
+    """The bytes that each worker reads, in all modes: the same as in its records afterwards."""
     for number in range(9):
         volume.write(f"in/{number}", LINE * (1 + 3 * number))
     volume = volume.having(INPUT="in/", SPLIT_MODE=mode, NUM_PARTS=4, PARTS_PER_POD=3)
@@ -97,7 +97,7 @@ def test_sizes(volume: Volume, mode: str) -> None:
 
 
 def test_size_of_what_is_left(volume: Volume) -> None:
-    """In the mode files what is taken over from an earlier run is not read again."""
+    """In mode files, results taken over from an earlier run do not count."""
     for number in range(4):
         volume.write(f"in/{number}", LINE)
     volume = volume.having(INPUT="in/", SPLIT_MODE="files", NUM_PARTS=2, PARTS_PER_POD=2)

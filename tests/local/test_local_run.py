@@ -1,4 +1,4 @@
-"""The local run, as somebody with a checkout uses it."""
+"""The local run, as a user with a checkout runs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(
     environ: Mapping[str, str] = os.environ,
     cwd: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """The runner, with its outputs in `folder`."""
+    """Start the runner, with its outputs in `folder`."""
     strange = {"PLAN_ID": "of another run", "MAP_SETTINGS": "of another map", "RUN_ID": "another"}
     return subprocess.Popen(
         [sys.executable, *program, *arguments, "--folder", folder],
@@ -46,20 +46,20 @@ def start(
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Its exit code, stdout and stderr."""
+    """Return its exit code, stdout and stderr."""
     output, words = process.communicate(timeout=120)
     return process.returncode, output, words
 
 
 def result(folder: Path) -> dict[str, int]:
-    """The one result.json in the folder."""
+    """Return the only result.json in the folder."""
     (path,) = folder.glob("runs/*/result.json")
     found: dict[str, int] = json.loads(path.read_bytes())
     return found
 
 
 def test_the_sample(tmp_path: Path) -> None:
-    """Without an input it counts a sample, and a second time nothing is counted again."""
+    """Without an input it counts a sample. The second time nothing is counted again."""
     code, output, words = finish(start(tmp_path, "log-count"))
     log = (tmp_path / "log-count-data.txt").read_bytes()
     again = finish(start(tmp_path, "log-count"))
@@ -74,7 +74,8 @@ def test_the_sample(tmp_path: Path) -> None:
 
 
 def test_several_parts_per_worker(tmp_path: Path) -> None:
-    """The same result. What was counted part by part counts for groups, and the other way round."""
+    """The result is the same. Parts that were counted one by one count for groups, and the other
+    way round."""
     log = tmp_path / "app.log"
     log.write_text("INFO\nWARN\n" * 100)
     arguments = ("log-count", "--input", str(log), "--parts", "10", "--parts-per-pod")
@@ -93,15 +94,15 @@ def test_several_parts_per_worker(tmp_path: Path) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """All that is there, with one name for what differs per run, plan and job."""
+    """Return all files, with one name for what differs per run, plan and job."""
     differs = r"\d{8}T\d{6}Z-local-\d+-[0-9a-f]{16}|\b[0-9a-f]{32}\b"
     found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
     return sorted(re.sub(differs, "ID", name) for name in found)
 
 
 def test_outputs_of_files_stay(tmp_path: Path) -> None:
-    """A later run of the same folder removes no output that outputs.jsonl names, whichever job has
-    made it; also one in another mode."""
+    """A later run in the same folder, also in another mode, removes no output that any
+    outputs.jsonl names."""
     here, out = tmp_path / "in", tmp_path / "out"
     here.mkdir()
     files = ["--input", f"{here}/", "--parts", "2"]
@@ -115,7 +116,7 @@ def test_outputs_of_files_stay(tmp_path: Path) -> None:
     assert code == 0, words
     (made,) = out.glob("runs/*/outputs.jsonl")
     lines = [json.loads(line) for line in made.read_text().splitlines()]
-    # Of the third run the first file's output is of the first one.
+    # In the third run the first file's output is from the first run.
     assert [Path("/", line["output"]).read_text() for line in lines] == ["INFO\n"] * 3
     jobs = [re.findall("/([0-9a-f]{32})/", line["output"])[0] for line in lines]
     assert len({*jobs}) == 2
@@ -123,8 +124,8 @@ def test_outputs_of_files_stay(tmp_path: Path) -> None:
 
 
 def test_files_that_fail(tmp_path: Path) -> None:
-    """A run after a repair maps them alone, if the run before was told what the program is; else
-    that is said."""
+    """A run after a repair maps only the failed files, if MAP_SETTINGS was set in the run before.
+    Otherwise the run prints a hint."""
     here, out, started = tmp_path / "in", tmp_path / "out", tmp_path / "started"
     here.mkdir()
     for number in range(4):
@@ -135,7 +136,7 @@ def test_files_that_fail(tmp_path: Path) -> None:
         options = ["--input", f"{here}/", "--mode", "files", "--map", program, *more]
         code, _, words = finish(start(out, "log-count", *options, "--map-exit-ok", "0"))
         assert code == 2
-        assert ("set MAP_SETTINGS" in words) == (not more)
+        assert ("describe the program in MAP_SETTINGS" in words) == (not more)
         (here / "2").write_text("good")
         code, _, words = finish(start(out, "log-count", *options))
         assert code == 0, words
@@ -144,7 +145,7 @@ def test_files_that_fail(tmp_path: Path) -> None:
 
 
 def test_a_name_with_an_at(tmp_path: Path) -> None:
-    """A file whose name begins with @ is no list where its path is given."""
+    """A file with a name that begins with @ is not a list if its path is given."""
     (tmp_path / "@x").write_text("INFO\n")
     (tmp_path / "x").write_text("none\n")
     run = start(tmp_path / "local", "log-count", "--input", "./@x", "--mode", "files", cwd=tmp_path)
@@ -154,9 +155,9 @@ def test_a_name_with_an_at(tmp_path: Path) -> None:
 
 
 def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:
-    """Every run has its own results, of which the newest five stay. Nothing else stays of a run
-    that is over, nor copies or levels of the last one: neither where every run has another log, nor
-    where one was killed."""
+    """Every run has its own results; the newest five are kept. No other file of earlier runs is
+    kept, and no copies or levels of the last run. This is true if every run has another log, and if
+    a run was killed."""
     log, out = tmp_path / "app.log", tmp_path / "out"
     seen: list[str] = []
     left = []
@@ -186,7 +187,8 @@ def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    """A run prints its own totals, and says that the final result is of a run that began later."""
+    """A run prints its own totals, and a notice that the final result is of a run with a later
+    start."""
     log = tmp_path / "app.log"
     later = time.time_ns() + 3600 * 10**9
     future = f"import runpy, time; time.time_ns = lambda: {later}; RUN = {RUNNER!r}"
@@ -204,7 +206,7 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_the_run(tmp_path: Path) -> None:
-    """What a run writes must not be its input, nor that of the next."""
+    """The output of a run must not be its input, or the input of the next run."""
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text("x")
     for arguments in (("aggregate",), ("log-count",)):
@@ -212,12 +214,12 @@ def test_a_folder_that_holds_the_run(tmp_path: Path) -> None:
             done = start(tmp_path / "out", *arguments, "--input", f"{tmp_path}/")
             code, output, words = finish(done)
             assert (code, output) == (2, "")
-            assert "INPUT is" in words
+            assert "INPUT must not overlap" in words
             assert "use another INPUT, OUTPUT or RUN_DIR" in words
 
 
 def test_inputs_of_one_name(tmp_path: Path) -> None:
-    """Two inputs of one name, counted at once, do not meet."""
+    """Two inputs with the same base name can be counted in parallel."""
     runs = []
     for word in ("INFO", "WARN"):
         (tmp_path / word).mkdir()
@@ -231,8 +233,8 @@ def test_inputs_of_one_name(tmp_path: Path) -> None:
 
 
 def test_inputs_with_long_names(tmp_path: Path) -> None:
-    """As long as a file's name can be, and alike but for the last letter: each has its own run. A
-    name in UTF-8 is cut between two letters."""
+    """Names of the maximum length that differ only in the last letter: each has its own run. A
+    UTF-8 name is cut between two letters."""
     for name in ("x" * 250 + "é", "x" * 250 + "e", "é" * 127, "é" * 126 + "e"):
         log = tmp_path / name
         log.write_text("INFO\n" * len(name))
@@ -246,7 +248,7 @@ def test_inputs_with_long_names(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    """A second run on an input that is being counted is refused with a sentence."""
+    """A second run on an input that is being counted is refused with a message."""
     log = tmp_path / "long.log"
     with log.open("wb") as file:
         file.truncate(4 << 30)
@@ -257,13 +259,13 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     first.terminate()
 
     assert second[0] == 1
-    assert "another run is at work in" in second[2]
+    assert "has another run: wait for its end" in second[2]
     assert finish(first)[0] != 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM, sent to the runner alone, end the workers, too."""
+    """Ctrl-C and SIGTERM to the runner also end the workers."""
     log = tmp_path / "long.log"
     with log.open("wb") as file:
         file.truncate(16 << 30)
@@ -279,7 +281,7 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, number: signal.Signals)
 
 
 def test_a_signal_while_a_worker_starts(tmp_path: Path) -> None:
-    """SIGTERM that comes when the worker is there and its Popen is not yet."""
+    """SIGTERM after the worker has started and before its Popen exists."""
     log = tmp_path / "long.log"
     with log.open("wb") as file:
         file.truncate(16 << 30)
@@ -302,7 +304,7 @@ runpy.run_path({RUNNER!r}, run_name="__main__")
 
 
 def workers_in(folder: Path) -> list[str]:
-    """The processes with this folder among their settings."""
+    """Return the processes with this folder in their settings."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -312,16 +314,16 @@ def workers_in(folder: Path) -> list[str]:
 
 
 def test_a_failing_worker(tmp_path: Path) -> None:
-    """The worker's sentence and its exit code are those of the run."""
+    """The run ends with the worker's message and exit code."""
     code, output, words = finish(start(tmp_path, "log-count", "--keywords", "a,a"))
 
     assert (code, output) == (2, "")
-    assert "KEYWORDS is 'a,a'" in words
+    assert "got 'a,a', where 'a' is empty, repeated" in words
 
 
 @pytest.mark.parametrize(("files", "fan_in", "workers"), [(32, 2, 31), (20, 3, 11), (1, 8, 1)])
 def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> None:
-    """The letters in order, by as many workers as the tree has nodes."""
+    """The letters are in order. There is one worker per node of the tree."""
     code, output, _ = finish(
         start(tmp_path, "aggregate", "--files", str(files), "--fan-in", str(fan_in))
     )
@@ -334,8 +336,8 @@ def test_aggregate(tmp_path: Path, files: int, fan_in: int, workers: int) -> Non
 
 
 def test_programs(tmp_path: Path) -> None:
-    """A map and a last step by programs. They run again at the next run, which may be of others of
-    the same name, unless MAP_SETTINGS says what they are. What they write to stderr is shown."""
+    """A map and a last step by programs. They run again in the next run, because the programs may
+    have changed, unless MAP_SETTINGS describes them. Their stderr is shown."""
     log, out, script = tmp_path / "app.log", tmp_path / "out", tmp_path / "map.sh"
     log.write_text("".join(f"{n % 7} {'ERROR' if n % 3 else 'INFO'}\n" for n in range(1000)))
     for word in ("ERROR", "INFO"):
@@ -356,10 +358,10 @@ def test_programs(tmp_path: Path) -> None:
 
 
 def test_a_reduce_without_a_map(tmp_path: Path) -> None:
-    """One sentence and exit 2, before anything is split."""
+    """One message and exit code 2, before split runs."""
     code, output, words = finish(start(tmp_path, "log-count", "--reduce", "sort -u"))
     assert (code, output, words.count("\n")) == (2, "", 1)
-    assert "REDUCE must come with MAP, got REDUCE alone: set MAP as well" in words
+    assert "REDUCE must be set with MAP, got only REDUCE: set MAP too" in words
     assert [path for path in tmp_path.glob("runs/*/*") if not path.name.startswith(".")] == []
 
 
@@ -380,7 +382,7 @@ def test_settings_of_a_program(tmp_path: Path) -> None:
 
 
 def test_aggregate_a_folder(tmp_path: Path) -> None:
-    """The files of a folder, in the order of their numbers, by programs: again with one file less
+    """The files of a folder, in the order of their numbers, by programs: again with one file less,
     and with a wrong number."""
     folder, out = tmp_path / "in put", tmp_path / "out"
     folder.mkdir()
@@ -400,26 +402,26 @@ def test_aggregate_a_folder(tmp_path: Path) -> None:
         (folder / f"it's {count - 1}.csv").unlink()
     for files, source in (("8", folder), ("", tmp_path / "nothing")):
         done = finish(start(out, "aggregate", "--input", f"{source}/", "--files", files))
-        assert (done[0], "FILES is" in done[2]) == (2, True)
+        assert (done[0], "correct INPUT or FILES" in done[2]) == (2, True)
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeOSS]:
-    """An OSS."""
+    """A fake OSS."""
     with FakeOSS() as served:
         yield served
 
 
 def keys(fake: FakeOSS) -> dict[str, str]:
-    """The environment of one who works in its buckets."""
+    """The environment of a user with a bucket."""
     return {**os.environ, **settings_of(fake)}
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None:
-    """The requests and the bytes of a run: of the log nothing is sent, and read is a little around
-    each cut, and each byte once, of the log itself where no copies are made. No copies are left,
-    and a second run makes none, for it counts nothing again."""
+    """The requests and bytes of a run. No byte of the log is sent. A little is read around each
+    cut, and each byte once, from the log itself if there are no copies. No copies are left, and a
+    second run makes none, because it counts nothing again."""
     log = "".join(sample()).encode()
     fake.bucket().put("logs/app.log", log)
     arguments = ("log-count", "--work-dir", "oss://bucket/logs", "--input", "app.log")
@@ -439,8 +441,8 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
     assert (made, len(read)) == ((5, 5) if mode == "copy" else (0, 0))
     assert counted["requests"].get("DeleteObject", 0) == made
     assert "UploadPart" not in counted["requests"]
-    # That the run began, two plans, five records, result.json and the page twice, the summary, its
-    # record.
+    # The mark of the run's start, two plans, five records, result.json and the page twice, the
+    # summary and its record.
     assert counted["requests"]["PutObject"] == 1 + 2 + 5 + 6
     assert counted["up"]["PutObject"] == sum(map(len, written.values()))
     assert list(tmp_path.rglob("*.json")) == []
@@ -454,7 +456,7 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
 
 
 def test_a_long_key(tmp_path: Path, fake: FakeOSS) -> None:
-    """A key has no limit of 255 bytes per name."""
+    """A key has no limit of 255 bytes per step."""
     log = "".join(sample()).encode()
     for key in ("x" * 304, "é" * 500):
         fake.bucket().put(f"logs/{key}", log)
@@ -469,7 +471,8 @@ def test_a_long_key(tmp_path: Path, fake: FakeOSS) -> None:
 
 @pytest.mark.parametrize("upper", [False, True])
 def test_a_bucket_behind_a_proxy(tmp_path: Path, fake: FakeOSS, upper: bool) -> None:
-    """The workers go the way that the runner goes. A host in no_proxy is asked directly, by all."""
+    """The workers use the proxy of the runner. All of them connect directly to a host in
+    no_proxy."""
     log = "".join(sample()).encode()
     fake.bucket().put("app.log", log)
     arguments = ("log-count", "--work-dir", "oss://bucket", "--input", "app.log")
@@ -489,7 +492,7 @@ def test_a_bucket_behind_a_proxy(tmp_path: Path, fake: FakeOSS, upper: bool) -> 
 
 
 def test_what_a_client_of_http_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reaches the workers where the work is in a bucket, and nothing else does."""
+    """These variables reach the workers only if the work is in a bucket."""
     cases = [
         name
         for each in ("http", "https", "all", "no")
@@ -507,7 +510,7 @@ def test_what_a_client_of_http_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_too_many_keywords(tmp_path: Path) -> None:
-    """A sentence, where not even the first worker can be started with them."""
+    """If the keywords are too long to start a worker, there is a message."""
     for text, code in (("x" * 131062, 0), ("x" * 131063, 2)):
         done = finish(start(tmp_path, "log-count", "--keywords", text))
         assert done[0] == code, done[2]
@@ -516,7 +519,7 @@ def test_too_many_keywords(tmp_path: Path) -> None:
 
 
 def test_make_in_a_bucket(fake: FakeOSS) -> None:
-    """What one types. The sample log gets a name of its own."""
+    """The make commands of a user. The sample log gets another name."""
     work_dir = "WORK_DIR=oss://bucket/team a"
     environ = keys(fake)
     programs = ("run", "MODE=range", "MAP=grep ERROR", "REDUCE=wc -l {inputs}", "MAP_EXIT_OK=0,1")
@@ -544,8 +547,8 @@ def test_make_in_a_bucket(fake: FakeOSS) -> None:
 
 
 def test_the_tests_of_a_real_bucket(fake: FakeOSS) -> None:
-    """They run in the bucket they are given, and leave nothing; without one they say so. Some of
-    them here: all take minutes."""
+    """They run in the bucket in WORK_DIR, and leave nothing. Without a bucket they print that they
+    are skipped. Only some are run here: all take minutes."""
     fake.bucket().put("team/log", b"INFO")
     place = "WORK_DIR=oss://bucket/team"
     environ = {**keys(fake), "PYTEST_ADDOPTS": "-k 'test_bucket.py or test_pipeline.py or killed'"}
@@ -565,7 +568,7 @@ def test_the_tests_of_a_real_bucket(fake: FakeOSS) -> None:
 
 
 def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
-    """One sentence and exit 2, whether it is the runner or a worker that finds out."""
+    """One message and exit code 2, whether the runner or a worker detects it."""
     arguments = ("log-count", "--work-dir", "oss://bucket", "--input", "app.log")
     bare = {**keys(fake), "OSS_ACCESS_KEY_ID": "", "OSS_ACCESS_KEY_SECRET": ""}
     wrong = {**keys(fake), "OSS_ACCESS_KEY_SECRET": "a-wrong-one"}
@@ -578,7 +581,7 @@ def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
 
 
 def test_the_commands_of_the_readme() -> None:
-    """Every make command in the README that runs here does, quotes and dollars included."""
+    """Every make command in the README that runs here succeeds, with its quotes and dollars."""
     lines = (ROOT / "README.md").read_text().splitlines()
     commands = [line.partition(" #")[0].strip() for line in lines if line.startswith("make ")]
     local = [line for line in commands if line.startswith(("make run", "make aggregate"))]

@@ -1,7 +1,7 @@
-"""What the user gives make: a value arrives in the program as it was given, and nothing in it is
-run or expanded, in no target and no variable.
+"""Values that users pass to make: a value reaches the program unchanged, and nothing in it is run
+or expanded, in no target and no variable.
 
-The programs are stand-ins that note how they were called; the Makefile is the real one.
+The programs are stand-ins that record their calls. The Makefile is the real one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
 HELP = set(re.findall(r"\b([A-Z_]+)=", " ".join(re.findall(r"## (.*)", MAKEFILE))))
 SETTINGS = re.sub(r"\\\n", "", MAKEFILE).partition(".settings := ")[2].partition("\n")[0].split()
-# What a stranger's environment or command line may have besides.
+# Unrelated variables of an environment or a command line.
 OTHERS = ("VERSION", "REVISION", "SOURCE_DATE_EPOCH", "PIP_CERT", "PIP_INDEX_URL", "OSS_REGION",
           "BUILDAH_ISOLATION", "E2E_KUBECONFIG", "OSS", "SETTINGS", "name", "FOO")  # fmt: skip
 NAMES = sorted({*HELP, *SETTINGS, *OTHERS})
@@ -42,7 +42,7 @@ STAND_INS = (
 
 
 def write_program(path: Path, text: str = STAND_IN) -> None:
-    """A program that can be run."""
+    """Write a program that can be run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -50,7 +50,7 @@ def write_program(path: Path, text: str = STAND_IN) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Path]:
-    """A checkout with stand-ins. In the end nothing in a value was run."""
+    """A checkout with stand-ins. At the end, check that nothing in a value was run."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
@@ -72,7 +72,7 @@ Call = tuple[list[str], dict[str, str]]
 def make(
     folder: Path, *arguments: str, environ: Mapping[str, str] | None = None
 ) -> tuple[int, str, list[Call]]:
-    """Its exit code, its stderr, and what was called: arguments and environment."""
+    """Run make; return its exit code, its stderr, and the calls: arguments and environment."""
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     clean["PATH"] = f"{folder / 'bin'}:{clean['PATH']}"
     done = subprocess.run(
@@ -87,10 +87,10 @@ def make(
 
 
 def ways(target: str, values: Mapping[str, str]) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """How values come to make: its arguments and its environment."""
+    """Return the ways to pass values to make: arguments and environment."""
     line = [f"{name}={value}" for name, value in values.items()]
     given = dict(values)
-    # As a make that starts this one hands on its own command line.
+    # As a parent make passes on its command line.
     words = (re.sub(r"[\s\\]", r"\\\g<0>", word.replace("$", "$$")) for word in line)
     return {
         "command line": ([target, *line], {}),
@@ -102,7 +102,7 @@ def ways(target: str, values: Mapping[str, str]) -> dict[str, tuple[list[str], d
 
 
 def expected(target: str) -> list[list[str]]:
-    """The arguments with which a target calls its programs, if they hold values."""
+    """Return the arguments with which a target calls its programs for these values."""
     words = VALUE.split()
     flags = {
         "run": (
@@ -139,7 +139,7 @@ def expected(target: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_value_arrives(checkout: Path, target: str) -> None:
-    """In every target, on every way, and under names that no target knows; without a warning."""
+    """In every target, in every way, and under unknown names, without a warning."""
     for way, (arguments, environ) in ways(target, dict.fromkeys(NAMES, VALUE)).items():
         code, words, calls = make(checkout, "-n", *arguments, environ=environ)
         assert (code, words, calls) == (0, "", []), way
@@ -157,8 +157,8 @@ def test_a_value_arrives(checkout: Path, target: str) -> None:
 
 
 def test_a_bucket_arrives(checkout: Path) -> None:
-    """The target test-oss takes the name of a bucket alone; run wants what a bucket takes, of the
-    hashes that the images have."""
+    """The target test-oss passes only the name of a bucket. run needs the packages for a bucket,
+    with the hashes of the images."""
     install = "-m pip install --quiet --require-hashes --no-deps --use-pep517 --requirement"
     work_dir = f"oss://{VALUE}"
     for arguments, environ in ways("test-oss", {"WORK_DIR": work_dir}).values():
@@ -176,7 +176,7 @@ def test_a_bucket_arrives(checkout: Path) -> None:
 
 
 def test_the_defaults(checkout: Path) -> None:
-    """What arrives where nothing is given, or an empty value."""
+    """The values for settings that are not set or empty."""
     options = "--work-dir|{}|--input||--parts|5|--parts-per-pod|1"
     options += "|--keywords|INFO,WARN,ERROR,DEBUG|--mode|copy"
     options += "|--map||--map-exit-ok||--map-settings||--reduce||--reduce-exit-ok|"
@@ -189,7 +189,7 @@ def test_the_defaults(checkout: Path) -> None:
 
 
 def test_python_is_a_path(checkout: Path) -> None:
-    """PYTHON, with all that a name may hold, makes the venv."""
+    """A PYTHON path with any characters makes the venv."""
     python = checkout / VALUE.replace("/", "") / "python"
     making = 'import shutil\nif sys.argv[1:3] == ["-m", "venv"]: '
     for arguments, environ in ways("run", {"PYTHON": str(python)}).values():
@@ -212,7 +212,7 @@ def test_python_is_a_path(checkout: Path) -> None:
 
 
 def test_every_setting_is_in_the_list() -> None:
-    """Those that `make help` names: recipes see them as _NAME, or the script of the images does."""
+    """The settings in `make help`: recipes read them as _NAME, or the script of the images does."""
     script = (ROOT / "images/build.sh").read_text()
     read = {name for name in HELP if re.search(rf"\$\{{?{name}\b", script)}
 
@@ -222,7 +222,7 @@ def test_every_setting_is_in_the_list() -> None:
 
 @pytest.mark.parametrize("way", ["command line", "environment"])
 def test_a_run(tmp_path: Path, way: str) -> None:
-    """A log whose name and keywords hold all of it, counted in both modes."""
+    """A log with special characters in its name and keywords is counted in both modes."""
     log = tmp_path / VALUE.replace("/", "")
     keywords = ["$(shell touch pwned)", "INFO", "it's", "$5", '"', "100%", "$$", "a `", "\\"]
     log.write_bytes(b"".join(f"{word} INFO\n".encode() * 3 for word in keywords))

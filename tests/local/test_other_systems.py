@@ -1,4 +1,4 @@
-"""The local run where the system has less than Linux: simulated, by a Python without it."""
+"""The local run on systems with fewer features than Linux, simulated with a modified Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pipeline import KEYWORDS, model
 from run import sample
 
 RUNNER = str(Path(__file__).resolve().parents[2] / "workers/run.py")
-# What Python's os has on Linux and not on macOS, and SEEK_DATA, which has another meaning there.
+# Functions of Python's os on Linux that macOS lacks, and SEEK_DATA, which has another meaning
+# there.
 NOT_ON_MACOS = (
     *("copy_file_range", "sched_getaffinity", "sched_setaffinity", "posix_fadvise", "fdatasync"),
     *("posix_fallocate", "pipe2", "splice", "memfd_create", "getrandom", "eventfd", "pidfd_open"),
@@ -44,7 +45,7 @@ note(sys.orig_argv)
 
 
 def other_python(folder: Path, change: str) -> tuple[str, Path]:
-    """A Python with this change, also in every worker that the runner starts; and its log."""
+    """A Python with this change, also in every worker of the runner; and its log."""
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "shim.py").write_text(SHIM + change)
@@ -53,7 +54,7 @@ def other_python(folder: Path, change: str) -> tuple[str, Path]:
 
 
 def run(python: str, folder: Path, *arguments: str) -> str:
-    """The runner's output."""
+    """Return the runner's output."""
     done = subprocess.run(
         [python, RUNNER, *arguments, "--folder", folder],
         capture_output=True, text=True, timeout=120,
@@ -63,7 +64,7 @@ def run(python: str, folder: Path, *arguments: str) -> str:
 
 
 def both_pipelines(python: str, folder: Path) -> None:
-    """Both, and log-count in both modes, with the right totals."""
+    """Run both pipelines, log-count in both modes, and check the totals."""
     totals = model(["".join(sample()).encode()], KEYWORDS)
     for mode in ("copy", "range"):
         run(python, folder / mode, "log-count", "--mode", mode)
@@ -76,7 +77,7 @@ def both_pipelines(python: str, folder: Path) -> None:
 
 
 def test_without_what_macos_lacks(tmp_path: Path) -> None:
-    """No copy_file_range, no sched_getaffinity, and none of the other calls of Linux."""
+    """Without copy_file_range, sched_getaffinity and other calls of Linux."""
     python, log = other_python(tmp_path / "python", WITHOUT)
 
     both_pipelines(python, tmp_path / "out")
@@ -87,7 +88,7 @@ def test_without_what_macos_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ["ENOSYS", "EXDEV", "EOPNOTSUPP", "EINVAL"])
 def test_copy_file_range_refused(tmp_path: Path, error: str) -> None:
-    """An old kernel has it not, and some pairs of file systems do not do it."""
+    """Old kernels do not have it, and some pairs of file systems do not support it."""
     python, log = other_python(tmp_path / "python", REFUSED.format(error, error))
 
     both_pipelines(python, tmp_path / "out")
@@ -96,8 +97,8 @@ def test_copy_file_range_refused(tmp_path: Path, error: str) -> None:
 
 
 def test_holes_are_read_but_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked within stored bytes, macOS answers SEEK_DATA with the place where the next ones begin:
-    a split would pass over the line ends between."""
+    """Within stored bytes, macOS returns the start of the next stored range for SEEK_DATA: a split
+    would skip the line ends before it."""
     path = tmp_path / "sparse"
     with path.open("wb") as out:
         out.truncate(1 << 20)
@@ -108,4 +109,4 @@ def test_holes_are_read_but_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "platform", "darwin")
 
     assert file.data(1) == 1
-    assert on_linux in (1, 1 << 20)  # the file system need not know holes
+    assert on_linux in (1, 1 << 20)  # the file system may not support holes

@@ -534,7 +534,7 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     assert set(written) == {"0.txt", "1.txt", "2.txt"}
     assert all(re.fullmatch("[A-Z]", text) for text in written.values())
     assert run("none") == 2
-    assert "FILES is 'none'" in (tmp_path / "error").read_text()
+    assert "got 'none'" in (tmp_path / "error").read_text()
 
 
 def test_defaults_are_those_of_the_workers() -> None:

@@ -1,4 +1,4 @@
-"""A bucket for what is particular to buckets."""
+"""A bucket for tests of buckets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline import Volume, settings_of, volumes_in
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeOSS]:
-    """A fake OSS that volumes are made in; who asks it again does not wait."""
+    """A fake OSS for volumes. Retries do not wait."""
     with (
         FakeOSS() as made,
         volumes_in(settings_of(made), made),
@@ -24,7 +24,7 @@ def fake() -> Iterator[FakeOSS]:
 
 @pytest.fixture
 def bucket(fake: FakeOSS) -> Iterator[Volume]:
-    """An empty volume in it, and peace."""
+    """An empty volume in it, without faults."""
     fake.counters.reset()
     with Volume.temporary() as volume:
         yield volume

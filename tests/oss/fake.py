@@ -1,4 +1,4 @@
-"""A fake OSS over HTTP, for tests: the rules of OSS as far as they are known, and its faults.
+"""A fake OSS over HTTP, for tests: the known rules of OSS, and its faults.
 
     with FakeOSS(keys=[Key("id", "secret")]) as fake:
         bucket = oss2.Bucket(oss2.AuthV4("id", "secret"), fake.endpoint, "bucket", region=...)
@@ -8,7 +8,7 @@ or a program, for pods:
 
     python fake.py --host 0.0.0.0 --port 9000 --root DIR --bucket NAME --region R --key ID:SECRET
 
-which is told its faults and asked for its counters at /-/faults and /-/counters.
+with its faults at /-/faults and its counters at /-/counters.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from signature import Key
 from sts import METADATA, NODE_TOKEN, TokenService
 
 RESERVED = "/-/"  # no bucket can have this name
-PATIENCE = 300.0  # seconds that a connection may be idle
+PATIENCE = 300.0  # seconds for an idle connection
 
 
-class HangUp(Exception):  # noqa: N818 (an order, no error)
-    """End this connection; reset it, or as if all were well."""
+class HangUp(Exception):  # noqa: N818 (an order, not an error)
+    """End this connection, with a reset or normally."""
 
     def __init__(self, *, reset: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class HangUp(Exception):  # noqa: N818 (an order, no error)
 
 
 class FakeOSS:
-    """The server, and what a test does to it and asks of it."""
+    """The server, and its interface for tests."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class FakeOSS:
         self.sts = TokenService(self.service.keys)
         self.faults, self.counters = Faults(), Counters()
         self.domain = domain  # BUCKET.domain is a bucket's host
-        self.own_domains: dict[str, str] = {}  # buckets by hosts of their own (CNAME)
+        self.own_domains: dict[str, str] = {}  # buckets by their own domains (CNAME)
         self.closing = threading.Event()
         self.errors: list[str] = []
         self._root = Path(tempfile.mkdtemp(prefix="oss-", dir=root))
@@ -90,22 +90,22 @@ class FakeOSS:
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
 
     def add_bucket(self, name: str, region: str | None = None) -> Bucket:
-        """A bucket more, of this region or of another."""
+        """Add a bucket, of this region or another."""
         region = region or self.service.region
         bucket = self.service.buckets[name] = Bucket(name, region, self._root / name)
         return bucket
 
     def bucket(self, name: str = "bucket") -> Bucket:
-        """What lies in a bucket: .objects, .uploads, .get(key), .put(key, data)."""
+        """Return a bucket: .objects, .uploads, .get(key), .put(key, data)."""
         return self.service.buckets[name]
 
     def add_key(self, key: Key) -> Key:
-        """A key more."""
+        """Add a key."""
         self.service.keys[key.id] = key
         return key
 
     def uploads(self) -> dict[str, list[str]]:
-        """The keys of all uploads that are neither completed nor aborted, by bucket."""
+        """Return the keys of all open uploads, by bucket."""
         return {
             bucket.name: sorted(upload.key for upload in bucket.uploads.values())
             for bucket in self.service.buckets.values()
@@ -113,7 +113,7 @@ class FakeOSS:
         }
 
     def __enter__(self) -> FakeOSS:
-        """Serve."""
+        """Start to serve."""
         self._thread.start()
         return self
 
@@ -123,7 +123,7 @@ class FakeOSS:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End all connections, take the files away, and tell what went wrong in here."""
+        """End all connections, remove the files, and report errors of the server."""
         self.closing.set()
         self._server.shutdown()
         self._thread.join()
@@ -134,7 +134,7 @@ class FakeOSS:
 
 
 class _Server(ThreadingTCPServer):
-    """One thread a connection; all of them end with it."""
+    """Uses one thread per connection. All threads end with the server."""
 
     allow_reuse_address = True
     request_queue_size = 1024
@@ -145,24 +145,24 @@ class _Server(ThreadingTCPServer):
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Know a connection before its thread runs."""
+        """Register a connection before its thread runs."""
         self.connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close without a FIN ahead, so that a reset is one."""
+        """Close without a FIN first, so that a reset is a reset."""
         self.connections.discard(request)
         self.close_request(request)
 
     def server_close(self) -> None:
-        """End what is open, then wait for its threads."""
+        """Close open connections, then wait for their threads."""
         for connection in list(self.connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is its own affair; all else is a bug here."""
+        """Ignore a client that hangs up. Other errors are bugs of the server."""
         if not isinstance(sys.exception(), OSError):
             self.fake.errors.append(traceback.format_exc())
             traceback.print_exc()
@@ -177,21 +177,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
-        """Count it."""
+        """Count the connection."""
         super().setup()
         self.fake = self.server.fake
         self.fake.counters.connection(1)
 
     def finish(self) -> None:
-        """Count it, whatever became of it."""
+        """Count the end of the connection."""
         self.fake.counters.connection(-1)
         super().finish()
 
     def log_message(self, *args: object) -> None:
-        """The counters say more."""
+        """Print nothing: the counters have more."""
 
     def serve(self) -> None:
-        """One request."""
+        """Handle one request."""
         self.up = self.down = 0
         self.id = secrets.token_hex(12).upper()
         self.strikes: list[Rule] = []
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815
 
     def _request(self) -> Request:
-        # A proxy is asked with a whole address: so names are served that nobody resolves.
+        # A proxy receives a complete address: so names without a DNS entry are served.
         target = re.sub("^http://[^/]*", "", self.path)
         path, _, query = target.partition("?")
         path = unquote(path, errors="surrogateescape")[1:]
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._meet(after=True)
             except OssError as error:
                 answer = self._refusal(error, request)
-            for _ in self.body:  # what nobody read stands before the next request
+            for _ in self.body:  # unread bytes come before the next request
                 pass
             self._send(answer)
         finally:
@@ -285,13 +285,13 @@ class _Handler(BaseHTTPRequestHandler):
             tree["RecommendDoc"] = f"https://api.aliyun.com/troubleshoot?q={error.ec}"
         answer = document("Error", tree, error.status)
         answer.headers["x-oss-ec"] = error.ec
-        if request.method == "HEAD":  # which has no body
+        if request.method == "HEAD":  # it has no body
             assert isinstance(answer.body, bytes)
             answer.headers["x-oss-err"] = base64.b64encode(answer.body).decode()
         return answer
 
     def _body(self) -> Iterator[bytes]:
-        """What the request brings, as it comes."""
+        """Yield the body of the request, as it arrives."""
         started = time.monotonic()
         for data in self._chunks():
             came = data
@@ -321,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline(100)
 
     def _done(self) -> None:
-        # Ahead of the last byte: a client that has it all finds it counted.
+        # Count before the last byte: a client with the whole body then finds it counted.
         if self.counted:
             self.counted()
             self.counted = None
@@ -354,9 +354,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_body(body, size)
 
     def _send_body(self, body: bytes | tuple[Piece, ...], total: int) -> None:
-        """By sendfile, in chunks that end where a fault strikes."""
+        """Send with sendfile, in chunks that end where a fault occurs."""
         strikes = [rule for rule in self.strikes if rule.fault in ("truncate", "stall", "flip")]
-        if self.command in ("PUT", "POST"):  # there it is the request that is flipped
+        if self.command in ("PUT", "POST"):  # there the request is flipped
             strikes = [rule for rule in strikes if rule.fault != "flip"]
         rate = min((rule.rate for rule in self.strikes if rule.fault == "bandwidth"), default=0)
         started = time.monotonic()
@@ -408,7 +408,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def opened(body: bytes | tuple[Piece, ...]) -> Iterator[tuple[BinaryIO, int, int]]:
-    """Where to send a body from."""
+    """Return the file and offset of a body."""
     if isinstance(body, bytes):
         yield io.BytesIO(body), 0, len(body)
         return
@@ -418,7 +418,7 @@ def opened(body: bytes | tuple[Piece, ...]) -> Iterator[tuple[BinaryIO, int, int
 
 
 def flipped(data: bytes, at: int) -> bytes:
-    """With one bit wrong."""
+    """Return the bytes with one bit flipped."""
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 

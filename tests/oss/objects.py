@@ -1,5 +1,5 @@
-"""What lies in the buckets: immutable pieces of files, so that a GET goes out by sendfile, a copy
-by ranges costs no bytes, and what is being read stays as it was when it is replaced."""
+"""The contents of buckets: immutable pieces of files. So a GET uses sendfile, a copy by ranges
+copies no bytes, and a download is not changed by a replacement."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 CHUNK = 1 << 18
-POLYNOMIAL = 0xC96C5795D7870F42  # ECMA-182, as XZ has it: bits the other way round
+POLYNOMIAL = 0xC96C5795D7870F42  # ECMA-182 as in XZ: reversed bits
 
 
 def _crc64_function() -> Callable[[bytes, int], int]:
     try:
-        library = ctypes.CDLL("liblzma.so.5")  # fast, and other threads run meanwhile
+        library = ctypes.CDLL("liblzma.so.5")  # fast, and other threads can run
     except OSError:
         import crcmod  # type: ignore[import-untyped]
 
@@ -40,7 +40,7 @@ crc64 = _crc64_function()
 
 @cache
 def _zeros(power: int) -> list[int]:
-    """What 2**power zero bytes make of every bit of a CRC."""
+    """Return the effect of 2**power zero bytes on each bit of a CRC."""
     if power == 0:
         step = [POLYNOMIAL] + [1 << bit for bit in range(63)]  # one zero bit
         for _ in range(3):
@@ -60,7 +60,7 @@ def _times(matrix: list[int], vector: int) -> int:
 
 
 def combined(first: int, second: int, length: int) -> int:
-    """The CRC of two runs of bytes, one after the other, the second of this length."""
+    """Return the CRC of two byte strings together; `length` is that of the second."""
     for power in range(length.bit_length()):
         if length >> power & 1:
             first = _times(_zeros(power), first)
@@ -68,7 +68,7 @@ def combined(first: int, second: int, length: int) -> int:
 
 
 class Blob:
-    """A file with what one request brought; it goes with the last object that refers to it."""
+    """A file with the body of one request, deleted with the last object that uses it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +81,7 @@ def _unlink(path: Path) -> None:
 
 
 class Piece(NamedTuple):
-    """Some bytes of a blob."""
+    """A range of a blob."""
 
     blob: Blob
     offset: int
@@ -90,20 +90,20 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """Bytes, with their sums."""
+    """Bytes, with their checksums."""
 
     pieces: tuple[Piece, ...]
     size: int
     md5: bytes
-    crc: int | None  # what OSS has copied may have none
+    crc: int | None  # copies by OSS may have none
 
     @property
     def crc_header(self) -> str:
-        """The CRC as an answer has it; a header that is empty is not sent."""
+        """Return the CRC for an answer; an empty header is not sent."""
         return "" if self.crc is None else str(self.crc)
 
     def cut(self, offset: int, length: int) -> tuple[Piece, ...]:
-        """These bytes of it."""
+        """Return a range of the content."""
         found, at = [], 0
         for piece in self.pieces:
             first, last = max(offset - at, 0), min(offset + length - at, piece.length)
@@ -114,7 +114,7 @@ class Content:
 
 
 def read(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """The bytes of pieces."""
+    """Return the bytes of pieces."""
     for blob, offset, length in pieces:
         with blob.path.open("rb") as file:
             file.seek(offset)
@@ -123,7 +123,7 @@ def read(pieces: Iterable[Piece]) -> Iterator[bytes]:
 
 
 def measured(pieces: tuple[Piece, ...], *, with_crc: bool = True) -> Content:
-    """A content of pieces of others."""
+    """Return a content made of pieces of others."""
     md5, crc = hashlib.md5(usedforsecurity=False), 0
     for data in read(pieces):
         md5.update(data)
@@ -134,7 +134,7 @@ def measured(pieces: tuple[Piece, ...], *, with_crc: bool = True) -> Content:
 
 @dataclass(frozen=True)
 class Object:
-    """An object; its headers are those that its writer gave."""
+    """An object, with the headers of its writer."""
 
     content: Content
     etag: str
@@ -144,12 +144,12 @@ class Object:
 
     @classmethod
     def put(cls, content: Content, headers: dict[str, str]) -> Object:
-        """Of one request: its ETag is its MD5."""
+        """Return an object from one request: its ETag is its MD5."""
         return cls(content, content.md5.hex().upper(), headers=headers)
 
     @classmethod
     def joined(cls, parts: list[Part], headers: dict[str, str]) -> Object:
-        """Of parts: its ETag is no MD5 of the whole."""
+        """Return an object from parts: its ETag is not the MD5 of the whole."""
         crc: int | None = 0
         size = 0
         pieces: list[Piece] = []
@@ -164,7 +164,7 @@ class Object:
         return cls(Content(tuple(pieces), size, b"", crc), etag, "Multipart", headers)
 
     def described(self) -> dict[str, str]:
-        """The headers of a GET or HEAD."""
+        """Return the headers for a GET or HEAD."""
         headers = {
             **self.headers,
             "ETag": f'"{self.etag}"',
@@ -187,13 +187,13 @@ class Part:
 
     @property
     def etag(self) -> str:
-        """Its MD5."""
+        """Return its MD5."""
         return self.content.md5.hex().upper()
 
 
 @dataclass
 class Upload:
-    """A multipart upload that is neither completed nor aborted: it is billed."""
+    """An open multipart upload: it is billed."""
 
     key: str
     headers: dict[str, str]
@@ -203,7 +203,7 @@ class Upload:
 
 
 class Bucket:
-    """Objects and uploads under names; whoever changes them holds the lock."""
+    """Objects and uploads by name. Take the lock for changes."""
 
     def __init__(self, name: str, region: str, folder: Path) -> None:
         self.name, self.region, self.folder = name, region, folder
@@ -214,7 +214,7 @@ class Bucket:
         folder.mkdir(parents=True, exist_ok=True)
 
     def receive(self, data: Iterable[bytes]) -> Content:
-        """Store bytes; nothing of them stays if they end with an error."""
+        """Store bytes; nothing is kept after an error."""
         blob = Blob(self.folder / secrets.token_hex(8))
         md5, crc, size = hashlib.md5(usedforsecurity=False), 0, 0
         with blob.path.open("xb") as file:
@@ -226,17 +226,17 @@ class Bucket:
         return Content((Piece(blob, 0, size),), size, md5.digest(), crc)
 
     def put(self, key: str, data: bytes) -> Object:
-        """An object out of nowhere, without a request."""
+        """Create an object without a request."""
         made = Object.put(self.receive([data]), {"Content-Type": "application/octet-stream"})
         self.set(key, made)
         return made
 
     def get(self, key: str) -> bytes:
-        """What an object holds."""
+        """Return the bytes of an object."""
         return b"".join(read(self.objects[key].content.pieces))
 
     def set(self, key: str, made: Object | None) -> None:
-        """Put an object in place, or take one away."""
+        """Replace or remove an object."""
         with self.lock:
             if (made is None) == (key in self.objects):
                 self._sorted = None
@@ -246,7 +246,7 @@ class Bucket:
                 self.objects[key] = made
 
     def names(self) -> list[str]:
-        """All keys in the order of their bytes, which is that of their code points."""
+        """Return all keys in byte order, which is the order of code points."""
         with self.lock:
             if self._sorted is None:
                 self._sorted = sorted(self.objects)
@@ -255,8 +255,8 @@ class Bucket:
     def listed(
         self, prefix: str, delimiter: str, after: str, most: int
     ) -> tuple[list[str], list[str], str]:
-        """Keys and common prefixes behind a name, at most so many, and the last of them if there
-        are more."""
+        """Return keys and common prefixes after a name, at most `most`, and the last of them if
+        there are more."""
         names = self.names()
         keys: list[str] = []
         groups: list[str] = []

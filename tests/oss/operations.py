@@ -1,4 +1,4 @@
-"""The operations of OSS on objects and uploads, and what each of them refuses."""
+"""The operations of OSS on objects and uploads, and their refusals."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ KEPT = {"content-type", "content-encoding", "content-disposition", "cache-contro
 
 @dataclass
 class Limits:
-    """Those of OSS; a test may set them smaller."""
+    """The limits of OSS; a test may set smaller ones."""
 
-    part_least: int = 100 << 10  # of every part but the last, looked at when they are joined
+    part_least: int = 100 << 10  # of every part except the last, checked when the parts are joined
     part_most: int = 5 * GIB
     put_most: int = 5 * GIB
     copy_most: int = GIB
     parts: int = 10_000
     batch: int = 1000
     page: int = 1000
-    copies_have_crc: bool = True  # in OSS they may and may not
+    copies_have_crc: bool = True  # OSS may have it or not
 
 
 class Service:
-    """The buckets, the keys, and who may do what."""
+    """The buckets, the keys, and the permissions."""
 
     def __init__(self, region: str, limits: Limits) -> None:
         self.region, self.limits = region, limits
@@ -50,7 +50,7 @@ class Service:
         self.clock: Callable[[], float] = time.time
 
     def answer(self, operation: Operation, request: Request) -> Answer:
-        """Do what a request asks for; raises what OSS refuses."""
+        """Execute a request; raises the refusals of OSS."""
         request.by = verify(self.keys, self.region, self.clock(), request)
         if len(request.key.encode("utf-8", "surrogateescape")) > 1023 or re.match(
             r"[/\\]|.*[\udc80-\udcff]", request.key, re.DOTALL
@@ -60,13 +60,13 @@ class Service:
         return operation.act(self, self.bucket(request.bucket), request)
 
     def allow(self, request: Request, operation: str, bucket: str, key: str) -> None:
-        """Ask the policy of the key that signed."""
+        """Check the policy of the key that signed."""
         assert request.by
         if not request.by.allows(operation, bucket, key or request.query.get("prefix", "")):
             raise OssError("AccessDenied")
 
     def bucket(self, name: str) -> Bucket:
-        """A bucket of this region."""
+        """Return a bucket of this region."""
         bucket = self.buckets.get(name)
         if bucket is None:
             raise OssError("NoSuchBucket", BucketName=name)
@@ -80,7 +80,7 @@ class Service:
         return bucket
 
     def source(self, request: Request) -> Object:
-        """What x-oss-copy-source names, if the conditions on it hold."""
+        """Return the object in x-oss-copy-source, if its conditions are met."""
         given = request.headers["x-oss-copy-source"]
         name, _, key = unquote(given.split("?")[0])[1:].partition("/")
         if given[0] != "/" or not key:
@@ -95,20 +95,20 @@ class Service:
 
 
 def existing(bucket: Bucket, key: str) -> Object:
-    """An object that is there."""
+    """Return an existing object."""
     if key not in bucket.objects:
         raise OssError("NoSuchKey", Key=key)
     return bucket.objects[key]
 
 
 def invalid(name: str, value: str, ec: str = "", message: str = "") -> OssError:
-    """A parameter or header that is none."""
+    """Return the error for an invalid parameter or header."""
     message = message or f"The argument {name} is invalid."
     return OssError("InvalidArgument", message, ec, ArgumentName=name, ArgumentValue=value)
 
 
 def check_conditions(request: Request, found: Object, start: str = "") -> None:
-    """If-Match and the like; what is not modified is 304 to a reader and 412 to a copier."""
+    """Check If-Match and the like. For an unmodified object, a reader gets 304 and a copy 412."""
     modified = int(found.modified)
     checks: dict[str, Callable[[str], bool]] = {
         "if-match": lambda value: value.strip('"') != found.etag,
@@ -132,8 +132,8 @@ def _moment(text: str) -> float:
 
 
 def byte_range(text: str, size: int, *, standard: bool) -> tuple[int, int] | None:
-    """The first byte and the length that a Range means, or None for the whole object: as ever,
-    what is malformed or not within the object is ignored; with the standard behaviour it is
+    """Return the first byte and the length of a Range, or None for the whole object. By default a
+    malformed range, or one outside the object, is ignored. With the standard behaviour the range is
     clipped, or refused if nothing is left."""
     refusal = OssError("InvalidRange", ActualObjectSize=str(size), RangeRequested=text)
     if "," in text and standard:
@@ -182,7 +182,7 @@ def get_object(service: Service, bucket: Bucket, request: Request) -> Answer:
 
 
 def list_objects(service: Service, bucket: Bucket, request: Request) -> Answer:
-    """ListObjects and ListObjectsV2, which differ in how they go on."""
+    """ListObjects and ListObjectsV2, which differ in their markers."""
     query = request.query
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     most, shown = number(query, "max-keys", 100, service.limits.page), encoder(query)
@@ -229,7 +229,7 @@ def list_objects(service: Service, bucket: Bucket, request: Request) -> Answer:
 
 
 def number(query: dict[str, str], name: str, default: int, most: int, least: int = 1) -> int:
-    """A parameter that is a number."""
+    """Parse a parameter that is a number."""
     text = query.get(name) or str(default)
     if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
         raise invalid(name, text)
@@ -237,7 +237,7 @@ def number(query: dict[str, str], name: str, default: int, most: int, least: int
 
 
 def encoder(query: dict[str, str]) -> Callable[[str], str]:
-    """How keys stand in an answer."""
+    """Return the encoder of keys in an answer."""
     given = query.get("encoding-type", "")
     if given not in ("", "url"):
         raise invalid("encoding-type", given)
@@ -248,7 +248,7 @@ def encoder(query: dict[str, str]) -> Callable[[str], str]:
 
 
 def kept_headers(request: Request) -> dict[str, str]:
-    """What a writer says about an object."""
+    """Return the headers that a writer sets on an object."""
     kept = {
         name: value
         for name, value in request.headers.items()
@@ -258,7 +258,7 @@ def kept_headers(request: Request) -> dict[str, str]:
 
 
 def received(bucket: Bucket, request: Request, most: int) -> Content:
-    """The body of a request, stored."""
+    """Store the body of a request."""
     length = request.headers.get("content-length")
     if length is None and "transfer-encoding" not in request.headers:
         raise OssError("MissingContentLength")
@@ -277,7 +277,7 @@ def received(bucket: Bucket, request: Request, most: int) -> Content:
 
 
 def check_md5(request: Request, md5: bytes) -> None:
-    """Content-MD5, if it was given."""
+    """Check Content-MD5 if it is set."""
     try:
         given = base64.b64decode(request.headers.get("content-md5", ""), validate=True)
     except binascii.Error:
@@ -287,7 +287,7 @@ def check_md5(request: Request, md5: bytes) -> None:
 
 
 def publish(bucket: Bucket, request: Request, made: Object) -> None:
-    """Put an object in place of what is there, if that may be replaced."""
+    """Write an object to its key, if the old object may be replaced."""
     forbid = request.headers.get("x-oss-forbid-overwrite", "false")
     if forbid not in ("true", "false"):
         raise invalid("x-oss-forbid-overwrite", forbid)
@@ -298,7 +298,7 @@ def publish(bucket: Bucket, request: Request, made: Object) -> None:
 
 
 def sums(etag: str, content: Content) -> dict[str, str]:
-    """The headers with which a client checks what arrived."""
+    """Return the headers with which a client checks the data."""
     return {"ETag": f'"{etag}"', "x-oss-hash-crc64ecma": content.crc_header}
 
 
@@ -325,20 +325,20 @@ def copy_object(service: Service, bucket: Bucket, request: Request) -> Answer:
 
 
 def copied(name: str, etag: str, modified: float) -> Answer:
-    """The answer to a copy: it has no CRC."""
+    """Return the answer to a copy: it has no CRC."""
     answer = document(name, {"LastModified": stamp(modified), "ETag": f'"{etag}"'})
     answer.headers["ETag"] = f'"{etag}"'
     return answer
 
 
 def delete_object(service: Service, bucket: Bucket, request: Request) -> Answer:
-    """DeleteObject, whether it is there or not."""
+    """DeleteObject, also for a missing object."""
     bucket.set(request.key, None)
     return Answer(204)
 
 
 def parsed(body: bytes) -> ElementTree.Element:
-    """The XML that a request brought."""
+    """Parse the XML of a request."""
     try:
         return ElementTree.fromstring(body)  # noqa: S314 (from a test)
     except ElementTree.ParseError:
@@ -378,7 +378,7 @@ def initiate(service: Service, bucket: Bucket, request: Request) -> Answer:
 
 
 def begun(bucket: Bucket, request: Request) -> Upload:
-    """The upload that a request names, if it is neither completed nor aborted."""
+    """Return the open upload in a request."""
     upload = bucket.uploads.get(request.query["uploadId"])
     if upload is None or upload.key != request.key:
         raise OssError("NoSuchUpload", UploadId=request.query["uploadId"])
@@ -386,7 +386,7 @@ def begun(bucket: Bucket, request: Request) -> Upload:
 
 
 def part_number(service: Service, text: str) -> int:
-    """The number of a part."""
+    """Return the number of a part."""
     most = service.limits.parts
     if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= most:
         message = f"Part number must be an integer between 1 and {most}, inclusive."
@@ -395,7 +395,7 @@ def part_number(service: Service, text: str) -> int:
 
 
 def upload_part(service: Service, bucket: Bucket, request: Request) -> Answer:
-    """UploadPart; whether it is too small shows when the parts are joined."""
+    """UploadPart; a part that is too small is refused when the parts are joined."""
     place = part_number(service, request.query["partNumber"])
     begun(bucket, request)
     part = Part(received(bucket, request, service.limits.part_most))
@@ -491,7 +491,7 @@ def list_uploads(service: Service, bucket: Bucket, request: Request) -> Answer:
     """ListMultipartUploads, without delimiters."""
     query = request.query
     key, identity = query.get("key-marker", ""), query.get("upload-id-marker", "")
-    # A key alone as the marker is behind all of its uploads.
+    # A marker with only a key is after all uploads of the key.
     after = (key, identity or "\U0010ffff") if key else ("", "")
     most, shown = number(query, "max-uploads", 1000, service.limits.page), encoder(query)
     with bucket.lock:
@@ -520,13 +520,13 @@ def list_uploads(service: Service, bucket: Bucket, request: Request) -> Answer:
 
 
 def unknown(service: Service, bucket: Bucket, request: Request) -> Answer:
-    """Whatever else OSS can do."""
+    """Refuse other operations of OSS."""
     raise OssError("NotImplemented")
 
 
 class Operation(NamedTuple):
-    """An operation, and what a request that means it is like: its method, whether it has a key,
-    the parameters that name it, and whether it copies."""
+    """An operation, and its requests: method, whether there is a key, the parameters that select
+    it, and whether it copies."""
 
     name: str
     act: Callable[[Service, Bucket, Request], Answer]
@@ -554,7 +554,7 @@ OPERATIONS = [
     Operation("ListParts", list_parts, "GET", True, ["uploadId"]),
     Operation("ListMultipartUploads", list_uploads, "GET", False, ["uploads"]),
 ]
-# Parameters that say how, and not what.
+# Parameters that do not select an operation.
 MODIFIERS = {
     *("delimiter", "encoding-type", "fetch-owner", "prefix", "marker", "max-keys", "start-after"),
     *("continuation-token", "key-marker", "upload-id-marker", "max-uploads", "max-parts"),
@@ -563,7 +563,7 @@ MODIFIERS = {
 
 
 def asked_for(request: Request) -> Operation:
-    """The operation that a request means."""
+    """Return the operation of a request."""
     query = set(request.query) - MODIFIERS
     copies = "x-oss-copy-source" in request.headers
     wanted = (request.method, bool(request.key), query, copies)

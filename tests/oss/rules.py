@@ -1,4 +1,4 @@
-"""What goes wrong, and what was asked for: rules that a test sets, and counters that it reads."""
+"""Faults and counters: rules that a test sets, and counters that it reads."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, Literal
 
 Fault = Literal[
     "latency",  # `seconds` before the first byte
-    "bandwidth",  # `rate` bytes a second, on this connection, up and down
+    "bandwidth",  # `rate` bytes per second, on this connection, up and down
     "reset",  # the connection is reset instead of an answer
     "error",  # `status` and `code` instead of an answer
     "truncate",  # the connection ends after `at` bytes of the body
     "stall",  # `seconds` without a byte after `at` bytes of the body
-    "flip",  # one bit of the body is wrong at `at`: of what is stored for an upload
+    "flip",  # one bit of the body is wrong at `at`; in an upload, of the stored bytes
     "crc",  # x-oss-hash-crc64ecma is wrong
 ]
 
 
 @dataclass
 class Rule:
-    """A fault, and the requests that it is for: those whose operation, method and key fit, of
-    these the `nth` only (from 1) or a `share` by a dice of its own, and at most `times`. With
-    `after` what was asked for is done first."""
+    """A fault, and its requests: requests with this operation, method and key; of these only the
+    `nth` (from 1), or a `share` by the rule's own dice, and at most `times`. With `after` the
+    request is executed first."""
 
     fault: Fault
     operation: str = "*"
@@ -45,11 +45,11 @@ class Rule:
     used: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        """A dice of its own: what strikes is the same every time."""
+        """Create the dice: the same requests are chosen every time."""
         self.dice = random.Random(self.seed)
 
     def applies(self, operation: str, method: str, key: str) -> bool:
-        """Whether it strikes this request; counts it."""
+        """Count this request, and return whether the fault occurs."""
         if not (
             fnmatchcase(operation, self.operation)
             and fnmatchcase(method, self.method)
@@ -66,33 +66,33 @@ class Rule:
 
 
 class Faults:
-    """The rules in force and those of them that strike."""
+    """The active rules, and their effect on requests."""
 
     def __init__(self) -> None:
         self.rules: list[Rule] = []
         self.lock = threading.Lock()
 
     def add(self, fault: Fault, **rest: Any) -> Rule:
-        """One rule more."""
+        """Add a rule."""
         rule = Rule(fault, **rest)
         with self.lock:
             self.rules.append(rule)
         return rule
 
     def clear(self) -> None:
-        """Peace."""
+        """Remove all rules."""
         with self.lock:
             self.rules = []
 
     def strike(self, operation: str, method: str, key: str) -> list[Rule]:
-        """The rules that this request meets."""
+        """Return the rules that apply to this request."""
         with self.lock:
             return [rule for rule in self.rules if rule.applies(operation, method, key)]
 
 
 class Counters:
-    """What was asked for since the last reset: bytes are those of bodies, by operation and key. A
-    request from before, such as one that is stalled, does not count."""
+    """Counts requests since the last reset, and the bytes of bodies, by operation and key. A
+    request from before the reset, such as a stalled one, does not count."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -100,7 +100,7 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """From zero."""
+        """Start from zero."""
         with self.lock:
             self.requests: Counter[str] = Counter()
             self.down: Counter[str] = Counter()
@@ -111,13 +111,13 @@ class Counters:
             self.resets += 1
 
     def connection(self, change: int) -> None:
-        """A connection more or less."""
+        """Count a connection that is opened or closed."""
         with self.lock:
             self.open += change
             self.most_open = max(self.most_open, self.open)
 
     def begin(self, operation: str) -> int:
-        """A request came in; return what end() has to be given."""
+        """Count a request; return the argument for end()."""
         with self.lock:
             self.requests[operation] += 1
             self.busy += 1
@@ -125,7 +125,7 @@ class Counters:
             return self.resets
 
     def end(self, begun: int, operation: str, key: str, up: int, down: int) -> None:
-        """It is answered, or given up."""
+        """Count the end of a request."""
         with self.lock:
             if begun != self.resets:
                 return
@@ -137,7 +137,7 @@ class Counters:
                 self.down_by_key[key] += down
 
     def read(self) -> dict[str, Any]:
-        """All of them, as they are now."""
+        """Return all counters."""
         with self.lock:
             return {
                 "requests": dict(self.requests),

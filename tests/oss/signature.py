@@ -1,4 +1,4 @@
-"""Who sent this request: OSS Signature V4 in the Authorization header, and nothing older."""
+"""The sender of a request: OSS Signature V4 in the Authorization header, no older signature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from messages import OssError, Request, stamp
 
-SKEW = 15 * 60  # seconds that the clocks may be apart
+SKEW = 15 * 60  # seconds: the maximum difference of clocks
 ALWAYS_SIGNED = {"content-type", "content-md5"}
 AUTHORIZATION = re.compile(
     "OSS4-HMAC-SHA256 Credential=([^,]*)(?:, ?AdditionalHeaders=([^,]*))?, ?Signature=([0-9a-f]*)"
@@ -22,8 +22,8 @@ AUTHORIZATION = re.compile(
 
 @dataclass
 class Key:
-    """An access key. A temporary one has a token and an end. `allows` is its policy: it is asked
-    for the operation, the bucket and the key, of a listing the prefix."""
+    """An access key. A temporary key has a token and an end. `allows` is its policy: a function of
+    the operation, the bucket and the key, or the prefix of a listing."""
 
     id: str
     secret: str
@@ -33,9 +33,9 @@ class Key:
 
 
 def signed(request: Request, secret: str, scope: str, additional: str) -> tuple[str, str, str]:
-    """The signature of a request, the text that is signed and the canonical request in it."""
+    """Return the signature of a request, the signed text and its canonical request."""
     names = ALWAYS_SIGNED | set(additional.split(";"))
-    # The same, whether the bucket stands in the path or in the name of the host.
+    # The same for a bucket in the path and in the host name.
     path = f"/{request.bucket}/{request.key}" if request.bucket else "/"
     query = sorted((_quoted(name), _quoted(value)) for name, value in request.query.items())
     headers = [
@@ -66,7 +66,7 @@ def _quoted(text: str, safe: str = "") -> str:
 
 
 def verify(keys: Mapping[str, Key], region: str, now: float, request: Request) -> Key:
-    """The key that signed this request; raises what OSS answers if none did."""
+    """Return the key that signed this request, or raise the refusal of OSS."""
     headers = request.headers
     given = headers.get("authorization")
     if not given:
@@ -97,7 +97,7 @@ def verify(keys: Mapping[str, Key], region: str, now: float, request: Request) -
     if abs(now - sent) > SKEW:
         raise OssError("RequestTimeTooSkewed", RequestTime=stamp(sent), ServerTime=stamp(now))
     key, token = keys.get(key_id), headers.get("x-oss-security-token", "")
-    # To OSS a temporary key without its token is no key, and neither is a lasting one with a token.
+    # For OSS a temporary key without its token is unknown, and so is a permanent key with a token.
     if key is None or bool(token) != bool(key.token):
         ec = "0002-00000002" if token else ""
         raise OssError("InvalidAccessKeyId", ec=ec, OSSAccessKeyId=key_id)

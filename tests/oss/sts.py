@@ -1,4 +1,4 @@
-"""Where temporary keys come from: AssumeRoleWithOIDC, and the metadata of a node."""
+"""Sources of temporary keys: AssumeRoleWithOIDC, and the metadata of a node."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ SECONDS = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class TokenService:
-    """Issues keys that end. A test may change whom it trusts."""
+    """Issues keys that expire. A test may change which tokens it trusts."""
 
     def __init__(self, keys: dict[str, Key]) -> None:
         self.keys = keys
         self.role_arn = "acs:ram::123456789012:role/fanfold"
         self.provider_arn = "acs:ram::123456789012:oidc-provider/cluster"
-        self.tokens = {"token-of-the-pod"}  # what the token file may hold
+        self.tokens = {"token-of-the-pod"}  # accepted contents of the token file
         self.node_role = "node-role"
-        self.node_tokens: set[str] | None = None  # a set: only who shows one of them is answered
-        self.seconds: float | None = None  # instead of the duration that was asked for
+        # a set: only requests with one of these are answered
+        self.node_tokens: set[str] | None = None
+        self.seconds: float | None = None  # instead of the requested duration
         self.allows: Callable[[str, str, str], bool] = lambda operation, bucket, key: True
 
     def issue(self, seconds: float) -> dict[str, str]:
-        """A new key."""
+        """Issue a new key."""
         end = time.time() + (seconds if self.seconds is None else self.seconds)
         token = "CAIS" + secrets.token_urlsafe(300)
         name, secret = "STS." + secrets.token_urlsafe(18), secrets.token_urlsafe(33)
@@ -49,7 +50,7 @@ class TokenService:
         }
 
     def assume_role(self, given: Mapping[str, str]) -> Answer:
-        """AssumeRoleWithOIDC; its answer is XML unless JSON is asked for."""
+        """AssumeRoleWithOIDC; its answer is XML unless JSON is requested."""
         status, tree = self._assumed(given)
         tree = {"RequestId": secrets.token_hex(16).upper(), **tree}
         if given.get("Format", "").upper() == "JSON":
@@ -76,7 +77,7 @@ class TokenService:
         return 200, {"AssumedRoleUser": user, "Credentials": self.issue(int(duration))}
 
     def metadata(self, request: Request) -> Answer:
-        """A token to ask with, the name of the node's role, or its key."""
+        """Return a metadata token, the name of the node's role, or its key."""
         path = f"/{request.bucket}/{request.key}"
         if path == NODE_TOKEN:
             if request.method != "PUT" or not request.headers.get(TTL, "").isdecimal():

@@ -1,5 +1,6 @@
-"""The workers in a bucket, with all sizes as they are: what is specific to one and what a real one
-can show (`make test-oss`). It has no counters and no faults, and what is in it is not ours."""
+"""The workers in a bucket, with all sizes at their defaults: tests that are specific to buckets and
+can run in a real bucket (`make test-oss`). There are no counters and no faults, and the bucket may
+have other objects."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ LOG = "".join(map(LINE.format, ("INFO", "WARN", "INFO", "DEBUG"))).encode() * 10
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_log_count(volume: Volume, mode: str) -> None:
-    """Right totals, under names that have to be quoted; and what is missing is counted again."""
+    """The totals are right, under names that must be quoted. Missing parts are counted again."""
     odd = "1 + 1 = 2 % ü &?"
     volume.write(f"{odd}.log", LOG)
     run = volume.having(INPUT=f"{odd}.log", RUN_DIR=odd, NUM_PARTS=4, SPLIT_MODE=mode)
@@ -42,7 +43,7 @@ def test_log_count(volume: Volume, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_folder(volume: Volume, mode: str) -> None:
-    """Of files that OSS can copy ranges of and of such as are too small for that, or empty."""
+    """Files that OSS can copy ranges of, and files that are too small for this, or empty."""
     sizes = {"a/1": 300_000, "a/2": 10, "a/b/3": 0, "c": 120_000, "d": 60_000, "e": 150_000}
     files = {name: LOG[:size] for name, size in sizes.items()}
     for name, data in files.items():
@@ -58,7 +59,7 @@ def test_a_folder(volume: Volume, mode: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 150_000])
 def test_aggregation(volume: Volume, size: int) -> None:
-    """Files are joined in order, by OSS itself where they are large enough."""
+    """Files are joined in order, by OSS itself if they are large enough."""
     files = [bytes([65 + number]) * size for number in range(7)]
     for number, data in enumerate(files):
         volume.write(f"aggregation-demo/l1/{number}.txt", data)
@@ -75,8 +76,8 @@ def test_aggregation(volume: Volume, size: int) -> None:
 
 
 def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies that OSS makes by several ranges each, the last one short, and an object of several
-    pieces that come from here; both read back in several ranges at once."""
+    """Copies that OSS makes from several ranges each, the last one short, and an object of several
+    uploaded parts. Both are read back in several ranges in parallel."""
     volume.write("log", LOG)
     run = volume.having(INPUT="log", NUM_PARTS=2)
     monkeypatch.setattr(uploads, "MOST", 150_000)
@@ -95,7 +96,8 @@ def test_uploads_of_many_parts(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_replaced_input(volume: Volume, mode: str) -> None:
-    """A new input of the old size: a part is not counted in place, and is copied once more."""
+    """A new input of the old size: no part of the old one counts, and its parts are copied
+    again."""
     volume.write("log", LOG)
     run = volume.having(INPUT="log", NUM_PARTS=2, SPLIT_MODE=mode)
     run.split()
@@ -112,7 +114,7 @@ def test_a_replaced_input(volume: Volume, mode: str) -> None:
 
 
 def test_a_copy_of_what_has_changed(volume: Volume) -> None:
-    """No object, and no upload is left that is billed."""
+    """There is no object, and no open upload that is billed."""
     volume.write("log", LOG)
     store, run = bucket.open_storage(volume.environ({"RUN_DIR": "run"}))
     found = store.look("log")
@@ -127,7 +129,8 @@ def test_a_copy_of_what_has_changed(volume: Volume) -> None:
 
 
 def test_an_upload_that_was_left(volume: Volume) -> None:
-    """What a killed split has left of a copy ends when the copy is made again, and nothing else."""
+    """An open upload that a killed split left is aborted when the copy is made again. Other uploads
+    are not."""
     volume.write("log", LOG)
     run = volume.having(INPUT="log", NUM_PARTS=2)
     run.split()
@@ -145,8 +148,8 @@ def test_an_upload_that_was_left(volume: Volume) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 90_000, 300_000, 1_000_000])
 def test_a_written_object(volume: Volume, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Of one request or of several parts: its bytes, and the version that OSS tells of it, by a
-    HEAD as by a listing; and so of what was put, and of what OSS has copied."""
+    """An object from one request or several parts has its bytes, and the version that OSS returns
+    for it, in a HEAD as in a listing. The same is true for a PUT and for a copy by OSS."""
     monkeypatch.setattr(uploads, "FIRST", 200_000)
     content = (LOG * 2)[:size]
     store, _ = bucket.open_storage(volume.environ({}))
@@ -172,8 +175,8 @@ def test_a_written_object(volume: Volume, monkeypatch: pytest.MonkeyPatch, size:
 
 @pytest.mark.parametrize("repeats", [1, 200])
 def test_outputs_of_maps(volume: Volume, repeats: int) -> None:
-    """They are joined in order, by OSS where they are large enough; one is empty, and one part has
-    written none."""
+    """Outputs are joined in order, by OSS if they are large enough. One is empty, and one part has
+    none."""
     volume.write("log", b"".join(b"%d a line\n" % n for n in range(8000)))
     run = volume.having(INPUT="log", NUM_PARTS=6, OUTPUT="joined", MAP_SETTINGS="reversed lines")
     written: dict[str, bytes] = {}
@@ -193,10 +196,14 @@ def test_outputs_of_maps(volume: Volume, repeats: int) -> None:
 
 
 def test_what_is_not_there(volume: Volume) -> None:
-    """An object, a plan, a bucket, a key: a sentence each, and what to do."""
+    """A missing object, plan, bucket or key: one message each, with a remedy."""
     refusals = {
-        ("split", "INPUT log is no file and no folder"): {"INPUT": "log"},
-        ("split", "INPUT logs/ is no file and no folder"): {"INPUT": "logs/"},
+        ("split", "INPUT must be a file or a folder of files in WORK_DIR, got 'log'"): {
+            "INPUT": "log"
+        },
+        ("split", "INPUT must be a file or a folder of files in WORK_DIR, got 'logs/'"): {
+            "INPUT": "logs/"
+        },
         ("split", "NoSuchBucket"): {"WORK_DIR": f"oss://fanfold-{secrets.token_hex(16)}/x"},
         ("split", "InvalidAccessKeyId"): {
             "OSS_ACCESS_KEY_ID": f"LTAI{secrets.token_hex(10)}",

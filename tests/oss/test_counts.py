@@ -1,4 +1,4 @@
-"""How many requests and bytes each worker takes: the figures of the README."""
+"""The number of requests and bytes per worker, as in the README."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE = b"INFO a line of sixty-four bytes, so that parts end where they may\n"[:6
 LOG = LINE * (64 * KIB)  # 4 MiB
 PARTS = 4
 READ = 64 * KIB  # to find a cut
-RECORD = 600  # bytes that a record of a part or of a group takes at most
+RECORD = 600  # maximum bytes of a record of a part or a group
 RUN = {"RUN_ID": "run", "RUN_STARTED": 1767225600}
 
 Requests = dict[str, int]
@@ -22,8 +22,8 @@ Asked = tuple[Requests, int, int]
 
 
 def asked(fake: FakeOSS, outcome: Outcome) -> Asked:
-    """What a worker has asked for: requests, and the bytes down and up that are no plan, record,
-    page or result of a count."""
+    """Return the requests of a worker, and the bytes down and up except plans, records, pages and
+    results of counts."""
     assert outcome.code == 0, outcome.words
     counted = fake.counters.read()
 
@@ -36,49 +36,49 @@ def asked(fake: FakeOSS, outcome: Outcome) -> Asked:
 
 
 def step(volume: Volume, fake: FakeOSS, worker: str, *arguments: object, **more: object) -> Asked:
-    """What a worker asks for."""
+    """Run a worker and return its requests."""
     fake.counters.reset()
     return asked(fake, volume.run(worker, *arguments, **more))
 
 
 def total(*parts: Requests) -> Requests:
-    """The sum of requests by operation."""
+    """Add up requests by operation."""
     return dict(sum(map(Counter, parts), Counter()))
 
 
 def upload(copies: int, sent: int = 0) -> Requests:
-    """One object in parts, of which OSS copies some."""
+    """The requests for one object in parts, of which OSS copies some."""
     once = ("InitiateMultipartUpload", "CompleteMultipartUpload", "ListMultipartUploads")
     found = dict.fromkeys(once, 1) | {"UploadPartCopy": copies, "UploadPart": sent}
     return {name: count for name, count in found.items() if count}
 
 
-# That the run has begun; the plan, under its id and as the newest.
+# The mark of the run's start; the plan, under its id and as the newest.
 COMMIT = {"PutObject": 3}
-# Twice whether there is an OUTPUT, whether this run has published, twice whether a newer one has.
+# Twice whether OUTPUT exists, once whether this run has published, twice whether a newer run has.
 LOOKS = {"ListObjectsV2": 5}
-# result.json, summary.json, the record, which is read, and result.json, which is read and put in
-# its final place; then it is read to be handed on.
+# result.json, summary.json, the record, which is read, and result.json, which is read and copied to
+# its final name. Then it is read for the workflow.
 PUBLISH = {"PutObject": 4, "GetObject": 3}
-# The page of the run, twice, and whether there is an older one.
+# The page of the run, twice, and whether an older page exists.
 PAGE = {"PutObject": 2, "GetObject": 1, "ListObjectsV2": 1}
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 @pytest.mark.parametrize("files", [1, 6])
 def test_log_count(bucket: Volume, fake: FakeOSS, mode: str, files: int) -> None:
-    """Each byte of the input is downloaded once, by the maps, and 64 KiB more per cut; none is
+    """Each byte of the input is downloaded once, by the maps, and 64 KiB more per cut. None is
     uploaded: OSS makes the copies. A folder takes one listing, and no look-up per file."""
     each = LOG[: len(LOG) // files // len(LINE) * len(LINE)]
     source, found = ("in/", {"ListObjectsV2": 1}) if files > 1 else (INPUT, {"HeadObject": 1})
     for number in range(files):
         bucket.write(f"in/{number}" if files > 1 else source, each)
     volume = bucket.having(INPUT=source, SPLIT_MODE=mode, NUM_PARTS=PARTS, **RUN)
-    # A cut lies within a file unless it is where the file begins.
+    # A cut is within a file unless a file begins there.
     cuts = sum(len(each) * files * n // PARTS % len(each) > 0 for n in range(1, PARTS))
     first = {"GetObject": files + cuts}  # the first bytes of every file, and the cuts
     looked = files * formats.SIZE + cuts * READ
-    pieces = [1, 1, 1, 1] if files == 1 else [2, 2, 2, 2]  # that a part has, in files
+    pieces = [1, 1, 1, 1] if files == 1 else [2, 2, 2, 2]  # files of a part
     copies = total({"ListObjectsV2": 1}, *map(upload, pieces)) if mode == "copy" else {}
 
     assert step(volume, fake, "split") == (total(found, first, copies, COMMIT), looked, 0)
@@ -102,7 +102,7 @@ def test_log_count(bucket: Volume, fake: FakeOSS, mode: str, files: int) -> None
     assert len(records) == PARTS
     assert max(records) < RECORD
 
-    # Whether there are copies, records and outputs, and every record: nothing is made again.
+    # Whether copies, records and outputs exist, and every record: nothing is made again.
     look = {"ListObjectsV2": 2 + (mode == "copy"), "GetObject": PARTS}
     expected = total(found, first, look, COMMIT)
     assert step(volume, fake, "split", ONLY_MISSING="true") == (expected, looked, 0)
@@ -110,8 +110,8 @@ def test_log_count(bucket: Volume, fake: FakeOSS, mode: str, files: int) -> None
 
 @pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
 def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
-    """What maps have written is joined by OSS where it is large enough, with one look per output;
-    what is smaller comes and goes once."""
+    """Outputs of maps are joined by OSS if they are large enough, with one HEAD per output. Smaller
+    outputs are downloaded and uploaded once."""
     bucket.write(INPUT, LOG)
     volume = bucket.having(NUM_PARTS=PARTS, SPLIT_MODE="range", MAP_SETTINGS="writes", **RUN)
     volume.split()
@@ -128,7 +128,7 @@ def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
         expected = {"GetObject": 2, "PutObject": 2}
         assert asked(fake, outcome) == (expected, len(LOG) // PARTS, size)
 
-    # Each final name takes a copy of what lies in results/: the look, and its parts.
+    # Each final name takes a copy from results/: a HEAD, and its parts.
     final = total({"HeadObject": 1}, upload(1))
     if size < 100 * KIB:
         joined, moved = {**upload(0, 1), "GetObject": PARTS}, PARTS * size
@@ -137,7 +137,7 @@ def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
     if moved:  # less than 4 MiB: one PUT
         joined = {"GetObject": PARTS, "PutObject": 1}
     proof = {"GetObject": 1 + PARTS, "HeadObject": 1}
-    # That there is an OUTPUT goes without a look.
+    # No request is needed to know that OUTPUT exists.
     publish = total(LOOKS, {"ListObjectsV2": -2}, PUBLISH, PAGE)
     found = step(volume, fake, "merge")
     assert found == (total(proof, joined, final, publish), moved, moved)
@@ -150,8 +150,8 @@ def test_outputs(bucket: Volume, fake: FakeOSS, size: int) -> None:
 
 @pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
 def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
-    """Files that are large enough are joined by OSS, with one look per file; smaller ones come and
-    go once per level."""
+    """Files that are large enough are joined by OSS, with one HEAD per file. Smaller files are
+    downloaded and uploaded once per level."""
     files, groups = 8, 4
     bucket.write_level_1(b"%d" % number * size for number in range(files))
     volume = bucket.having(**RUN)
@@ -160,7 +160,8 @@ def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
     record = {"PutObject": 1}
     moved = 0 if large else 2 * size
     for number in range(groups):
-        # The last group alone lists level 1, which tells all but how a file is encoded.
+        # Only the last group lists level 1. The listing has everything except the encoding of
+        # files.
         looks = {"HeadObject": 2}
         if number == groups - 1:
             looks = {"ListObjectsV2": 1, **({"HeadObject": 2} if large else {})}
@@ -168,13 +169,13 @@ def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
         assert found == (total(looks, joined, record), moved, moved)
 
     for number in range(2):
-        # Their records, of which each is read once; then two files of twice the size.
+        # Their records, each read once; then two files of twice the size.
         found = step(volume, fake, "process", number, 2, FILES=groups)
         assert found == (total({"GetObject": 2, "HeadObject": 2}, upload(2), record), 0, 0)
 
-    # Two records; both files are joined into result.txt, which is copied to its final place; one
-    # listing checks level 1; published or not, and twice a newer one; the checksum. For the page a
-    # listing per level, and all records.
+    # Two records; both files are joined into result.txt, which is copied to its final name; one
+    # listing checks level 1; whether this run has published, and twice whether a newer run has; the
+    # checksum. For the page a listing per level, and all records.
     found = step(volume, fake, "merge", 2, LEVEL=3)
     join = total({"GetObject": 2, "HeadObject": 2}, upload(2))
     final = total({"HeadObject": 1}, upload(1))
@@ -187,24 +188,24 @@ def test_aggregation(bucket: Volume, fake: FakeOSS, size: int) -> None:
 
 @pytest.mark.parametrize("size", [100 * KIB, 99 * KIB])
 def test_one_level(bucket: Volume, fake: FakeOSS, size: int) -> None:
-    """Without levels above, listings tell all of level 1: no file is looked up, but for how it is
-    encoded where OSS copies it."""
+    """Without levels above, listings are enough for level 1: no file is looked up, except for its
+    encoding if OSS copies it."""
     bucket.write_level_1(b"%d" % number * size for number in range(8))
     found = step(bucket.having(**RUN), fake, "merge", 8, LEVEL=1)
     large = size >= 100 * KIB
     join = {"HeadObject": 8, **upload(8)} if large else {"GetObject": 8, "PutObject": 1}
     final = total({"HeadObject": 1}, upload(1))
-    # What there is, that this is all, that it is unchanged; published or not, and twice a newer
-    # one; the summary and the record, which is read; the checksum.
+    # The files, that there are no others, that they are unchanged; whether this run has published,
+    # and twice whether a newer run has; the summary and the record, which is read; the checksum.
     rest = {"ListObjectsV2": 3 + 3, "PutObject": 2, "GetObject": 1, "HeadObject": 1}
     moved = 0 if large else 8 * size
     assert found == (total(join, final, rest, PAGE), moved, moved)
 
 
 def test_files_as_items(bucket: Volume, fake: FakeOSS) -> None:
-    """In the mode files split makes listings and no request per file, a map reads each file once,
-    and the last step makes listings and reads the records and lines of the parts; also where all
-    is taken over."""
+    """In mode files split makes listings and no request per file, a map reads each file once, and
+    the last step makes listings and reads the records and lines of the parts. The same is true if
+    all results are taken over."""
     count, parts = 3000, 3
     data = b"INFO a file\n"
     for number in range(count):

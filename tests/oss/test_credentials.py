@@ -1,4 +1,5 @@
-"""Who a worker is to OSS: keys of the environment, the role of its pod, the role of its node."""
+"""The identity of a worker for OSS: keys in the environment, the role of its pod, the role of its
+node."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ TOKEN = "token-of-the-pod"  # noqa: S105
 
 @pytest.fixture
 def rrsa(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
-    """A bucket, and a pod that has a token and no keys."""
+    """A bucket, and a pod with a token and without keys."""
     bucket.write(INPUT, LOG)
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
@@ -40,7 +41,7 @@ def rrsa(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
 
 @pytest.fixture
 def node(rrsa: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> Volume:
-    """The same on a node with a role, which answers only who shows a token."""
+    """The same on a node with a role. The node answers only requests with a token."""
     monkeypatch.setattr(credentials, "METADATA", f"{fake.endpoint}/latest")
     monkeypatch.setattr(fake.sts, "node_tokens", set())
     settings = dict.fromkeys(credentials.RRSA, "") | {"ALIBABA_CLOUD_ECS_METADATA": "node-role"}
@@ -48,12 +49,12 @@ def node(rrsa: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> Volume
 
 
 def asked(fake: FakeOSS, operation: str) -> int:
-    """How often something was asked for."""
+    """Return the number of requests for something."""
     return int(fake.counters.read()["requests"].get(operation, 0))
 
 
 def refused(volume: Volume) -> tuple[int, str]:
-    """How a split ended, and what it said, in which there is no key."""
+    """Return the exit code and output of a split, which must not contain a key."""
     outcome = volume.run("split")
     for key in (TOKEN, "secret", "STS.", "CAIS"):
         assert key not in outcome.output + outcome.words
@@ -74,7 +75,8 @@ def no_key(fake: FakeOSS) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_key")
 def test_rrsa(rrsa: Volume, fake: FakeOSS) -> None:
-    """A run of a pod with a token: one request for keys a worker, and with them all others."""
+    """A run of a pod with a token: each worker makes one request for keys, and uses them for all
+    other requests."""
     parts = rrsa.log_count()
     assert rrsa.totals() == model([LOG])
     assert asked(fake, "AssumeRoleWithOIDC") == 2 + 2 * len(parts)
@@ -100,7 +102,7 @@ def test_environment(rrsa: Volume, fake: FakeOSS) -> None:
 
 
 def test_order(rrsa: Volume, fake: FakeOSS) -> None:
-    """A role of the pod comes before that of the node."""
+    """The role of the pod is used before the role of the node."""
     rrsa.having(ALIBABA_CLOUD_ECS_METADATA="node-role").split()
     assert asked(fake, "AssumeRoleWithOIDC") == 1
     assert asked(fake, "Metadata") == 0
@@ -111,15 +113,15 @@ SETTINGS = [*credentials.KEY, *credentials.RRSA]
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_half_a_setting(rrsa: Volume, name: str) -> None:
-    """Whoever has one setting of several needs the others: nothing else is tried in its place."""
+    """If one of several settings is set, all are required: no other source is tried."""
     keys = {"OSS_ACCESS_KEY_ID": "id", "OSS_ACCESS_KEY_SECRET": "secret"}
     code, words = refused(rrsa.having(**(keys if name in keys else {})).having(**{name: ""}))
     assert code == 2
-    assert f"{name} is not set: set it" in words
+    assert f"{name} must be set, got no value: set all of " in words
 
 
 def test_none(bucket: Volume) -> None:
-    """Nothing at all."""
+    """No credentials at all."""
     code, words = refused(bucket.having(**NONE))
     assert code == 2
     assert all(name in words for name in (*SETTINGS, credentials.ECS_ROLE))
@@ -129,15 +131,17 @@ def test_none(bucket: Volume) -> None:
 
 
 class Clock:
-    """The time, for the workers and for those who give keys to them."""
+    """The time, for workers and for issuers of keys."""
 
     def __init__(self) -> None:
-        self.now = time.time()  # not that of the import: OSS takes no request of 15 minutes ago
+        # not the time of the import: OSS refuses requests older than 15 minutes
+        self.now = time.time()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, fake: FakeOSS) -> Clock:
-    """A clock that is set by hand; OSS's own goes by it, but for the age of a request."""
+    """A clock that the test sets. The fake OSS uses it for keys, but not for the age of a
+    request."""
     made = Clock()
     monkeypatch.setattr(time, "time", lambda: made.now)
     monkeypatch.setattr(fake.service, "clock", lambda: made.now)
@@ -145,7 +149,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, fake: FakeOSS) -> Clock:
 
 
 def test_renewal(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
-    """Keys are renewed when a fifth of their life is left, by the token that the file has then."""
+    """Keys are renewed when a fifth of their life is left, with the current token of the file."""
     environ = rrsa.environ({})
     provider = credentials.find(environ, "")
     first = provider.get_credentials()
@@ -159,7 +163,7 @@ def test_renewal(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
 
 
 def test_short_lives(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
-    """Keys that live for seconds: no request is signed with some that have ended."""
+    """Keys that live for seconds: no request is signed with expired keys."""
     fake.sts.seconds = 20
     inputs, _ = open_storage(rrsa.environ({}))
     for _ in range(30):
@@ -169,7 +173,7 @@ def test_short_lives(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
 
 
 def test_sts_is_down(rrsa: Volume, fake: FakeOSS) -> None:
-    """At the start a worker asks again, and ends with 75."""
+    """At the start a worker retries, and ends with 75."""
     rule = fake.faults.add("error", operation="AssumeRoleWithOIDC", times=3)
     assert rrsa.run("split").code == 0
     assert rule.used == 3
@@ -178,7 +182,7 @@ def test_sts_is_down(rrsa: Volume, fake: FakeOSS) -> None:
 
 
 def test_sts_goes_down(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
-    """Later the keys that it has serve to their end."""
+    """Later its keys are used until they expire."""
     provider = credentials.find(rrsa.environ({}), "")
     first = provider.get_credentials()
     fake.faults.add("reset", operation="AssumeRoleWithOIDC")
@@ -205,16 +209,20 @@ def test_sts_goes_down(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
             "acs:ram::1:oidc-provider/x",
             "EntityNotExist.OIDCProvider",
         ),
-        ("ALIBABA_CLOUD_OIDC_TOKEN_FILE", "/nowhere/token", "/nowhere/token.*mount the token"),
+        (
+            "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+            "/nowhere/token",
+            "/nowhere/token.*mount the service account",
+        ),
         (
             "ALIBABA_CLOUD_STS_ENDPOINT",
             "http://[bad",
-            "STS_ENDPOINT is 'http://\\[bad': give a host",
+            r"STS_ENDPOINT must be a host, got 'http://\[bad'",
         ),
     ],
 )
 def test_refused(rrsa: Volume, fake: FakeOSS, setting: str, value: str, words: str) -> None:
-    """What somebody must mend: 2, at once."""
+    """Errors that the operator must fix: 2, without a retry."""
     code, said = refused(rrsa.having(**{setting: value}))
     assert code == 2
     assert re.search(words, said)
@@ -223,7 +231,7 @@ def test_refused(rrsa: Volume, fake: FakeOSS, setting: str, value: str, words: s
 
 @pytest.mark.parametrize("content", [b"", b"another", b"\xff"])
 def test_wrong_token(rrsa: Volume, content: bytes) -> None:
-    """A file with no token, another one, or no text."""
+    """A file without a token, with another token, or without text."""
     file = Path(rrsa.settings["ALIBABA_CLOUD_OIDC_TOKEN_FILE"])
     file.write_bytes(content)
     code, words = refused(rrsa)
@@ -232,10 +240,10 @@ def test_wrong_token(rrsa: Volume, content: bytes) -> None:
 
 
 def test_no_such_node_role(node: Volume) -> None:
-    """A node that has another role."""
+    """A node with another role."""
     code, words = refused(node.having(ALIBABA_CLOUD_ECS_METADATA="other"))
     assert code == 2
-    assert "ram/security-credentials/other gives no keys: 404" in words
+    assert "ram/security-credentials/other returned no keys: 404" in words
 
 
 GOOD = (
@@ -252,12 +260,12 @@ GOOD = (
 def test_malformed(
     rrsa: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    """An answer without keys in it, or with half of them: 75."""
+    """An answer without keys, or with half of them: 75."""
     made = Answer(200, {"Content-Type": "application/json"}, answer.encode())
     monkeypatch.setattr(fake.sts, "assume_role", lambda _: made)
     code, words = refused(rrsa)
     assert code == 75
-    assert "gives an answer without keys" in words
+    assert "returned no keys" in words
 
 
 @pytest.mark.parametrize(
@@ -272,8 +280,8 @@ def test_refusals_of_sts(
     refusal: tuple[int, str],
     ended: int,
 ) -> None:
-    """Thousands of pods ask at once: what is refused for that alone is asked for again. What is
-    said beside the code may hold the token, and is not repeated."""
+    """Thousands of pods request keys at the same time: a refusal because of this is retried. The
+    message of an answer may contain the token, and is not printed."""
     status, code = refusal
     body = '{"Code": "%s", "Message": "the token %s"}' % (code, TOKEN)  # noqa: UP031
     made = Answer(status, {"Content-Type": "application/json"}, body.encode())

@@ -1,5 +1,5 @@
-"""The fake OSS against a client that nobody here wrote, oss2: all of it works, what OSS refuses is
-refused, and each fault does what it says."""
+"""The fake OSS against oss2, an independent client: all operations work, refusals are refused, and
+each fault has its effect."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STANDARD = {"x-oss-range-behavior": "standard"}
 MIB = 1 << 20
 DATA = bytes(range(250)) * 4  # 1000 bytes, as in the vendor's examples
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(
-    # HTTP clients take the last two as steps of a path, and send another name than oss2 has signed.
+    # HTTP clients take the last two as steps of a path, and send another name than the signed one.
     lambda name: name[0] not in "/\\" and name not in (".", "..")
 )
 
@@ -54,28 +54,28 @@ def client(fake: FakeOSS, name: str = "bucket", auth: Any = None, **rest: Any) -
 
 
 class Tampering(oss2.Session):  # type: ignore[misc]
-    """Changes requests after they were signed."""
+    """Changes requests after they are signed."""
 
     def __init__(self, change: Callable[[Any], object]) -> None:
         super().__init__()
         self.change = change
 
     def do_request(self, req: Any, timeout: Any) -> Any:
-        """Change it, and send it."""
+        """Change the request, and send it."""
         self.change(req)
         return super().do_request(req, timeout)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[FakeOSS]:
-    """A server for tests that look at nothing but their own keys."""
+    """A server for tests that use only their own keys."""
     with FakeOSS() as fake:
         yield fake
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeOSS]:
-    """A server of one's own, with limits that a test can reach."""
+    """A server for one test, with small limits."""
     limits = Limits(part_least=1000, part_most=5000, put_most=9000, copy_most=4000, parts=20)
     with FakeOSS(limits=limits) as made:
         made.bucket().put("key", DATA)
@@ -84,29 +84,29 @@ def fake() -> Iterator[FakeOSS]:
 
 @pytest.fixture
 def bucket(fake: FakeOSS) -> Any:
-    """A client of it."""
+    """A client of this server."""
     return client(fake)
 
 
 def md5(data: bytes) -> bytes:
-    """What OSS makes its ETags of."""
+    """Return the MD5, which is an ETag of OSS."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def etag_of(data: bytes) -> str:
-    """In hexadecimal and capitals."""
+    """Return it in hexadecimal and capitals."""
     return md5(data).hex().upper()
 
 
 def fetch(url: str, body: bytes | None = None, method: str | None = None) -> bytes:
-    """An answer without oss2."""
+    """Send a request without oss2."""
     request = urllib.request.Request(url, body, method=method)  # noqa: S310 (to the fake)
     with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
         return bytes(answer.read())
 
 
 def refused(call: Callable[..., object], *given: Any, **rest: Any) -> tuple[int, str, str]:
-    """Status, code and number of a refusal."""
+    """Return the status, code and number of a refusal."""
     with pytest.raises(oss2.exceptions.ServerError) as caught:
         call(*given, **rest)
     assert caught.value.headers["x-oss-request-id"] == caught.value.request_id != ""
@@ -119,7 +119,7 @@ def refused(call: Callable[..., object], *given: Any, **rest: Any) -> tuple[int,
 
 @given(names, st.binary(max_size=300))
 def test_any_key(shared: FakeOSS, name: str, data: bytes) -> None:
-    """Every operation on one object, under any name, its signature included."""
+    """Every operation on one object works under any name, with its signature."""
     bucket = client(shared)
     put = bucket.put_object(name, data, headers={"x-oss-meta-a": "b", "Content-Type": "text/x"})
     assert put.etag == etag_of(data)
@@ -159,12 +159,12 @@ def test_any_key(shared: FakeOSS, name: str, data: bytes) -> None:
 def test_listing(
     shared: FakeOSS, keys: set[str], *, prefix: str, delimiter: str, page: int, after: str
 ) -> None:
-    """Both listings, in pages, against the model: sorted by bytes, grouped, none twice."""
+    """Both listings, in pages, equal the model: sorted by bytes, grouped, without duplicates."""
     found: list[str] = []
     for key in sorted(keys, key=str.encode):
         cut = key.find(delimiter, len(prefix)) if delimiter else -1
         name = key if cut < 0 else key[: cut + len(delimiter)]
-        # A group is left out where the listing begins behind its name.
+        # A group is left out if the listing begins after its name.
         if key.startswith(prefix) and key > after and name != after and name not in found:
             found.append(name)
     stored = shared.add_bucket("list")
@@ -173,7 +173,7 @@ def test_listing(
     shared.counters.reset()
     settings = {"prefix": prefix, "delimiter": delimiter, "max_keys": page}
     second = oss2.ObjectIteratorV2(client(shared, "list"), start_after=after, **settings)
-    assert [each.key for each in islice(second, 100)] == found  # a page that leads nowhere ends
+    assert [each.key for each in islice(second, 100)] == found  # an empty page ends the listing
     first = oss2.ObjectIterator(client(shared, "list"), marker=after, **settings)
     assert [each.key for each in islice(first, 100)] == found
     assert shared.counters.requests["ListObjectsV2"] == max(1, -(-len(found) // page))
@@ -181,7 +181,7 @@ def test_listing(
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=5))
 def test_sums(pieces: list[bytes]) -> None:
-    """CRC64 as another implementation has it, and joined of its parts."""
+    """CRC64 equals another implementation, and can be combined from parts."""
     right = crcmod.mkCrcFun(0x142F0E1EBA9EA3693, initCrc=0, xorOut=(1 << 64) - 1)
     joined = 0
     for piece in pieces:
@@ -224,7 +224,7 @@ def test_parts(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_copies_without_a_sum(fake: FakeOSS, bucket: Any) -> None:
-    """What OSS has copied may have no CRC: nothing that is made of it has one then."""
+    """A copy by OSS may have no CRC: then nothing made from it has one."""
     fake.service.limits.copies_have_crc = False
     upload = bucket.init_multipart_upload("joined").upload_id
     sent = bucket.upload_part_copy("bucket", "key", (0, 999), "joined", upload, 1)
@@ -241,7 +241,7 @@ def test_copies_without_a_sum(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_what_is_read_stays(fake: FakeOSS, bucket: Any) -> None:
-    """A download goes on with what it began with, and files go with their objects."""
+    """A download continues with its first version, and files are deleted with their objects."""
     big = os.urandom(8 * MIB)
     fake.bucket().put("big", big)
     got = bucket.get_object("big")
@@ -253,7 +253,7 @@ def test_what_is_read_stays(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_uploads_of_unknown_length(fake: FakeOSS, bucket: Any) -> None:
-    """Chunked, as oss2 sends a stream; cut off in the middle it leaves nothing."""
+    """A chunked upload, as oss2 sends a stream. If it is cut off, nothing is kept."""
     bucket.put_object("stream", (piece for piece in [b"ab", b"", b"c" * 70]))
     assert fake.bucket().get("stream") == b"ab" + b"c" * 70
 
@@ -272,7 +272,7 @@ def test_uploads_of_unknown_length(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_host_names(fake: FakeOSS) -> None:
-    """A bucket is in the name of the host; in the path it is refused under the domain of OSS."""
+    """A bucket is in the host name. In the path it is refused under the domain of OSS."""
     settings: Any = {"endpoint": "http://oss.test", "proxies": {"http": fake.endpoint}}
     assert client(fake, **settings).get_object("key").read() == DATA
     assert refused(client(fake, "other", **settings).get_object, "key")[1] == "NoSuchBucket"
@@ -280,7 +280,7 @@ def test_host_names(fake: FakeOSS) -> None:
     assert refused(path_style.get_object, "key")[1] == "SecondLevelDomainForbidden"
 
 
-# Who asks
+# Authentication
 
 
 @pytest.mark.parametrize(
@@ -299,10 +299,10 @@ def test_host_names(fake: FakeOSS) -> None:
     ],
 )
 def test_who_is_refused(shared: FakeOSS, auth: Any, settings: Any, refusal: object) -> None:
-    """Keys, regions and older signatures."""
+    """Unknown keys, other regions and older signatures are refused."""
     assert refused(client(shared, auth=auth, **settings).get_object, "key") == refusal
     head = refused(client(shared, auth=auth, **settings).head_object, "key")
-    assert head == refusal  # by x-oss-err, for there is no body
+    assert head == refusal  # by x-oss-err, as there is no body
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_who_is_refused(shared: FakeOSS, auth: Any, settings: Any, refusal: obje
     ],
 )
 def test_tampering(shared: FakeOSS, part: str, change: Any, code: str) -> None:
-    """What was changed after it was signed."""
+    """Requests that are changed after they are signed are refused."""
 
     def tamper(request: Any) -> None:
         if isinstance(change, dict):
@@ -339,7 +339,7 @@ def test_tampering(shared: FakeOSS, part: str, change: Any, code: str) -> None:
 
 
 def test_additional_headers(fake: FakeOSS) -> None:
-    """Headers that a client chose to sign count."""
+    """Additional signed headers are checked."""
     auth = oss2.AuthV4("id", "secret")
 
     def sign_range(request: Any) -> None:
@@ -355,7 +355,7 @@ def test_additional_headers(fake: FakeOSS) -> None:
 
 
 def test_clocks(fake: FakeOSS, bucket: Any) -> None:
-    """15 minutes apart are too many."""
+    """A difference of more than 15 minutes is refused."""
     for minutes in -14, 14:
         fake.service.clock = lambda minutes=minutes: time.time() + 60 * minutes  # type: ignore[misc]
         bucket.get_object("key").read()
@@ -366,7 +366,7 @@ def test_clocks(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_temporary_keys(fake: FakeOSS) -> None:
-    """A token belongs to its key, and both end."""
+    """A token belongs to its key, and both expire."""
     issued = fake.sts.issue(600)
     other = fake.sts.issue(600)
 
@@ -388,7 +388,7 @@ def test_temporary_keys(fake: FakeOSS) -> None:
 
 
 def test_policy(fake: FakeOSS, bucket: Any) -> None:
-    """A key that may only read below a prefix, its listings and copies included."""
+    """A key that may only read below a prefix, with listings and copies."""
     reads = {"GetObject", "HeadObject", "ListObjectsV2"}
     fake.add_key(
         Key("ro", "s", allows=lambda operation, _, key: operation in reads and key[:3] == "in/")
@@ -410,7 +410,7 @@ def test_policy(fake: FakeOSS, bucket: Any) -> None:
 
 
 def sts(fake: FakeOSS, **changes: str) -> dict[str, Any]:
-    """Ask for a key as a pod does."""
+    """Request a key as a pod does."""
     form = {
         "Action": "AssumeRoleWithOIDC",
         "Version": "2015-04-01",
@@ -428,7 +428,7 @@ def sts(fake: FakeOSS, **changes: str) -> dict[str, Any]:
 
 
 def test_rrsa(fake: FakeOSS) -> None:
-    """A pod's token for a key that works until it ends."""
+    """A pod's token is exchanged for a key that works until it expires."""
     fake.sts.seconds = 7
     key = sts(fake)["Credentials"]
     assert time.time() - 1 < _seconds(key["Expiration"]) - 7 < time.time() + 1
@@ -456,7 +456,7 @@ def _seconds(text: str) -> float:
 
 
 def test_metadata(fake: FakeOSS) -> None:
-    """A node's role, as oss2's own provider asks for it."""
+    """A node's role, as oss2's own provider requests it."""
     address = fake.endpoint + "/latest/meta-data/ram/security-credentials/"
     provider = EcsRamRoleCredentialsProvider(address + fetch(address).decode())
     assert client(fake, auth=oss2.ProviderAuthV4(provider)).get_object("key").read() == DATA
@@ -464,7 +464,7 @@ def test_metadata(fake: FakeOSS) -> None:
         fetch(address + "other")
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,8 @@ def test_metadata(fake: FakeOSS) -> None:
     ],
 )
 def test_ranges(fake: FakeOSS, bucket: Any, whatrange: str, usual: Any, standard: Any) -> None:
-    """The vendor's table, and a bit more: outside the object it is all of it, unless asked."""
+    """The vendor's table and more: a range outside the object returns the whole object by
+    default."""
 
     def get(**headers: str) -> tuple[int, bytes, str | None]:
         got = bucket.get_object("key", headers={"range": whatrange, **headers})
@@ -505,7 +506,7 @@ def test_ranges(fake: FakeOSS, bucket: Any, whatrange: str, usual: Any, standard
 
 
 def test_ranges_of_nothing(fake: FakeOSS, bucket: Any) -> None:
-    """An empty object has no bytes to ask for."""
+    """An empty object has no valid range."""
     fake.bucket().put("empty", b"")
     assert bucket.get_object("empty", byte_range=(0, 0)).status == 200
     outside = refused(bucket.get_object, "empty", byte_range=(0, 0), headers=STANDARD)
@@ -513,7 +514,7 @@ def test_ranges_of_nothing(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_conditions(fake: FakeOSS, bucket: Any) -> None:
-    """By ETag, quoted or not, and by time; for reading, its HEAD, and the source of a copy."""
+    """By ETag, quoted or not, and by time; for GET, HEAD, and the source of a copy."""
     etag = bucket.head_object("key").etag
     early, late = "Mon, 01 Jan 2024 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
     upload = bucket.init_multipart_upload("big").upload_id
@@ -538,7 +539,7 @@ def test_conditions(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_forbid_overwrite(fake: FakeOSS, bucket: Any) -> None:
-    """By put, copy and complete; of many at once one wins."""
+    """In PUT, copy and complete; of many parallel requests one succeeds."""
     forbid = {"x-oss-forbid-overwrite": "true"}
     upload = bucket.init_multipart_upload("key").upload_id
     parts = [PartInfo(1, bucket.upload_part("key", upload, 1, b"x").etag)]
@@ -565,7 +566,7 @@ def test_forbid_overwrite(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_puts(fake: FakeOSS, bucket: Any) -> None:
-    """Its MD5, its length, its name, its bucket."""
+    """Wrong MD5, length, name or bucket."""
     sent = base64.b64encode(md5(b"x")).decode()
     bucket.put_object("x", b"x", headers={"Content-MD5": sent})
     for wrong in sent, "no base64":
@@ -596,7 +597,7 @@ def test_puts(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_missing_length(fake: FakeOSS) -> None:
-    """A PUT says how long it is."""
+    """A PUT must have a length."""
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     headers = {"x-oss-date": now, "x-oss-content-sha256": "UNSIGNED-PAYLOAD"}
     scope = f"{now[:8]}/{REGION}/oss/aliyun_v4_request"
@@ -613,7 +614,7 @@ def test_missing_length(fake: FakeOSS) -> None:
 
 
 def test_copies(fake: FakeOSS, bucket: Any) -> None:
-    """From where they may come, and how much at once."""
+    """Allowed sources of copies, and their maximum size."""
     fake.bucket().put("large", b"x" * 6000)
     fake.add_bucket("far", "cn-beijing").put("key", DATA)
     fake.add_bucket("near").put("key", b"near" * 500)
@@ -634,12 +635,12 @@ def test_copies(fake: FakeOSS, bucket: Any) -> None:
     part("bucket", "large", 5000)
     bucket.copy_object("near", "key", "copy")
     assert fake.bucket().get("copy") == b"near" * 500
-    bucket.upload_part_copy("near", "key", (0, 5000), "big", upload, 2)  # as a GET: all of it
+    bucket.upload_part_copy("near", "key", (0, 5000), "big", upload, 2)  # as for a GET: all of it
     assert [part.size for part in bucket.list_parts("big", upload).parts] == [5000, 2000]
 
 
 def test_uploads(fake: FakeOSS, bucket: Any) -> None:
-    """What completing an upload refuses; it can still be completed or aborted then."""
+    """Refusals when an upload is completed. It can still be completed or aborted then."""
     upload = bucket.init_multipart_upload("big").upload_id
 
     def send(number: int, size: int) -> PartInfo:
@@ -679,7 +680,7 @@ def test_uploads(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_errors(fake: FakeOSS, bucket: Any) -> None:
-    """Instead of an answer, before what was asked for is done, or after it."""
+    """Instead of an answer, before the request is executed, or after it."""
     for status, code in (503, "ServiceUnavailable"), (429, "QpsLimitExceeded"), (500, "Internal"):
         fake.faults.clear()
         fake.faults.add("error", operation="PutObject", times=1, status=status, code=code)
@@ -692,7 +693,7 @@ def test_errors(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_which(fake: FakeOSS, bucket: Any) -> None:
-    """The Nth that fits, and a share by the dice, the same every time."""
+    """The Nth request that matches, and a share by the dice, the same every time."""
 
     def pattern(**rule: Any) -> str:
         fake.faults.clear()
@@ -714,7 +715,7 @@ def test_which(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_resets(fake: FakeOSS, bucket: Any) -> None:
-    """A connection that is gone, before or after the effect."""
+    """A connection is reset before or after the effect of a request."""
     rule = fake.faults.add("reset", operation="PutObject")
     for after, there in (False, False), (True, True):
         rule.after = after
@@ -724,7 +725,7 @@ def test_resets(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_bodies(fake: FakeOSS, bucket: Any) -> None:
-    """Cut off, changed on the way down and up, and under a wrong sum."""
+    """Bodies are cut off, changed in both directions, or have a wrong checksum."""
     fake.faults.add("truncate", at=300, times=1)
     got = bucket.get_object("key")
     assert got.content_length == 1000
@@ -745,8 +746,8 @@ def test_bodies(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_slowness(fake: FakeOSS) -> None:
-    """A first byte that is late, a body that stands still: a client's timeout ends it, whatever
-    the server has done by then; bytes at a rate take their time, up and down."""
+    """A late first byte, or a stalled body: the client's timeout ends the request, whatever the
+    server has done. Bytes at a rate take their time in both directions."""
     hasty = client(fake, connect_timeout=1)
     fake.faults.add("latency", operation="PutObject", seconds=60, times=1, after=True)
     with pytest.raises(oss2.exceptions.RequestError, match="timed out"):
@@ -774,7 +775,7 @@ def test_slowness(fake: FakeOSS) -> None:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for something to be so."""
+    """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never was so"
@@ -782,7 +783,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def test_counters(fake: FakeOSS, bucket: Any) -> None:
-    """Requests, bytes either way, and how many at once."""
+    """Requests, bytes in both directions, and the maximum number in parallel."""
     fake.faults.add("latency", operation="GetObject", seconds=0.2)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: bucket.get_object("key", byte_range=(0, 99)).read(), range(4)))
@@ -801,7 +802,7 @@ def test_counters(fake: FakeOSS, bucket: Any) -> None:
 
 
 def test_a_bug_in_the_fake_shows() -> None:
-    """Not as a fault that a client retries."""
+    """A bug is not reported as a fault that a client retries."""
     fake = FakeOSS()
     with pytest.raises(AssertionError, match="the fake failed"), fake:  # noqa: PT012
         fake.service.keys = None  # type: ignore[assignment]
@@ -810,7 +811,7 @@ def test_a_bug_in_the_fake_shows() -> None:
 
 
 def test_it_ends_with_clients_connected() -> None:
-    """A client that holds its connection, or is being served, does not hold the server."""
+    """Clients with an open connection or a running request do not block the end of the server."""
     with FakeOSS() as fake:
         fake.bucket().put("key", DATA)
         client(fake).get_object("key")
@@ -828,7 +829,7 @@ def _read(bucket: Any) -> None:
 
 
 def test_program(tmp_path: Path) -> None:
-    """For pods: faults and counters by HTTP, and it ends by a signal and leaves no files."""
+    """For pods: faults and counters over HTTP. A signal ends the program, and no files are left."""
     command = [sys.executable, str(Path(__file__).with_name("fake.py")), "--port", "0", "--root"]
     rest = ["--bucket", "b-1", "--bucket", "b-2", "--region", "cn-x", "--key", "me:se:cret"]
     with subprocess.Popen(

@@ -1,5 +1,5 @@
-"""What goes wrong between a worker and its bucket: every request, in every way; inputs that are
-replaced; what the operator has to mend; and that no key is ever in what a worker says."""
+"""Faults between a worker and its bucket: every request fails in every way; inputs are replaced;
+errors that the operator must fix; and no worker ever prints a key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER = LOG.replace(b"INFO", b"WARN")
 Settings = dict[str, object]
 
 WRITES: Settings = {"MAP_SETTINGS": "writes its part twice"}
-# What has been run before, what is run on a bucket that fails, and with which settings.
+# The steps before, the step on a bucket with faults, and its settings.
 SCENARIOS: dict[str, tuple[list[str], str, Settings]] = {
     "split copy": ([], "split", {}),
     "split range": ([], "split", {"SPLIT_MODE": "range"}),
@@ -42,7 +42,7 @@ SCENARIOS: dict[str, tuple[list[str], str, Settings]] = {
     "merge files": ([], "merge 3", {"LEVEL": 1}),
     "merge a level": (["process 0 1", "process 1 1"], "merge 2", {"LEVEL": 2, "CLEAN": "true"}),
 }
-# A bit that is wrong is one of a body with a sum; a range has none.
+# Only bodies with a checksum get a wrong bit: a range has none.
 FAULTS: dict[str, dict[str, Any]] = {
     "reset": {"fault": "reset"},
     "done and reset": {"fault": "reset", "after": True},
@@ -66,30 +66,30 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def small() -> Iterator[None]:
-    """OSS copies from 64 bytes on; plans and records are one request all the same."""
+    """OSS copies from 64 bytes on. Plans and records still take one request."""
     with pieces_of(64), pytest.MonkeyPatch.context() as patch:
         patch.setattr(oss_bucket, "WHOLE", 4 << 20)
         patch.setattr(uploads, "SENT", 4 << 20)
-        # One request: no failure of a page is one of the run.
+        # One request: a failed page does not fail the run.
         patch.setattr(report.Report, "page", lambda *_: [b"page"])
         yield
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is soon too long."""
+    """Timeouts are short."""
     monkeypatch.setattr(oss_bucket, "TIMEOUT", (10, 0.2))
 
 
 @pytest.fixture(params=list(SCENARIOS.values()), ids=list(SCENARIOS))
 def scenario(bucket: Volume, fake: FakeOSS, request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    """A bucket as it is before the run, and the run."""
+    """A bucket in the state before the run, and the run."""
     with small():
         yield Scenario(bucket, fake, *request.param)
 
 
 class Scenario:
-    """One run, again and again from the same start, each in a RUN_DIR of its own."""
+    """One run, repeatedly from the same state, each time in a new RUN_DIR."""
 
     def __init__(
         self, bucket: Volume, fake: FakeOSS, before: list[str], command: str, settings: Settings
@@ -117,7 +117,7 @@ class Scenario:
 
     @staticmethod
     def run(volume: Volume, command: str, settings: Settings) -> Outcome:
-        """A worker."""
+        """Run a worker."""
         worker, *rest = command.split()
         if worker == "write":
             return volume.run_map(write_twice, *rest, **settings)
@@ -125,17 +125,17 @@ class Scenario:
         return volume.run(worker, *rest, **settings, **part)
 
     def start(self) -> Volume:
-        """A fresh copy of what was there before."""
+        """Copy the state before the run."""
         self.volume = self.given.copy_run(f"run{next(self.runs)}")
         return self.volume
 
     def worker(self) -> Outcome:
-        """The run."""
+        """Run the step."""
         return self.run(self.volume, self.command, self.settings)
 
     def check(self, outcome: Outcome, *codes: int) -> None:
-        """It has succeeded, or has said in one sentence that it has not; nothing is half; and
-        without faults the same run ends well."""
+        """The run has succeeded, or has failed with one message. Nothing is incomplete. Without
+        faults the same run succeeds."""
         assert outcome.code in codes, outcome.words
         lines = outcome.words.splitlines()
         assert all(line.startswith("worker=") for line in lines), outcome.words
@@ -151,7 +151,7 @@ class Scenario:
             assert (again.code, again.output) == (0, self.clean.output), again.words
             assert visible(self.volume) == self.after
         self.fake.faults.clear()
-        # An upload whose answer was lost has no id to end it by, nor a part that is billed.
+        # If the answer to an upload was lost, its id is unknown, and it has no part that is billed.
         uploads = self.fake.bucket().uploads.values()
         assert [each.key for each in uploads if each.parts or "write" not in self.command] == []
         self.fake.bucket().uploads.clear()
@@ -159,7 +159,7 @@ class Scenario:
 
 
 def write_twice(part: Part) -> dict[str, int]:
-    """A map that writes its part, which comes in several pieces, and again."""
+    """A map that writes its part in several pieces, and again."""
     for _ in range(2):
         for piece in part.pieces():
             part.write(piece)
@@ -170,7 +170,8 @@ TIMES = rb'"(start|end|seconds|digest|versions?)": ?("[^"]*"|[0-9.]+),?'
 
 
 def visible(volume: Volume) -> Tree:
-    """What a run has written, without times, what hangs on them, and what differs per attempt."""
+    """Return the files of a run, without times, what depends on times, and what differs per
+    attempt."""
 
     def alike(text: bytes) -> bytes:
         return re.sub(rb"-[0-9a-f]{16}\b", b"-", re.sub(TIMES, b"", text))
@@ -183,7 +184,7 @@ def visible(volume: Volume) -> Tree:
 
 @pytest.mark.parametrize("fault", ["reset", "done and reset"])
 def test_every_request(scenario: Scenario, fault: str) -> None:
-    """The Nth request fails once, for every N: the worker asks again and makes the same bytes."""
+    """The Nth request fails once, for every N: the worker retries and makes the same bytes."""
     for nth in numbers(1):
         scenario.start()
         rule = scenario.fake.faults.add(**FAULTS[fault], nth=nth)
@@ -195,17 +196,17 @@ def test_every_request(scenario: Scenario, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_many_requests(scenario: Scenario, fault: dict[str, Any]) -> None:
-    """One request in six fails, by a dice."""
+    """One request in six fails at random."""
     scenario.start()
     scenario.fake.faults.add(**fault, share=1 / 6, seed=1)
     outcome = scenario.worker()
-    lost = fault.get("after") and "its upload was ended" in outcome.words
+    lost = fault.get("after") and "has ended the upload" in outcome.words
     scenario.check(outcome, 75 if lost else 0)
 
 
 @pytest.mark.parametrize("fault", ["503", "a wrong sum"])
 def test_for_good(scenario: Scenario, fault: str) -> None:
-    """A kind of request that always fails: 75, after so many attempts."""
+    """A kind of request that always fails: 75, after the maximum of attempts."""
     for operation in scenario.requests:
         scenario.start()
         scenario.fake.counters.reset()
@@ -218,7 +219,7 @@ def test_for_good(scenario: Scenario, fault: str) -> None:
 
 @pytest.mark.parametrize("operation", ["PutObject", "UploadPart"])
 def test_damaged_for_good(scenario: Scenario, operation: str) -> None:
-    """An upload that is damaged every time is never in place."""
+    """An upload that is damaged every time is never completed."""
     rule = scenario.fake.faults.add("flip", operation=operation, at=3)
     scenario.start()
     outcome = scenario.worker()
@@ -233,8 +234,8 @@ def test_damaged_for_good(scenario: Scenario, operation: str) -> None:
 def test_inputs(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, mode: str, change: str
 ) -> None:
-    """An input is replaced by one of the same size, or removed, before the Nth request of a run:
-    the total is that of the one or of the other, or there is none."""
+    """An input is replaced by another of the same size, or removed, before the Nth request of a
+    run: the total is right for one of the two inputs, or there is no total."""
     answer, old, new = fake.service.answer, model([LOG]), model([OTHER])
     assert old != new
     ended = set()
@@ -273,7 +274,7 @@ def test_inputs(
 
 
 def test_etags(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every range of an input is asked for with the version that the plan has."""
+    """Every range request for an input names the version in the plan."""
     asked = set()
     answer = fake.service.answer
 
@@ -294,12 +295,12 @@ def test_etags(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -
     assert asked == {("GetObject", etag), ("UploadPartCopy", etag)}
 
 
-# --- what the operator has to mend
+# --- errors for the operator
 
 
 @pytest.fixture
 def keyed(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
-    """A bucket, with keys that can be looked for in what workers say."""
+    """A bucket, with keys that tests search for in the output of workers."""
     fake.add_key(KEYS)
     bucket.write(INPUT, LOG)
     yield bucket.having(
@@ -312,7 +313,7 @@ def keyed(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
 
 
 def said(volume: Volume, **settings: object) -> tuple[int, str]:
-    """How a split ended and its sentence, in which there is no key."""
+    """Return the exit code and the message of a split. No output may contain a key."""
     volume = volume.having(**settings)
     outcome = volume.run("split")
     file = Path(volume.settings["ERROR_FILE"])
@@ -324,10 +325,10 @@ def said(volume: Volume, **settings: object) -> tuple[int, str]:
     return outcome.code, sentence
 
 
-URL = "give a URL whose host is a name or an IPv4 address"
-NAME = "give oss://BUCKET/PREFIX"
-REGION = "give the region of the bucket"
-ISSUED = "give it as it was issued"
+URL = "must be a URL with a name or an IPv4 address as host"
+NAME = "must be oss://BUCKET/PREFIX"
+REGION = "set the bucket's region"
+ISSUED = "set the value as it was issued"
 
 
 @pytest.mark.parametrize(
@@ -336,33 +337,33 @@ ISSUED = "give it as it was issued"
         *(("WORK_DIR", value, NAME) for value in (
             "oss://", "oss:///", "oss:///x", "oss://B", "oss://Bucket/x", "oss://bu", "oss://-bucket",
             "oss://bucket?x=y", "oss:// bucket/x", "oss://bucket /x", "oss://a.b/c", "oss://b\n/x")),
-        ("WORK_DIR", "oss://bucket/a/../b", "WORK_DIR is 'a/../b'"),
-        ("WORK_DIR", "oss://bucket/..", "WORK_DIR is '..'"),
+        ("WORK_DIR", "oss://bucket/a/../b", "WORK_DIR must be .* got 'a/../b'"),
+        ("WORK_DIR", "oss://bucket/..", "WORK_DIR must be .* got '..'"),
         *(("WORK_DIR", f"oss://bucket/{prefix}", f"WORK_DIR must have no .* got '{prefix}': ")
             for prefix in ("p//", "a//b", "./p", "a/./b", ".")),
-        ("WORK_DIR", "oss://bucket//p", "WORK_DIR is '/p': give a name .* no leading /"),
-        ("WORK_DIR", "oss://bucket//", "WORK_DIR is '/': give a name .* no leading /"),
-        ("WORK_DIR", "oss://bucket/\udcff", "is not UTF-8"),
+        ("WORK_DIR", "oss://bucket//p", "WORK_DIR must be a name .* no leading / .* got '/p'"),
+        ("WORK_DIR", "oss://bucket//", "WORK_DIR must be a name .* no leading / .* got '/'"),
+        ("WORK_DIR", "oss://bucket/\udcff", "must be UTF-8"),
         ("WORK_DIR", "oss://bucket/\\x", "InvalidObjectName"),
         ("WORK_DIR", "oss://bucket/" + 1024 * "x", "InvalidObjectName"),
         ("WORK_DIR", "oss://other-bucket/x", "NoSuchBucket.*name a bucket that exists in WORK_DIR"),
-        ("INPUT", "in\udcff", "is not UTF-8"),
+        ("INPUT", "in\udcff", "must be UTF-8"),
         *(("OSS_REGION", value, REGION) for value in ("", "cn hangzhou", "cn-hangzhou\n", "é")),
         ("OSS_REGION", "cn-beijing", "signing region.*OSS_REGION"),
         *(("OSS_ENDPOINT", value, URL) for value in (
             "oss", "not a url", "ftp://oss", "http://", "http:///x", "http://a b", "http://host:port",
             "http://host:99999", "http://.oss", "http://host/path", "http://host\n",
             "http://[::1]", "https://[2001:db8::1]:443")),
-        ("OSS_ENDPOINT", f"http://{KEYS.id}:{KEYS.secret}@host", "OSS_ENDPOINT is 'host': give"),
-        ("OSS_ENDPOINT", f"http://host/?key={KEYS.secret}", "OSS_ENDPOINT is 'http://host/': give"),
-        ("WORK_DIR", f"oss://{KEYS.id}:{KEYS.secret}@bucket", "WORK_DIR is 'oss://bucket': give"),
-        ("OSS_CNAME", "yes", "OSS_CNAME is 'yes': give one of false, true"),
-        ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS is '0': give a whole number"),
-        ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID is not set"),
-        ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*give a key that exists"),
+        ("OSS_ENDPOINT", f"http://{KEYS.id}:{KEYS.secret}@host", "must be a URL .* got 'host'"),
+        ("OSS_ENDPOINT", f"http://host/?key={KEYS.secret}", "must be a URL .* got 'http://host/'"),
+        ("WORK_DIR", f"oss://{KEYS.id}:{KEYS.secret}@bucket", "must be .* got 'oss://bucket'"),
+        ("OSS_CNAME", "yes", "OSS_CNAME must be one of false, true, got 'yes'"),
+        ("OSS_CONNECTIONS", "0", "OSS_CONNECTIONS must be a whole number .* got '0'"),
+        ("OSS_ACCESS_KEY_ID", "", "OSS_ACCESS_KEY_ID must be set"),
+        ("OSS_ACCESS_KEY_ID", "AKIDother", "InvalidAccessKeyId.*use a key that exists"),
         ("OSS_ACCESS_KEY_ID", KEYS.id + "\n", ISSUED),
-        ("OSS_ACCESS_KEY_SECRET", "", "OSS_ACCESS_KEY_SECRET is not set"),
-        ("OSS_ACCESS_KEY_SECRET", "other", "SignatureDoesNotMatch.*give the secret of this key"),
+        ("OSS_ACCESS_KEY_SECRET", "", "OSS_ACCESS_KEY_SECRET must be set"),
+        ("OSS_ACCESS_KEY_SECRET", "other", "SignatureDoesNotMatch.*use the secret of this key"),
         ("OSS_ACCESS_KEY_SECRET", KEYS.secret + "\n", ISSUED),
         ("OSS_ACCESS_KEY_SECRET", " " + KEYS.secret, ISSUED),
         ("OSS_SESSION_TOKEN", KEYS.token + "\n", ISSUED),
@@ -371,7 +372,7 @@ ISSUED = "give it as it was issued"
     ],
 )  # fmt: skip
 def test_settings(keyed: Volume, setting: str, value: str, words: str) -> None:
-    """Each ends with 2 and a sentence that names it and says what to do, without a second try."""
+    """Each ends with 2 and a message that names the setting and a remedy, without a retry."""
     code, sentence = said(keyed, **{setting: value})
     assert code == 2, sentence
     assert re.search(words, sentence), sentence
@@ -383,11 +384,11 @@ def test_settings(keyed: Volume, setting: str, value: str, words: str) -> None:
 
 
 def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
-    """A bucket of another region: OSS says which endpoint it has."""
+    """A bucket of another region: OSS returns its endpoint."""
     fake.add_bucket("far-away", region="cn-beijing")
     code, sentence = said(keyed, WORK_DIR="oss://far-away/x")
     assert code == 2
-    assert "at oss-cn-beijing.aliyuncs.com: set OSS_ENDPOINT and OSS_REGION so" in sentence
+    assert "OSS_ENDPOINT must be oss-cn-beijing.aliyuncs.com for this bucket, got " in sentence
 
 
 @pytest.mark.parametrize(
@@ -395,18 +396,20 @@ def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
     ["HeadObject", "GetObject", "PutObject", "InitiateMultipartUpload", "ListMultipartUploads"],
 )
 def test_rights(keyed: Volume, fake: FakeOSS, operation: str) -> None:
-    """A right that is missing: 2 at once, and the sentence names the object."""
+    """A missing permission: 2 without a retry, and the message names the object."""
     KEYS.allows = lambda asked, bucket, key: asked != operation
     with small():
         code, sentence = said(keyed, NUM_PARTS=1)
     assert code == 2
-    assert re.search(r"oss://bucket/volume\d+/.* AccessDenied: .*the right to it", sentence)
+    assert re.search(
+        r"oss://bucket/volume\d+/.* AccessDenied: .*grant the key or the role access", sentence
+    )
     assert fake.counters.read()["requests"][operation] <= parallel.LANES
 
 
 @pytest.mark.parametrize("denied", ["GetObject", "PutObject"])
 def test_a_missing_right_is_no_failure_of_files(keyed: Volume, denied: str) -> None:
-    """It ends the part, whatever is tolerated: no file is taken for one that has failed."""
+    """It ends the part for any TOLERATED_FAILURES: no file counts as failed."""
     for number in range(3):
         keyed.write(f"in/{number}", b"INFO")
     run = keyed.having(SPLIT_MODE="files", INPUT="in/", NUM_PARTS=1, TOLERATED_FAILURES="100%")
@@ -419,12 +422,12 @@ def test_a_missing_right_is_no_failure_of_files(keyed: Volume, denied: str) -> N
 
 
 def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that has ended, and a clock that is wrong."""
+    """An expired token, and a wrong clock."""
     monkeypatch.setattr(KEYS, "expires", 1.0)
     assert said(keyed)[0] == 2
     monkeypatch.setattr(fake.service, "clock", lambda: 1e9)
     code, sentence = said(keyed)
-    assert (code, "set the clock of the node right" in sentence) == (2, True)
+    assert (code, "correct the node's clock" in sentence) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -435,8 +438,8 @@ def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) 
 def test_no_such_host(
     keyed: Volume, monkeypatch: pytest.MonkeyPatch, error: int | None, code: int
 ) -> None:
-    """A host that no name server knows, after some time, is to be mended; who does not get an
-    answer can ask again."""
+    """A host that DNS does not know, after some time, is for the operator to fix. If DNS does not
+    answer, a retry can help."""
 
     def look_up(*_: object, **__: object) -> Any:
         raise socket.gaierror(error, "no address")
@@ -446,15 +449,15 @@ def test_no_such_host(
     monkeypatch.setattr(retries, "PAUSES", (0, 0))
     found, sentence = said(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
     assert found == code, sentence
-    assert re.search("OSS_ENDPOINT is .*http://127.0.0.1:1", sentence)
-    assert ("OSS_CNAME=true if it is the bucket's own domain" in sentence) == (code == 2)
+    assert re.search("OSS_ENDPOINT .*http://127.0.0.1:1", sentence)
+    assert ("or set OSS_CNAME=true for the bucket's own domain" in sentence) == (code == 2)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP, identity", "zstd", "utf-8"])
 @pytest.mark.parametrize("length", [len(LOG), 200_000])
 def test_compressed(keyed: Volume, coding: str, length: int) -> None:
-    """An object whose stored bytes are not those that it stands for is refused wherever it is read
-    or copied, and was it one of many."""
+    """An object with a Content-Encoding for compression is refused wherever it is read or copied,
+    also among many."""
     store, _ = oss_bucket.open_storage(keyed.environ({}))
     for number, headers in enumerate(({}, {"Content-Encoding": coding}, {})):
         for name in (f"in/{number}", f"aggregation-demo/l1/{number}.txt"):
@@ -467,7 +470,9 @@ def test_compressed(keyed: Volume, coding: str, length: int) -> None:
             outcomes[-1] = run.run("count", PART_ID=0)
     for outcome in outcomes:
         assert outcome.code == (0 if coding == "utf-8" else 2), outcome.words
-        assert (f"has the Content-Encoding {coding}:" in outcome.words) == bool(outcome.code)
+        assert (f"must have no Content-Encoding, got {coding}: " in outcome.words) == bool(
+            outcome.code
+        )
 
 
 CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]
@@ -478,8 +483,8 @@ CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]
 def test_no_key_is_said(
     keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
-    """Whatever OSS answers with, as a whole or cut off, and its answers do hold keys: a worker
-    says none of them."""
+    """OSS answers with anything, also cut off, and its answers contain keys: no worker prints
+    one."""
     answer = fake.service.answer
     secrets = f"<OSSAccessKeyId>{KEYS.id}</OSSAccessKeyId><Signature>Signature=x</Signature>"
     whole = f"<Error><Code>{code}</Code>{secrets}<Token>{KEYS.token}</Token></Error>"

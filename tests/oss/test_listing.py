@@ -1,4 +1,4 @@
-"""Listings of a bucket: what they say of many names, and in how few requests."""
+"""Listings of a bucket: their answers about many names, and the number of requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline import Volume
 
 @pytest.fixture
 def sizes(fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many keys each page had since."""
+    """Record the number of keys of each page."""
     found: list[int] = []
     answer = fake.service.answer
 
@@ -38,7 +38,7 @@ def sizes(fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]
 
 
 def fill(fake: FakeOSS, volume: Volume, names: list[str]) -> None:
-    """Put small objects there."""
+    """Write small objects."""
     some, none = (fake.bucket().put("elsewhere", data) for data in (b"x", b""))
     for name in names:
         made = some if name.rpartition("/")[2] else none
@@ -52,8 +52,8 @@ WORDS = st.text(st.sampled_from("ab/\x01\x02-é\ue000\U00010000\U0010ffff"), min
 @given(there=st.sets(WORDS, max_size=30), asked=st.lists(WORDS | st.just("\udcff"), max_size=30))
 @pytest.mark.parametrize(("page", "keys"), [(1, 1), (3, 1), (5, 2), (1000, 32)])
 def test_versions(fake: FakeOSS, page: int, keys: int, there: set[str], asked: list[str]) -> None:
-    """In any order, twice or missing: what is there of these names, as it is, with pages of any
-    size; and a page at most per name."""
+    """In any order, with duplicates and missing names: the current state of these names, with pages
+    of any size, and at most one page per name."""
     with Volume.temporary() as volume, pytest.MonkeyPatch.context() as patch:
         patch.setattr("fanfold.storage.listing.PAGE", page)
         patch.setattr("fanfold.storage.bucket.PAGE", 7)
@@ -77,7 +77,8 @@ def test_versions(fake: FakeOSS, page: int, keys: int, there: set[str], asked: l
 
 @pytest.mark.parametrize("present", [True, False])
 def test_a_dense_list(bucket: Volume, fake: FakeOSS, sizes: list[int], *, present: bool) -> None:
-    """5,000 names that are all there is, or none of which is there, take a page per thousand."""
+    """5,000 names that are all objects of a folder, or none of which exists, take a page per
+    thousand."""
     names = [f"in/{number:05}" for number in range(5000)]
     fill(fake, bucket, names if present else [f"{name}.txt" for name in names])
     store, _ = open_storage(bucket.environ({}))
@@ -99,8 +100,8 @@ def test_a_tenth_of_a_folder(bucket: Volume, fake: FakeOSS, sizes: list[int]) ->
 
 
 def test_a_sparse_list(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
-    """50 names among 20,000 take a request each at most, and few of the other keys; amid them lie
-    a thousand, which take a few pages more."""
+    """50 names among 20,000 take at most a request each, and few other keys. If a thousand more are
+    between them, these take a few pages more."""
     names = [f"in/{number:05}" for number in range(20_000)]
     fill(fake, bucket, names)
     store, _ = open_storage(bucket.environ({}))
@@ -118,7 +119,7 @@ def test_a_sparse_list(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
 
 
 def test_one_name(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
-    """It is no reason to list a folder."""
+    """One name does not list a folder."""
     fill(fake, bucket, [f"in/1{number:05}" for number in range(2000)])
     store, _ = open_storage(bucket.environ({}))
 
@@ -129,7 +130,7 @@ def test_one_name(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
 
 
 def test_a_page_that_fails(bucket: Volume, fake: FakeOSS) -> None:
-    """It is asked for again."""
+    """A failed page is requested again."""
     names = [f"{number}" for number in range(5)]
     fill(fake, bucket, names)
     store, _ = open_storage(bucket.environ({}))
@@ -140,7 +141,7 @@ def test_a_page_that_fails(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_a_link(bucket: Volume, fake: FakeOSS) -> None:
-    """It is refused where it is looked up, and in a listing where it would be wanted."""
+    """A link is refused in a look-up, and in a listing if it is wanted."""
     link = replace(fake.bucket().put("elsewhere", b""), kind="Symlink")
     for name in ("a/1", "a/3"):
         bucket.write(name, b"x")
@@ -160,7 +161,7 @@ def test_a_link(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_inputs_take_no_request_each(bucket: Volume, fake: FakeOSS, sizes: list[int]) -> None:
-    """Those of a folder, a pattern and a list come from listings: of what begins as they do."""
+    """The inputs of a folder, a pattern and a list come from listings with their common prefix."""
     fill(fake, bucket, [f"in/{number:04}" for number in range(1500)])
     fill(fake, bucket, ["", "in/", "in/x/", *(f"on/{number:04}" for number in range(3000))])
     bucket.write("list", b"".join(b"in/%04d\n" % number for number in range(1500)))
@@ -182,7 +183,8 @@ def test_inputs_take_no_request_each(bucket: Volume, fake: FakeOSS, sizes: list[
 
 @given(WORDS)
 def test_just_before(key: str) -> None:
-    """What sorts before a key, no longer than a key may be, and behind what the key begins with."""
+    """The result sorts before the key, is not longer than a key may be, and sorts after the
+    prefixes of the key."""
     for one in (key, "x" * (1023 - len(key.encode())) + key):
         before = just_before(one)
         assert one[:-1].encode() <= before.encode() < one.encode()

@@ -1,4 +1,4 @@
-"""What is particular to a bucket: ranges, uploads in parts, listings, and the memory they take."""
+"""Storage in a bucket: ranges, multipart uploads, listings, and their memory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ Tamper = Callable[[Request, Answer], None]
 
 
 def stores(volume: Volume, **settings: object) -> tuple[Bucket, Bucket]:
-    """What a worker opens."""
+    """Open the storages of a worker."""
     return open_storage(volume.environ(settings))
 
 
 def tamper(monkeypatch: pytest.MonkeyPatch, fake: FakeOSS, change: Tamper, times: int) -> None:
-    """Change so many of the answers to ranges."""
+    """Change some of the answers to range requests."""
     answer, left = fake.service.answer, [None] * times
 
     def changed(operation: Any, request: Request) -> Answer:
@@ -58,7 +58,7 @@ def tamper(monkeypatch: pytest.MonkeyPatch, fake: FakeOSS, change: Tamper, times
 
 
 def large(fake: FakeOSS, key: str, piece: bytes, count: int) -> None:
-    """An object that repeats a piece, which is stored once."""
+    """Write an object that repeats a piece, which is stored once."""
     part = Part(fake.bucket().receive([piece]))
     fake.bucket().set(key, Object.joined([part] * count, {}))
 
@@ -70,8 +70,8 @@ def large(fake: FakeOSS, key: str, piece: bytes, count: int) -> None:
 @given(st.data())
 @pytest.mark.parametrize("connections", [1, 4, 16])
 def test_ranges(fake: FakeOSS, connections: int, data: st.DataObject) -> None:
-    """Any range, around the steps above all: its bytes in order, in pieces, each fetched once, and
-    never more requests in flight than there may be."""
+    """Any range, especially around the step sizes: its bytes in order, in pieces, each fetched
+    once, with a limited number of parallel requests."""
     piece = data.draw(st.integers(16, 40), "piece")
     steps = st.integers(0, 12).flatmap(lambda n: st.integers(max(0, n * piece - 2), n * piece + 2))
     offset, length, behind = (data.draw(steps, name) for name in ("offset", "length", "behind"))
@@ -93,7 +93,7 @@ def test_ranges(fake: FakeOSS, connections: int, data: st.DataObject) -> None:
 
 
 def test_ranges_at_once(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many ranges are in flight as there may be: the answers wait for each other."""
+    """The maximum number of ranges is fetched in parallel: the answers wait for each other."""
     meeting = Barrier(4)
 
     def meet(*_: object) -> None:
@@ -115,7 +115,7 @@ def whole(_: Request, answer: Answer) -> None:
 
 
 def shifted(_: Request, answer: Answer) -> None:
-    """The right number of other bytes."""
+    """Other bytes of the same number."""
     assert isinstance(answer.body, tuple)
     answer.body = tuple(replace_piece(piece) for piece in answer.body)
     first = int(answer.headers["Content-Range"].split()[1].partition("-")[0]) - 1
@@ -128,12 +128,12 @@ def replace_piece(piece: Any) -> Any:
 
 
 def unnamed(_: Request, answer: Answer) -> None:
-    """206, and no word of which range."""
+    """A 206 without the range in its headers."""
     del answer.headers["Content-Range"]
 
 
 def short(_: Request, answer: Answer) -> None:
-    """A body that is shorter than what it says to be, and ends well."""
+    """A body that is shorter than its length and ends normally."""
     assert isinstance(answer.body, tuple)
     answer.body = tuple(piece._replace(length=piece.length - 1) for piece in answer.body)
 
@@ -142,7 +142,7 @@ def short(_: Request, answer: Answer) -> None:
 def test_wrong_ranges(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, change: Tamper
 ) -> None:
-    """An answer that is not the range that was asked for is asked for again, and never used."""
+    """An answer with another range is requested again, and never used."""
     content = bytes(range(100))
     bucket.write("x", content)
     for times in (1, retries.ATTEMPTS - 1, retries.ATTEMPTS):
@@ -161,7 +161,7 @@ def test_wrong_ranges(
 def test_broken_bodies(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
-    """Bodies that end early or stop to come, at every byte: the range is fetched anew."""
+    """Bodies that end early or stall, at every byte: the range is fetched again."""
     monkeypatch.setattr(oss_bucket, "TIMEOUT", (10, 0.1))
     content = bytes(range(16))
     bucket.write("x", content)
@@ -178,7 +178,7 @@ def test_broken_bodies(
 
 @pytest.mark.parametrize("connections", [1, 4, 64])
 def test_memory(bucket: Volume, fake: FakeOSS, connections: int) -> None:
-    """A part of 448 MiB, counted within the memory that its pod requests."""
+    """A part of 448 MiB is counted within the memory request of its pod."""
     large(fake, str(bucket.root / INPUT), (LOG * 40_000)[:MIB], 448)
     volume = bucket.having(SPLIT_MODE="range", NUM_PARTS=1, KEYWORDS="ERROR")
     volume.split()
@@ -188,7 +188,8 @@ def test_memory(bucket: Volume, fake: FakeOSS, connections: int) -> None:
 
 
 def test_memory_of_many_objects(bucket: Volume, fake: FakeOSS) -> None:
-    """Objects of 20 MiB in one part, several of them in flight: in the memory of one large one."""
+    """Objects of 20 MiB in one part, several fetched in parallel: they take the memory of one large
+    object."""
     for number in range(20):
         large(fake, f"{bucket.root}/in/{number:02}", (LOG * 40_000)[:MIB], 20)
     volume = bucket.having(SPLIT_MODE="range", NUM_PARTS=1, KEYWORDS="ERROR", INPUT="in/")
@@ -199,8 +200,8 @@ def test_memory_of_many_objects(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_memory_per_object(bucket: Volume, fake: FakeOSS) -> None:
-    """Split takes some hundred bytes per object, which the plan takes, too; the proof takes none:
-    it goes through plan and listing side by side."""
+    """Split takes a few hundred bytes per object, like the plan. The proof takes none: it reads
+    plan and listing side by side."""
     made = fake.bucket().put("elsewhere", b"INFO\n")
     volume = bucket.having(SPLIT_MODE="range", NUM_PARTS=1, INPUT="in/")
     used: dict[tuple[str, int], int] = {}
@@ -227,8 +228,8 @@ def test_memory_per_object(bucket: Volume, fake: FakeOSS) -> None:
 def test_small_objects_at_once(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """The small objects of a part are asked for several at once, and counted in their order: the
-    answers wait for each other. Their copy is one request."""
+    """The small objects of a part are fetched in parallel, and counted in order: the answers wait
+    for each other. Their copy is one request."""
     files = [b"%d INFO" % number * (number + 1) for number in range(16)]
     volume = bucket.having(SPLIT_MODE=mode, NUM_PARTS=1, INPUT="in/", OSS_CONNECTIONS=4)
     for number, data in enumerate(files):
@@ -253,8 +254,8 @@ def test_small_objects_at_once(
 
 
 def test_a_copy_that_goes_away(bucket: Volume) -> None:
-    """A copy that another run of the plan removes while it is read: 75 and no record, not the
-    inputs from their start once more."""
+    """Another run of the plan removes a copy while it is read: 75 and no record. The map does not
+    start again from the inputs."""
     volume = bucket.having(NUM_PARTS=1, MAP_SETTINGS="lines")
     volume.write(INPUT, LOG * 100)
     volume.split()
@@ -274,7 +275,7 @@ def test_a_copy_that_goes_away(bucket: Volume) -> None:
 
 
 def lengths() -> st.SearchStrategy[list[int]]:
-    """Lengths of segments, around what is the least and the most of a part."""
+    """Lengths of segments, around the minimum and maximum size of a part."""
     least, most = uploads.LEAST, uploads.MOST
     edges = [n + d for n in (least, uploads.SENT, most, 2 * most) for d in (-1, 0, 1)]
     some = st.sampled_from([0, 1, *edges, least // 2, 2 * least - 1, 40 * most])
@@ -283,8 +284,9 @@ def lengths() -> st.SearchStrategy[list[int]]:
 
 @given(lengths())
 def test_upload_parts(sizes: list[int]) -> None:
-    """All bytes once and in order; no part but the last is smaller than OSS allows, none larger;
-    what OSS copies is one range; few bytes beyond those of small segments go through the pod."""
+    """All bytes once and in order. Only the last part is smaller than the minimum of OSS, and none
+    is larger than the maximum. Each part that OSS copies is one range. Few bytes of large segments
+    go through the pod."""
     least = uploads.LEAST
     segments = [(f"{n}", "v", 7 * n, size) for n, size in enumerate(sizes)]
     parts = list(uploads.upload_parts(segments))
@@ -311,7 +313,7 @@ def test_upload_parts(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("size", [2 << 40, 20 << 40])
 def test_upload_parts_of_terabytes(size: int) -> None:
-    """What OSS can hold in so many parts, each of up to 5 GB, fits."""
+    """The maximum object of OSS, in parts of at most 5 GB, fits."""
     segments = [("x", "v", 0, size), ("y", "v", 5, 100), ("z", "v", 0, 1 << 38)]
     parts = list(uploads.upload_parts(segments))
     assert len(parts) <= uploads.MAX_PARTS
@@ -322,7 +324,7 @@ def test_upload_parts_of_terabytes(size: int) -> None:
 @OVER_HTTP
 @given(st.lists(st.binary(max_size=200), max_size=12), st.integers(16, 48), st.data())
 def test_uploads(fake: FakeOSS, contents: list[bytes], size: int, data: st.DataObject) -> None:
-    """Copies, joined objects and blocks, by OSS's own rules for parts: the same bytes."""
+    """Copies, joined objects and blocks, with OSS's own rules for parts: the same bytes."""
     with Volume.temporary(RUN_DIR="run") as volume, pieces_of(size):
         for number, content in enumerate(contents):
             volume.write(f"run/{number}", content)
@@ -351,13 +353,13 @@ def test_uploads(fake: FakeOSS, contents: list[bytes], size: int, data: st.DataO
 
 
 def as_it_is(store: Bucket, name: str) -> Segment:
-    """An object as a HEAD tells of it."""
+    """Return an object as in a HEAD."""
     found = store.look(name)
     return name, found.version, 0, found.size
 
 
 def joined(volume: Volume, count: int = 20) -> tuple[Bucket, list[Segment], bytes]:
-    """What there is to join: so many objects, each large enough to be copied by OSS."""
+    """Write objects to join, each large enough to be copied by OSS."""
     store, _ = stores(volume)
     made = [store.put(f"in/{n}", [bytes([n]) * (16 + n)]) for n in range(count)]
     return store, made, b"".join(bytes([n]) * (16 + n) for n in range(count))
@@ -367,7 +369,8 @@ def joined(volume: Volume, count: int = 20) -> tuple[Bucket, list[Segment], byte
 def test_more_parts_than_an_upload_has(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """They are copied in steps, by OSS but for the small ends, and nothing of the steps is left."""
+    """They are copied in steps, by OSS except for the small ends. No object of the steps is
+    left."""
     with pieces_of(16):
         monkeypatch.setattr(uploads, "MAX_PARTS", most)
         monkeypatch.setattr(fake.service.limits, "parts", most)
@@ -384,7 +387,7 @@ def test_more_parts_than_an_upload_has(
 def test_steps_of_a_copy_with_a_long_key(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The steps have keys of their own, which have room for what tells them apart."""
+    """The steps have keys that are short enough for a unique suffix."""
     with pieces_of(16):
         monkeypatch.setattr(uploads, "MAX_PARTS", 3)
         store, made, content = joined(bucket, 7)
@@ -397,7 +400,7 @@ def test_steps_of_a_copy_with_a_long_key(
 def test_steps_of_a_copy_that_fails(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At whatever request: nothing of the steps is left."""
+    """For a failure of any request, no object of the steps is left."""
     with pieces_of(16):
         monkeypatch.setattr(uploads, "MAX_PARTS", 3)
         store, made, _ = joined(bucket, 7)
@@ -420,8 +423,8 @@ def test_steps_of_a_copy_that_fails(
 @OVER_HTTP
 @given(st.lists(st.binary(max_size=150), max_size=12), st.integers(16, 48))
 def test_writer(fake: FakeOSS, pieces: list[bytes], size: int) -> None:
-    """Any pieces: their bytes, in one PUT while they fit in the first part, else in parts that
-    grow; told with the version that it has. Without a write there is none, not an empty one."""
+    """Any pieces: their bytes, in one PUT if they fit in the first part, otherwise in growing
+    parts, with the right version. Without a write there is no object, not an empty one."""
     content = b"".join(pieces)
     with Volume.temporary() as volume, pieces_of(size):
         store, _ = stores(volume)
@@ -442,7 +445,8 @@ def test_writer(fake: FakeOSS, pieces: list[bytes], size: int) -> None:
 
 
 def test_writer_in_a_folder(tmp_path: Path) -> None:
-    """The same rule: no write, no file; one of nothing, an empty file."""
+    """The same in a folder: without a write there is no file; an empty write makes an empty
+    file."""
     _, store = folder.open_storage(str(tmp_path), {})
     for pieces in ([], [b""], [b"a", b"", b"bc"]):
         with store.writer("out") as out:
@@ -457,7 +461,7 @@ def test_writer_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [5, 40])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_writer_that_fails(bucket: Volume, length: int, error: type[BaseException]) -> None:
-    """Nothing is there, and no upload that is billed."""
+    """There is no object, and no open upload that is billed."""
     store, _ = stores(bucket)
 
     def write() -> None:
@@ -473,7 +477,7 @@ def test_writer_that_fails(bucket: Volume, length: int, error: type[BaseExceptio
 
 @pytest.mark.parametrize("operation", ["InitiateMultipartUpload", "UploadPart", "PutObject"])
 def test_writer_whose_answers_are_lost(bucket: Volume, fake: FakeOSS, operation: str) -> None:
-    """Each request is made again; an upload whose id was lost is ended."""
+    """Each request is retried. An upload with a lost id is aborted."""
     with pieces_of(16):
         store, _ = stores(bucket)
         rule = fake.faults.add("reset", operation=operation, after=True, times=1)
@@ -485,7 +489,7 @@ def test_writer_whose_answers_are_lost(bucket: Volume, fake: FakeOSS, operation:
 
 
 def test_writer_whose_completion_is_lost(bucket: Volume, fake: FakeOSS) -> None:
-    """What was written is no more to be had, and the object is there: it is taken as it is."""
+    """The written data is gone from memory, but the object exists: it is accepted."""
     with pieces_of(16):
         store, _ = stores(bucket)
         rule = fake.faults.add("reset", operation="CompleteMultipartUpload", times=1, after=True)
@@ -501,8 +505,8 @@ def test_writer_whose_completion_is_lost(bucket: Volume, fake: FakeOSS) -> None:
 def test_writer_whose_upload_was_ended(
     bucket: Volume, fake: FakeOSS, moment: str, there: bytes | None
 ) -> None:
-    """By a rule of the bucket, or by hand: another attempt is to make it, in words, and what is
-    there under the name is not taken for it."""
+    """By a rule of the bucket, or by hand: the message asks for another attempt, and an existing
+    object of this name is not accepted."""
     store, _ = stores(bucket)
     if there:
         bucket.write("out", there)
@@ -513,12 +517,12 @@ def test_writer_whose_upload_was_ended(
             fake.bucket().uploads.clear()
             out.write(bytes(40 if moment == "before a part" else 0))
 
-    with pieces_of(16), pytest.raises(RetryError, match="out: its upload was ended"):
+    with pieces_of(16), pytest.raises(RetryError, match="out: another worker has ended the upload"):
         write()
     assert bucket.final("out") == there
 
 
-# A count whose map writes its part again and again, a MiB at a time.
+# A custom map that writes its part again and again, a MiB at a time.
 WRITES = """if True:
     from fanfold import mapping
     run_map = mapping.run_map
@@ -537,7 +541,7 @@ atexit.register(lambda: print('peak', peak(), file=sys.stderr))"""
 
 
 def test_memory_of_a_writer(bucket: Volume) -> None:
-    """A map that writes 256 MiB keeps a part or two of them."""
+    """A map that writes 256 MiB keeps only one or two parts in memory."""
     bucket.write(INPUT, LOG)
     bucket.split(NUM_PARTS=1)
     peaks = []
@@ -550,7 +554,7 @@ def test_memory_of_a_writer(bucket: Volume) -> None:
 
 
 def test_memory_of_a_split(bucket: Volume, fake: FakeOSS) -> None:
-    """Per file with a name of 44 bytes split takes at most 200 bytes: it sends the plan in
+    """Split takes at most 200 bytes per file with a name of 44 bytes: it sends the plan in
     pieces."""
     peaks, counts = [], (1000, 41_000)
     for count in counts:
@@ -583,7 +587,7 @@ def test_sigterm_to_a_writer(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def start_stuck(volume: Volume, fake: FakeOSS, before: str = "") -> Any:
-    """A split whose upload has one part and waits for the next."""
+    """Start a split with an upload that has one part and waits for the next."""
     volume.write(INPUT, LOG * 10_000)
     fake.faults.add("latency", operation="UploadPartCopy", nth=2, seconds=TIMEOUT)
     prologue = f"{SMALL_PARTS}\n{before}"
@@ -594,7 +598,7 @@ def start_stuck(volume: Volume, fake: FakeOSS, before: str = "") -> Any:
 
 
 def wait_for(there: Callable[[], bool]) -> None:
-    """Wait until it is there."""
+    """Wait until the upload exists."""
     end = time.monotonic() + TIMEOUT
     while not there():
         assert time.monotonic() < end
@@ -602,8 +606,8 @@ def wait_for(there: Callable[[], bool]) -> None:
 
 
 def test_sigkill(bucket: Volume, fake: FakeOSS) -> None:
-    """What a killed worker leaves of an upload is ended by the next attempt; that of another name
-    is not."""
+    """The upload of a killed worker is aborted by the next attempt. An upload for another name is
+    not."""
     with start_stuck(bucket, fake) as process:
         process.kill()
         assert finish(process).code == -signal.SIGKILL
@@ -622,7 +626,7 @@ def test_sigterm(bucket: Volume, fake: FakeOSS) -> None:
     with start_stuck(bucket, fake) as process:
         process.terminate()
         fake.faults.clear()
-        fake.closing.set()  # whoever waits is let go
+        fake.closing.set()  # end the wait
         outcome = finish(process)
     fake.closing.clear()
     assert outcome.code == 128 + signal.SIGTERM, outcome.words
@@ -631,7 +635,7 @@ def test_sigterm(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_sigterm_while_requests_hang(bucket: Volume, fake: FakeOSS) -> None:
-    """The pod has half a minute, and a request may hang for longer, one that cleans up as well."""
+    """The pod has half a minute. A request may hang for longer, also during the cleanup."""
     before = "    from fanfold import worker; worker.GRACE = 2"
     with start_stuck(bucket, fake, before) as process:
         fake.faults.add("latency", operation="AbortMultipartUpload", seconds=TIMEOUT)
@@ -646,8 +650,8 @@ def test_sigterm_while_requests_hang(bucket: Volume, fake: FakeOSS) -> None:
 
 @pytest.mark.parametrize("fault", ["none", "one fails"])
 def test_sigterm_amid_copies(bucket: Volume, fake: FakeOSS, fault: str) -> None:
-    """Several are made at once: SIGTERM ends them all, and what they have begun, also where it
-    comes while the others are waited for because one has failed."""
+    """Several copies run in parallel: SIGTERM ends all of them and aborts their uploads, also if it
+    comes while the others are waited for after a failure."""
     bucket.write(INPUT, LOG * 40_000)
     fake.faults.add("latency", operation="UploadPartCopy", seconds=2)
     with bucket.start("split", NUM_PARTS=8) as process:
@@ -661,8 +665,8 @@ def test_sigterm_amid_copies(bucket: Volume, fake: FakeOSS, fault: str) -> None:
 
 
 def test_splits_at_once(bucket: Volume, fake: FakeOSS) -> None:
-    """Three splits of one plan: each comes to its end, although the first to have made a copy
-    ends the uploads that the others have begun of it."""
+    """Three splits of one plan succeed in parallel, although the first to finish a copy aborts the
+    uploads that the others have begun for it."""
     bucket.write(INPUT, LOG * 40_000)
     fake.faults.add("latency", operation="UploadPartCopy", seconds=0.1)
     with ExitStack() as stack:
@@ -675,13 +679,12 @@ def test_splits_at_once(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_lost_completion(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A completion whose answer is lost cannot be told from that of another worker: the object is
-    made once more, its version is that of the last one, and where that is of no use, too, another
-    attempt has to."""
+    """A completion with a lost answer looks like a completion by another worker: the object is made
+    again, and the last version counts. If this fails too, a retry is needed."""
     complete, made = Object.joined, numbers()
 
     def renamed(parts: list[Part], headers: dict[str, str]) -> Object:
-        """An ETag that no other object has, as OSS does not promise any."""
+        """Return a unique ETag: OSS does not promise any form."""
         return replace(complete(parts, headers), etag=f"{next(made)}-X")
 
     monkeypatch.setattr(Object, "joined", renamed)
@@ -696,7 +699,7 @@ def test_lost_completion(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.Monk
     fake.faults.add("reset", operation="CompleteMultipartUpload", after=True)
     outcome = bucket.run("split", NUM_PARTS=1)
     assert outcome.code == 75
-    assert "0.txt: its upload was ended by other workers, 3 times" in outcome.words
+    assert "0.txt: other workers have ended the upload 3 times" in outcome.words
     fake.faults.clear()
     assert bucket.run("split", NUM_PARTS=1).code == 0
     assert bucket.copies(1) == [LOG * 10_000]
@@ -704,7 +707,7 @@ def test_lost_completion(bucket: Volume, fake: FakeOSS, monkeypatch: pytest.Monk
 
 
 def test_failed_upload(bucket: Volume, fake: FakeOSS) -> None:
-    """An upload that fails is aborted, and that is tried more than once."""
+    """A failed upload is aborted, with retries."""
     bucket.write(INPUT, LOG * 10_000)
     fake.faults.add("error", operation="UploadPartCopy", status=403, code="AccessDenied")
     lost = fake.faults.add("error", operation="AbortMultipartUpload", times=3)
@@ -714,8 +717,8 @@ def test_failed_upload(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_uploads_of_other_attempts(bucket: Volume, fake: FakeOSS) -> None:
-    """What killed attempts have left of an output, whose names differ by a nonce, is ended by the
-    one that is whole; what is of another output is not."""
+    """The uploads that killed attempts at an output left, with other nonces, are aborted by a
+    successful attempt. Uploads for other outputs are not."""
     store, _ = stores(bucket)
     made = store.put("in", [bytes(100 << 10)])
     ours, others = ("l2/run/7-{}.txt", "out/1-{}"), ("l2/run/77-{}.txt", "l3/run/7-{}.txt")
@@ -733,7 +736,7 @@ def test_uploads_of_other_attempts(bucket: Volume, fake: FakeOSS) -> None:
 
 @pytest.fixture
 def many(fake: FakeOSS, bucket: Volume) -> Iterator[list[str]]:
-    """The names of more files than a page has, and folders as a mount keeps them."""
+    """Write more files than a page has, and folders as a mount stores them."""
     names = [f"in/{number}/{number % 7}.log" for number in range(2500)]
     made = fake.bucket().put("elsewhere", b"")
     for name in [*names, "in/", "in/7/", "in0", "i"]:
@@ -746,7 +749,7 @@ def many(fake: FakeOSS, bucket: Volume) -> Iterator[list[str]]:
 @pytest.mark.parametrize("fault", ["error", "reset", "truncate"])
 @pytest.mark.parametrize("after", [False, True])
 def test_pages(bucket: Volume, fake: FakeOSS, many: list[str], fault: Any, *, after: bool) -> None:
-    """A page that fails is asked for again and no other: no name is skipped or doubled."""
+    """Only a failed page is requested again: no name is skipped or doubled."""
     inputs, _ = stores(bucket)
     rules = [
         fake.faults.add(fault, operation="ListObjectsV2", nth=nth, after=after, at=5000)
@@ -767,7 +770,7 @@ def test_long_listings(bucket: Volume, fake: FakeOSS, many: list[str]) -> None:
 
 
 def test_what_is_no_file(bucket: Volume, fake: FakeOSS) -> None:
-    """A link, of which a listing does not have the size, and bytes in the place of a folder."""
+    """A link (a listing does not have its size), and bytes in place of a folder."""
     bucket.write("in/a", LOG)
     link = replace(fake.bucket().put("elsewhere", b""), kind="Symlink")
     fake.bucket().set(f"{bucket.root}/in/b", link)
@@ -779,7 +782,7 @@ def test_what_is_no_file(bucket: Volume, fake: FakeOSS) -> None:
 
 
 def test_has(bucket: Volume, fake: FakeOSS) -> None:
-    """Whether there is this name, and no longer one, by one listing of one name."""
+    """Whether this name exists, not a longer one, with one listing of one name."""
     store, _ = stores(bucket)
     for name in ("a b", "a bc", "in/file", "é"):
         bucket.write(name, b"")
@@ -793,7 +796,7 @@ def test_has(bucket: Volume, fake: FakeOSS) -> None:
 def test_checksum(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, *, have_crc: bool
 ) -> None:
-    """The CRC that OSS has of an object; of what it has copied it may have none: then the ETag."""
+    """The CRC of an object. A copy by OSS may have none: then the ETag."""
     monkeypatch.setattr(fake.service.limits, "copies_have_crc", have_crc)
     store, _ = stores(bucket)
     content = LOG * 10_000
@@ -810,13 +813,13 @@ def test_checksum(
 @given(
     st.lists(
         st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=8)
-        .filter(lambda name: name not in (".", "..")),  # no names to the harness
+        .filter(lambda name: name not in (".", "..")),  # no names for the test itself
         min_size=1, max_size=4, unique=True,
     )
 )  # fmt: skip
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_any_name(fake: FakeOSS, mode: str, names: list[str]) -> None:
-    """A run over objects of any name."""
+    """A run over objects with any name."""
     with Volume.temporary(INPUT="in/", SPLIT_MODE=mode, NUM_PARTS=2) as volume:
         for number, name in enumerate(names):
             volume.write(f"in/{name}", LOG * (number + 1))
@@ -830,8 +833,8 @@ def test_any_name(fake: FakeOSS, mode: str, names: list[str]) -> None:
 @pytest.mark.parametrize("name", ["in//x.log", "./in/x.log", "in/./x.log", "in//", "in/./", "."])
 @pytest.mark.parametrize("setting", ["INPUT", "RUN_DIR", "OUTPUT", "WORK_DIR"])
 def test_a_key_is_no_path(bucket: Volume, fake: FakeOSS, setting: str, name: str) -> None:
-    """A name that would be another one if it were a path is refused, whatever is there under
-    either name, and nothing is written."""
+    """A name that would change if it were normalized as a path is refused, whatever objects exist,
+    and nothing is written."""
     for key in ("in/x.log", "in//x.log", "./in/x.log", "in/./x.log", INPUT):
         fake.bucket().put(f"{bucket.root}/{key}", LOG)
     value = f"oss://bucket/{bucket.root}/{name}" if setting == "WORK_DIR" else name
@@ -841,14 +844,14 @@ def test_a_key_is_no_path(bucket: Volume, fake: FakeOSS, setting: str, name: str
             outcome = bucket.run(worker, **{**more, setting: value})
             assert outcome.code == 2
             assert f"{setting} must have no empty step and no step . in a bucket" in outcome.words
-            assert f"{name}': leave that step out" in outcome.words
+            assert f"{name}': remove this step" in outcome.words
     assert bucket.tree() == before
 
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_listed_keys_are_no_paths(bucket: Volume, fake: FakeOSS, mode: str) -> None:
-    """Below a folder every key is a file of its own and read as it stands, also where two would be
-    one path."""
+    """Below a folder every key is a file and is read under its own name, also if two keys would be
+    the same path."""
     volume = bucket.having(INPUT="in/", NUM_PARTS=2, SPLIT_MODE=mode, RUN_DIR=mode)
     names = ["in//x", "in/../x", "in/./x", "in/.", "in/..", "in/x", "in/x//", "in/x/./"]
     for number, name in enumerate(names[:-2]):
@@ -864,14 +867,14 @@ def test_listed_keys_are_no_paths(bucket: Volume, fake: FakeOSS, mode: str) -> N
 def test_the_own_domain_of_a_bucket(
     bucket: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """At a CNAME the bucket is not named in the address, whatever is asked: ranges, copies that OSS
-    makes, listings."""
+    """With a CNAME the bucket is not in the address of any request: ranges, copies by OSS,
+    listings."""
     monkeypatch.setitem(fake.own_domains, "logs.example.com", "bucket")
-    monkeypatch.setenv("http_proxy", fake.endpoint)  # so no name server is asked
+    monkeypatch.setenv("http_proxy", fake.endpoint)  # so that DNS is not used
     volume = bucket.having(OSS_ENDPOINT="http://logs.example.com", INPUT="in/", SPLIT_MODE=mode)
     for number in range(3):
         volume.write(f"in/{number}", LOG * 9)
-    assert volume.run("split").code == 2  # the host has the bucket's name before it
+    assert volume.run("split").code == 2  # the host has the bucket's name as a prefix
     volume = volume.having(OSS_CNAME="true")
     with pieces_of(64):
         volume.split(NUM_PARTS=2)
@@ -882,7 +885,7 @@ def test_the_own_domain_of_a_bucket(
 
 @pytest.mark.parametrize("work_dir", ["oss://bucket", "oss://bucket/", "oss://bucket/a b?c/"])
 def test_work_dirs(bucket: Volume, fake: FakeOSS, work_dir: str) -> None:
-    """No prefix, and one that looks odd."""
+    """No prefix, and an unusual prefix."""
     prefix = "a b?c/" if "a" in work_dir else ""
     fake.bucket().put(f"{prefix}{INPUT}", LOG)
     volume = bucket.having(WORK_DIR=work_dir, RUN_DIR="run")

@@ -1,4 +1,4 @@
-"""The bundle without a volume on a cluster: its pods talk to a fake OSS on this host."""
+"""The bundle without a volume on a cluster: its pods use a fake OSS on this host."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ LOCAL = ROOT / "manifests/overlays/local"
 AUDIENCE = "sts.aliyuncs.com"
 PARTS = 5
 LOOK = 64 << 10  # bytes that split reads to find a cut
-FIRST_BYTES = 16  # of an input, in which split looks for a format that it refuses
+FIRST_BYTES = 16  # of an input, which split checks for other formats
 LOG = b"".join(b"[%b] a line\n" % word for word in (b"INFO", b"WARN", b"INFO", b"ERROR")) * 50_000
 
 
 class Issued(set[str]):
-    """The tokens that the API server has issued to an account for STS alone, as it says itself."""
+    """The tokens that the API server has issued to an account for STS only, checked by the API
+    server."""
 
     def __init__(self, account: str) -> None:
         super().__init__()
         self.user = f"system:serviceaccount:{NAMESPACE}:{account}"
 
     def __contains__(self, token: object) -> bool:
-        """Ask it; a token that was good once is."""
+        """Check a token with the API server; a valid token stays valid."""
         if not super().__contains__(token) and self._holds(token):
             self.add(str(token))
         return super().__contains__(token)
@@ -69,7 +70,7 @@ class Issued(set[str]):
 
 
 def own_address() -> str:
-    """The address of this host that a pod reaches: the one that a node sees."""
+    """Return the address of this host for pods: the one that a node uses."""
     addresses = get("nodes")["items"][0]["status"]["addresses"]
     node = next(one["address"] for one in addresses if one["type"] == "InternalIP")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
@@ -79,8 +80,8 @@ def own_address() -> str:
 
 @contextmanager
 def bundle(prefix: str, component: str) -> Iterator[FakeOSS]:
-    """The bundle with a component and a prefix of its names, since others may be at work on the
-    cluster, and the OSS that its pods ask."""
+    """The bundle with a component and a name prefix, because other tests may use the cluster, and
+    the OSS of its pods."""
     if "E2E_KUBECONFIG" not in os.environ:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
             "no cluster: `make test` builds one, or set E2E_KUBECONFIG to yours"
@@ -100,7 +101,7 @@ def bundle(prefix: str, component: str) -> Iterator[FakeOSS]:
                 "ALIBABA_CLOUD_ROLE_ARN": fake.sts.role_arn,
                 "ALIBABA_CLOUD_OIDC_PROVIDER_ARN": fake.sts.provider_arn,
             }
-            fake.service.keys.clear()  # all but those of STS
+            fake.service.keys.clear()  # all except those of STS
             secrets = []
         else:
             secrets = [{"name": "oss-secret", "literals": ["akId=id", "akSecret=secret"]}]
@@ -127,7 +128,7 @@ def bundle(prefix: str, component: str) -> Iterator[FakeOSS]:
                 }
             )
         )
-        remove(prefix, overlay)  # what a killed test has left
+        remove(prefix, overlay)  # leftovers of a killed test
         kubectl("apply", "-k", overlay)
         try:
             yield fake
@@ -136,7 +137,7 @@ def bundle(prefix: str, component: str) -> Iterator[FakeOSS]:
 
 
 def remove(prefix: str, overlay: str) -> None:
-    """Delete all that is ours."""
+    """Delete all objects of this test."""
     workflows = kubectl("get", "workflows", "-o", "name").split()
     if own := [name for name in workflows if name.startswith(f"workflow.argoproj.io/{prefix}")]:
         kubectl("delete", "--ignore-not-found", *own, timeout=120)
@@ -144,13 +145,13 @@ def remove(prefix: str, overlay: str) -> None:
 
 
 def result(fake: FakeOSS, run_dir: str) -> dict[str, int]:
-    """What result.json says."""
+    """Return the content of result.json."""
     found: dict[str, int] = json.loads(fake.bucket().get(f"fanfold/{run_dir}/result.json"))
     return found
 
 
 def test_with_keys() -> None:
-    """A run in place, whose pods ask for each byte of the log once and send none of it. Then one
+    """A run without copies: its pods read each byte of the log once and send none of it. Then a run
     with copies and an aggregation, while requests fail and a map pod and the reduce pod die: both
     results are right and no upload is left."""
     log = "fanfold/log.txt"
@@ -194,8 +195,8 @@ def test_with_keys() -> None:
 
 
 def test_with_a_role() -> None:
-    """With a role and no key: each pod shows the token that the API server has issued for STS to
-    its account, and the letters of prepare-data are in order in the end, though requests fail."""
+    """With a role and no key: each pod uses the token that the API server has issued to its account
+    for STS. The letters of prepare-data are in order in the end, although requests fail."""
     with bundle("rrsa-", "oss-direct-rrsa") as fake:
         submit("rrsa-prepare-data", files=8, runDir="data").succeed(300)
         fake.faults.add("error", share=0.1, seed=1)
@@ -207,4 +208,4 @@ def test_with_a_role() -> None:
         assert re.fullmatch(rb"[A-Z]{8}", letters)
         assert fake.bucket().get(f"{demo}/result.txt") == letters
         assert pods_of(found) == {"process-data": 6, "merge-data": 1}
-        assert len(fake.sts.tokens) >= 8  # a token a pod
+        assert len(fake.sts.tokens) >= 8  # a token per pod

@@ -136,9 +136,9 @@ def test_what_it_says() -> None:
     text = " ".join(Texts(page).texts)
     for words in (
         "fanfold run a", "Proven.", "input bytes 1,234,567", "INFO 12,345", "slow-pod slow-node",
-        "work of all pods 12.0 s (0:00:12)", "1 parts at attempt 1; 1 parts at attempt 3",
+        "sum of all pods 12.0 s (0:00:12)", "1 parts at attempt 1; 1 parts at attempt 3",
         "first start 2026-01-01T00:00:00.000Z", "last end 2026-01-01T00:00:11.000Z",
-        "parts of other runs 1, which", "parts that tell no time 1, which", "1 files failed",
+        "parts of other runs 1, not shown", "parts without times 1, not shown", "1 files failed",
         "in/bad.png 7 no picture", "The slowest 2 of 2", "part 1: 10.000 s, 0.5 MB/s, slow-pod",
     ):  # fmt: skip
         assert words in text, words
@@ -154,7 +154,7 @@ def test_every_run_has_one(volume: Volume) -> None:
     (made,) = run.results().values()
     assert made[REPORT] == run.final(REPORT)
     text = " ".join(Texts(made[REPORT].decode()).texts)
-    for words in ("INFO 100", "parts 4", "A bar per part", run.job(), run.plan()["id"]):
+    for words in ("INFO 100", "parts 4", "One bar per part", run.job(), run.plan()["id"]):
         assert words in text
 
     run = volume.having(RUN_ID="b", RUN_STARTED=int(START) + 1)

@@ -1,5 +1,5 @@
-"""What real workers ask of the system, by Python's audit events: an allow list, because what a
-volume that is an object store can do is short (see fanfold/storage)."""
+"""The system calls of real workers, by Python's audit events. They are checked against an allow
+list, because a volume on an object store supports few operations (see fanfold/storage)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 from pipeline import INPUT, Volume
 
-# Reports every event but those of the interpreter's own work, as a line of JSON on stderr. stat has
-# no event, so it is wrapped.
+# Reports every event except the interpreter's own, as a line of JSON on stderr. stat has no event:
+# it is wrapped.
 PROLOGUE = """if True:
     import json, os, stat, sys
     root, plain_stat, seen = os.environ["WORK_DIR"], os.stat, []
@@ -37,7 +37,7 @@ PROLOGUE = """if True:
     atexit.register(lambda: print("AUDIT", json.dumps(seen), file=sys.stderr))
 """
 
-# Whatever the path: processes, locks, memory mapped files, libraries beyond Python's own.
+# Forbidden on any path: processes, locks, memory mapped files, libraries that are not Python's.
 FORBIDDEN = re.compile(
     "subprocess|os.fork|os.exec|os.spawn|os.posix_spawn|os.system|fcntl|mmap|ctypes|socket|shutil|"
     "os.(link|symlink|chmod|chown|utime|truncate|rmdir|setxattr|lockf|mkfifo|mknod)|tempfile"
@@ -54,11 +54,11 @@ class Event(NamedTuple):
     name: str
     paths: list[str]
     flags: int
-    kinds: list[int]  # of what lay at the path before; 0 for nothing
+    kinds: list[int]  # of the previous file at the path; 0 for none
 
 
 def events(volume: Volume, worker: str, *arguments: object, **settings: Any) -> Iterator[Event]:
-    """Run a worker and give what it did on the volume; what is forbidden anywhere fails here."""
+    """Run a worker and return its events on the volume. A forbidden event anywhere is a failure."""
     outcome = volume.call(worker, *arguments, prologue=PROLOGUE, **settings)
     assert outcome.code == 0, outcome.words
     [line] = [line for line in outcome.words.splitlines() if line.startswith("AUDIT")]
@@ -70,9 +70,9 @@ def events(volume: Volume, worker: str, *arguments: object, **settings: Any) -> 
 
 
 def check(volume: Volume, worker: str, *arguments: object, **settings: object) -> set[str]:
-    """Every event on the volume is one of the few that are allowed; gives the files that were
-    read and had not been published by this worker itself and, with a / at their end, the folders
-    that were listed. The folder of a run by hand is called RUN."""
+    """Check that every event on the volume is allowed. Return the files that were read and that
+    this worker did not publish, and the folders that were listed, with a / at their end. The folder
+    of a run by hand is called RUN."""
     read: set[str] = set()
     published: list[str] = []
     for event in events(volume, worker, *arguments, **settings):
@@ -119,8 +119,8 @@ def run(volume: Volume) -> Volume:
 @pytest.mark.parametrize("mode", ["copy", "range"])
 @pytest.mark.parametrize("name", [INPUT, "in/"])
 def test_log_count(run: Volume, mode: str, name: str) -> None:
-    """split, a rerun of it, every map and the reduce: new hidden files that are renamed, once
-    each; and read or listed is only what the step needs."""
+    """split, split again, every map and the reduce only create hidden files and rename each once.
+    They read and list only what the step needs."""
     run = run.having(SPLIT_MODE=mode, INPUT=name)
     inputs = {"in/a", "in/b/c", "in/", "in/b/"} if name == "in/" else {INPUT}
     assert check(run, "split") - {"split-output/"} >= inputs
@@ -138,7 +138,7 @@ def test_log_count(run: Volume, mode: str, name: str) -> None:
         f"split-output/{plan_id}/plan.json"
     }
 
-    # A group looks at what its run has done: by a listing, never by a probe.
+    # A group finds what its run has done with a listing, never with a probe.
     group: dict[str, object] = {"PART_ID": "0-1", "PLAN_ID": plan_id, "RUN_DIR": "", **ARGO}
     known = {f"split-output/{plan_id}/plan.json", f"cout-output/{job}/", *records[:2]}
     assert check(run, "count", **group) - inputs - copies == known
@@ -153,14 +153,14 @@ def test_log_count(run: Volume, mode: str, name: str) -> None:
     results = {"/", "results/", "results/RUN/"}
     assert check(run, "merge") == proof | results
     known = proof - (inputs if copies else set()) - {plan} | {f"split-output/{plan_id}/plan.json"}
-    known |= {f"split-output/{plan_id}/runs/", "report.html"}  # is that a page of ours?
+    known |= {f"split-output/{plan_id}/runs/", "report.html"}  # is the file a page of fanfold?
     assert check(run, "merge", PLAN_ID=plan_id, CLEAN="true") == known | results
     assert run.final("result.json")
 
 
 def test_process_data(run: Volume) -> None:
-    """Process and merge read the files of their group and the records of these; level 1 is listed
-    by whoever has the last group of it, and by the merge, which looks at all of its files."""
+    """Process and merge read the files of their group and the records of these files. Level 1 is
+    listed by the worker of its last group, and by merge, which opens all of its files."""
     files = {f"aggregation-demo/l1/{number}.txt" for number in range(2)}
     listed = {"aggregation-demo/l1/"}
     results = {"results/", "results/RUN/", "aggregation-demo/"}
@@ -169,7 +169,7 @@ def test_process_data(run: Volume) -> None:
     assert check(run, "process", 0, 1, FILES=2) == listed | files
     assert check(run, "merge", 2, LEVEL=1) == listed | files | results
     read = check(run, "merge", 1, LEVEL=2, CLEAN="true") - listed - files - results
-    read.remove("aggregation-demo/report.html")  # is it a page of ours?
+    read.remove("aggregation-demo/report.html")  # is the file a page of fanfold?
     assert read - {"aggregation-demo/l2/by-hand/"} == {
         "aggregation-demo/l2/by-hand/0.json",
         *(
@@ -182,7 +182,7 @@ def test_process_data(run: Volume) -> None:
 
 
 def test_the_audit_sees(run: Volume) -> None:
-    """Every rule above fails where a worker breaks it: else the audit would show nothing."""
+    """Every rule above fails if a worker breaks it. Otherwise the audit would prove nothing."""
     crimes = (
         "open(root + '/x', 'w')",
         "open(root + '/x', 'ab')",

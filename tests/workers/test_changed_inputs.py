@@ -1,5 +1,5 @@
-"""Inputs that change after split, and files that come: the result is that of the plan, or there is
-none."""
+"""Inputs that change after split, and new files: the result is for the inputs of the plan, or there
+is no result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHANGES: dict[str, Callable[[Volume], object]] = {
 
 
 def ready(volume: Volume, **settings: object) -> Volume:
-    """A run whose parts are all counted. Its settings are those of every step."""
+    """A run with all parts counted, with settings for every step."""
     for name, data in FILES.items():
         volume.write(name, data)
     run = volume.having(INPUT="in/", NUM_PARTS=3, **settings)
@@ -41,8 +41,8 @@ def ready(volume: Volume, **settings: object) -> Volume:
 @pytest.mark.parametrize("given", [False, True], ids=["by hand", "by Argo"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_range(volume: Volume, change: Callable[[Volume], object], given: bool) -> None:
-    """In the mode range the inputs are those of the plan until the last step: it refuses others,
-    though every map went well, and names the file. The next run is right."""
+    """In mode range the inputs must not change until the last step. The last step refuses changed
+    inputs and names the file, also if every map succeeded. The next run is right."""
     run = ready(volume, SPLIT_MODE="range")
     plan_id = {"PLAN_ID": run.plan()["id"], "RUN_ID": "a", "RUN_STARTED": 1} if given else {}
     change(run)
@@ -59,8 +59,8 @@ def test_range(volume: Volume, change: Callable[[Volume], object], given: bool) 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_copy(volume: Volume, change: Callable[[Volume], object]) -> None:
-    """In the mode copy the copies are the inputs: a run that names its plan is that of the moment
-    of its split. By hand, the newest plan must be one of the inputs as they are."""
+    """In mode copy the copies are the inputs: the result of a run with PLAN_ID is for the moment of
+    its split. By hand, the newest plan must match the current inputs."""
     run = ready(volume, SPLIT_MODE="copy")
     change(run)
     outcome = run.run("merge")
@@ -74,8 +74,8 @@ def test_copy(volume: Volume, change: Callable[[Volume], object]) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"RUN_ID": "a", "RUN_STARTED": 1}], ids=["", "RUN_ID"])
 def test_new_files(volume: Volume, settings: dict[str, object]) -> None:
-    """Files that came after split are not of this plan: their number is logged, and the next run
-    has them."""
+    """Files added after split are not in this plan: their number is logged, and the next run
+    includes them."""
     run = ready(volume, SPLIT_MODE="range", **settings)
     outcome = run.run("merge")
     assert (outcome.code, outcome.event("proven")["new"]) == (0, "0")
@@ -91,8 +91,8 @@ def test_new_files(volume: Volume, settings: dict[str, object]) -> None:
 
 
 def test_new_files_anywhere(volume: Volume) -> None:
-    """New files are told from those of the plan wherever they are in byte order, and a file that
-    is gone is named, whatever has come beside it."""
+    """New files are detected anywhere in byte order. A deleted file is named, also if there are new
+    files."""
     names = ["0", "A", "a", "a/", "a0", "\u00e9", "\uff21", "\U0001f600"]
     run = volume.having(INPUT="in/", NUM_PARTS=2, SPLIT_MODE="range")
     for name in names[1::2]:
@@ -111,7 +111,7 @@ def test_new_files_anywhere(volume: Volume) -> None:
 
 
 def test_a_file_that_is_the_input_alone(volume: Volume) -> None:
-    """What lies beside a single file is no input, new or not."""
+    """If INPUT is a single file, other files in its folder are not inputs, new or not."""
     volume.write(INPUT, b"INFO\n")
     volume.count(volume.split(NUM_PARTS=1, SPLIT_MODE="range"))
     volume.write("beside.txt", b"INFO\n")
@@ -121,8 +121,8 @@ def test_a_file_that_is_the_input_alone(volume: Volume) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_an_older_plan_takes_the_place_of_the_newest(volume: Volume, mode: str) -> None:
-    """By hand: a split that is late makes its plan the newest one, of an input that has since
-    changed. No result of it is published; after a new split all is well."""
+    """By hand: a late split makes its plan the newest, although its input has changed since. No
+    result of this plan is published. After a new split the result is right."""
     volume = volume.having(NUM_PARTS=2, SPLIT_MODE=mode)
     volume.write(INPUT, b"INFO\nWARN\n")
     volume.log_count()
@@ -139,8 +139,9 @@ def test_an_older_plan_takes_the_place_of_the_newest(volume: Volume, mode: str) 
 
 @pytest.mark.folder
 def test_another_file_of_the_same_times(volume: Volume) -> None:
-    """Two files of one tick of the clock, size and mtime; a folder is renamed, and one takes the
-    place of the other. Clients of a mount number files as they like: that is not seen there."""
+    """Two files with the same clock tick, size and mtime; a folder is renamed, and one file
+    replaces the other. Clients of a mount choose inode numbers freely, so there the change is not
+    detected."""
     paths = [volume.write(f"{name}/0.txt", data) for name, data in (("l1", b"A"), ("next", b"B"))]
     while len({path.stat().st_ctime_ns for path in paths}) > 1:
         for path in paths:
@@ -156,7 +157,7 @@ def test_another_file_of_the_same_times(volume: Volume) -> None:
 
 
 def test_types_of_file_systems() -> None:
-    """From mountinfo, by the device."""
+    """The type comes from mountinfo, by device."""
     assert mounts.find_type(b"0:0") == b""
     device = os.stat("/proc").st_dev
     assert mounts.find_type(f"{os.major(device)}:{os.minor(device)}".encode()) == b"proc"
@@ -165,8 +166,8 @@ def test_types_of_file_systems() -> None:
 
 @pytest.mark.folder
 def test_types_that_cannot_be_read(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without /proc, or the right to it, there are none; any other error is worth a retry, for a
-    version without its inode would be another one."""
+    """Without /proc, or without access to it, there are no types. Any other error can be retried: a
+    version without its inode would be another version."""
     volume.write(INPUT, b"INFO\n")
     for number, code in ((errno.ENOENT, 0), (errno.EACCES, 0), (errno.EIO, 75)):
 

@@ -1,4 +1,4 @@
-"""CLEAN=true: the last step removes, after it has published, what this run alone has made, and
+"""CLEAN=true: after it has published, the last step removes the files that only this run made, and
 nothing that another run may need."""
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ FILES = [b"%d\n" % number for number in range(8)]
 
 
 def echo(part: Part) -> None:
-    """Write what is read."""
+    """Write the bytes that are read."""
     for piece in part.pieces():
         part.write(piece)
 
 
 def files(tree: Tree) -> set[str]:
-    """The names of the files."""
+    """Return the names of the files."""
     return {name for name, data in tree.items() if data is not None}
 
 
 def published(volume: Volume, *finals: str) -> set[str]:
-    """What a merge writes: the final names and all results."""
+    """Return what a merge writes: the final names and all results."""
     made = {f"results/{folder}/{name}" for folder, two in volume.results().items() for name in two}
     return made | set(finals)
 
 
 def run_of(volume: Volume, name: str, **settings: object) -> Volume:
-    """A run; the letter says how old it is."""
+    """Return a run. The letter sets its age."""
     return volume.having(RUN_ID=name, RUN_STARTED=ord(name), **settings)
 
 
 @pytest.fixture(params=["copy", "range"])
 def mapped(volume: Volume, request: pytest.FixtureRequest) -> Volume:
-    """A volume on which run b has mapped its parts, as another job of the same plan (run c), and
-    another plan (run d), have, and something else lies around. Run e has then mapped part 1 of b's
+    """A volume on which run b has mapped its parts, and so have another job of the same plan (run
+    c) and another plan (run d). There are also unrelated files. Then run e has mapped part 1 of b's
     job again. Nothing is merged yet."""
     volume = volume.having(NUM_PARTS=3, MAP_SETTINGS="1", SPLIT_MODE=request.param)
     volume.write(INPUT, DATA)
@@ -57,8 +57,8 @@ def mapped(volume: Volume, request: pytest.FixtureRequest) -> Volume:
 
 
 def test_log_count(mapped: Volume) -> None:
-    """Removed are the outputs that the run's own records name, and the plan's copies once no other
-    run of the plan is at work."""
+    """The outputs in the run's own records are removed, and the plan's copies are removed when no
+    other run of the plan is active."""
     other = run_of(mapped, "c", MAP_SETTINGS="2", PLAN_ID=mapped.plan()["id"])
     before = mapped.tree()
     ours = {str(mapped.record(part_id)["output"][0]) for part_id in "02"}
@@ -81,7 +81,7 @@ def test_log_count(mapped: Volume) -> None:
 
 
 def test_without_it_nothing_is_removed(mapped: Volume) -> None:
-    """The default, and false."""
+    """Nothing is removed by default, and with false."""
     before = files(mapped.tree())
     mapped.merge()
     mapped.merge(CLEAN="false")
@@ -89,8 +89,8 @@ def test_without_it_nothing_is_removed(mapped: Volume) -> None:
 
 
 def test_other_runs_go_on(mapped: Volume) -> None:
-    """Another job of the plan whose copies are gone, one of its parts not mapped yet; another
-    plan; and a run of the same job, which begins again with what is missing."""
+    """These continue: another job of the plan, without copies and with one part not yet mapped;
+    another plan; and a run of the same job, which maps the missing parts."""
     other = run_of(mapped, "c", MAP_SETTINGS="2", PLAN_ID=mapped.plan()["id"])
     other.record_path("2").unlink()
     mapped.merge(CLEAN="true")
@@ -101,7 +101,7 @@ def test_other_runs_go_on(mapped: Volume) -> None:
     other.split()
     other.merge()
     assert other.final("result.out") == DATA
-    mapped.split()  # which makes its plan the newest again
+    mapped.split()  # makes its plan the newest again
 
     same = run_of(mapped, "e")
     assert same.split(ONLY_MISSING="true") == ["0", "2"]
@@ -112,8 +112,8 @@ def test_other_runs_go_on(mapped: Volume) -> None:
 
 
 def test_the_same_run_once_more(mapped: Volume) -> None:
-    """A later run with ONLY_MISSING maps what has no output any more and, if the maps wrote
-    nothing, no part: the records stay."""
+    """A later run with ONLY_MISSING maps the parts without an output. If the maps wrote nothing, it
+    maps no part: the records stay."""
     mapped.merge(CLEAN="true")
     later = run_of(mapped, "f", ONLY_MISSING="true", CLEAN="true")
     assert later.split() == ["0", "2"]
@@ -131,13 +131,14 @@ def test_the_same_run_once_more(mapped: Volume) -> None:
 
 
 def test_two_runs_of_one_job(volume: Volume) -> None:
-    """They share their records: what one has made, the other may need. The last one removes it."""
+    """Two runs of one job share their records: one run may need what the other has made. The last
+    run removes it."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=2, MAP_SETTINGS="1", CLEAN="true")
     first, second = run_of(volume, "a"), run_of(volume, "b")
     for run in (second, first):
         run.split()
-    for run in (second, first):  # whose records replace those of the second
+    for run in (second, first):  # its records replace those of the second
         for part_id in "01":
             assert run.run_map(echo, part_id).code == 0
     before = files(volume.tree())
@@ -153,7 +154,7 @@ def test_two_runs_of_one_job(volume: Volume) -> None:
 
 @pytest.mark.parametrize(("problem", "code"), [("settings", 2), ("corrupt", 75), ("missing", 75)])
 def test_a_merge_that_fails_removes_nothing(mapped: Volume, problem: str, code: int) -> None:
-    """There is no result yet: what the parts have made is still needed."""
+    """Without a result, the outputs of the parts are still needed."""
     if problem == "missing":
         mapped.record_path("2").unlink()
     if problem == "corrupt":
@@ -165,7 +166,7 @@ def test_a_merge_that_fails_removes_nothing(mapped: Volume, problem: str, code: 
 
 
 def test_by_hand(volume: Volume) -> None:
-    """Without RUN_ID the same: what was made by hand is removed, and what a run made is not."""
+    """Without RUN_ID the same applies: files made by hand are removed, files of a run are not."""
     volume = volume.having(NUM_PARTS=2, MAP_SETTINGS="1")
     volume.write(INPUT, DATA)
     part_ids = run_of(volume, "a").split()
@@ -183,8 +184,8 @@ def test_by_hand(volume: Volume) -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_process_data(volume: Volume, levels: int) -> None:
-    """Removed are the run's own levels. Level 1, the levels of other runs and those by hand stay;
-    a merge of these still goes well."""
+    """The run's own levels are removed. Level 1, the levels of other runs and levels by hand stay,
+    and can still be merged."""
     volume.write_level_1(FILES)
     volume.write("notes.txt", b"mine")
     run, other = run_of(volume, "b"), run_of(volume, "a")
@@ -208,7 +209,7 @@ def test_process_data(volume: Volume, levels: int) -> None:
 
 
 def test_without_it_no_level_is_removed(volume: Volume) -> None:
-    """The default, and false."""
+    """No level is removed by default, and with false."""
     volume.write_level_1(FILES)
     for run in (volume, run_of(volume, "a"), run_of(volume, "b", CLEAN="false")):
         width = run.process(8, levels=3)
@@ -218,7 +219,7 @@ def test_without_it_no_level_is_removed(volume: Volume) -> None:
 
 
 def test_levels_by_hand(volume: Volume) -> None:
-    """The levels that records name are removed; the copies to look at stay."""
+    """The levels in records are removed. Their copies for people stay."""
     volume.write_level_1(FILES)
     run_of(volume, "a").process(8)
     assert volume.aggregate(8, CLEAN="true").code == 0
@@ -231,7 +232,7 @@ def test_levels_by_hand(volume: Volume) -> None:
 
 
 def test_a_join_that_fails_removes_nothing(volume: Volume) -> None:
-    """A file of level 1 has changed since: no result, and the levels stay."""
+    """A file of level 1 has changed: there is no result, and the levels stay."""
     run = run_of(volume, "a")
     run.write_level_1(FILES)
     run.process(8)
@@ -244,7 +245,8 @@ def test_a_join_that_fails_removes_nothing(volume: Volume) -> None:
 
 
 def test_a_retry_after_the_levels_are_gone(volume: Volume) -> None:
-    """A merge whose pod was killed after it had removed the levels: another attempt goes well."""
+    """If the pod of a merge is killed after it has removed the levels, the next attempt
+    succeeds."""
     run = run_of(volume, "a", CLEAN="true")
     run.write_level_1(FILES)
     assert run.aggregate(8).code == 0

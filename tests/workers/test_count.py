@@ -1,4 +1,4 @@
-"""count(): what count.py does to the bytes, wherever they are cut into pieces."""
+"""count(): counts in bytes that are cut into pieces anywhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("data", "words"), TABLE.values(), ids=TABLE)
 def test_every_boundary(data: bytes, words: list[str]) -> None:
-    """Cut in two at every place, and into pieces of every size, the counts are the model's."""
+    """Cut in two at every offset, and into pieces of every size, the counts equal the model's."""
     cuts = [[data[:at], data[at:]] for at in range(len(data) + 1)]
     sizes = [
         [data[at : at + size] for at in range(0, len(data), size)]
@@ -45,13 +45,13 @@ def test_every_boundary(data: bytes, words: list[str]) -> None:
 
 @given(pieces=st.lists(strategies.contents(8), max_size=12), words=strategies.keywords())
 def test_any_pieces(pieces: list[bytes], words: list[str]) -> None:
-    """Any pieces, empty ones among them, are counted like their concatenation."""
+    """Any pieces, also empty ones, are counted like their concatenation."""
     assert count.count(pieces, words) == model([b"".join(pieces)], words)
 
 
 @contextmanager
 def searching(sample: int, again: int, edge: int, most: int) -> Iterator[None]:
-    """Have it choose how to search by few bytes, and see after few hits that the choice was bad."""
+    """Make count() choose its search from few bytes, and change it after few hits."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("SAMPLE", sample), ("AGAIN", again), ("EDGE", edge)):
             patch.setattr(count, name, value)
@@ -60,13 +60,13 @@ def searching(sample: int, again: int, edge: int, most: int) -> Iterator[None]:
 
 
 class Piece(bytes):
-    """A piece that tells from where on it was searched by `count`."""
+    """A piece that records the offsets from which `count` searched it."""
 
     def __init__(self, _: bytes) -> None:
         self.starts: list[int] = []
 
     def count(self, word: bytes, start: int) -> int:  # type: ignore[override]
-        """As of bytes."""
+        """Like bytes.count."""
         self.starts.append(start)
         return super().count(word, start)
 
@@ -82,7 +82,8 @@ BITS = [b"a", b"b", b"ab", b"aab", b"\n", b"." * 9]
 def test_any_search(
     pieces: list[Piece], words: list[str], search: tuple[int, int, int, int]
 ) -> None:
-    """Whatever way of searching is chosen for which piece, and given up in the middle of it."""
+    """The counts are right for any choice of searches, also if a search is abandoned in the middle
+    of a piece."""
     with searching(*search):
         found = count.count(pieces, words)
     event(f"in the middle: {any(start > 0 for piece in pieces for start in piece.starts)}")
@@ -95,13 +96,14 @@ def test_any_search(
         pytest.param(b"." * 12 + b"INFO WARN ", ["INFO", "WARN"], [], id="rare"),
         pytest.param(b"INFO" * 5, ["INFO"], [0], id="frequent"),
         pytest.param(b"." * 7, ["INFO"], [0], id="too short for a choice"),
-        # After four hits of F, the third letter, it is the turn of `count`, and once for the dots.
+        # After four hits of F, the third letter, `count` is used, and once for the dots.
         pytest.param(b"." * 8 + b"OFNI" * 8, ["INFO", "."], [9 + 4 * 4 - 2, 0], id="not words"),
         pytest.param(b"ab" * 4 + b"." * 32 + b"aaab", ["aab"], [], id="hits that overlap"),
     ],
 )
 def test_the_search(text: bytes, words: list[str], starts: list[int]) -> None:
-    """Rare words are not searched for by `count`; frequent ones are, as soon as it is seen."""
+    """Rare words are not searched for with `count`. Frequent words are, as soon as this is
+    detected."""
     piece = Piece(text)
     with searching(8, 1 << 20, 2, 10):
         assert count.count([piece], words) == model([text], words)
@@ -109,7 +111,7 @@ def test_the_search(text: bytes, words: list[str], starts: list[int]) -> None:
 
 
 def test_a_search_is_chosen_again() -> None:
-    """What was given up stays so until the next sample, not for ever."""
+    """An abandoned search stays abandoned until the next sample, not forever."""
     rare = b"." * 40 + b"INFO"
     pieces = [Piece(text) for text in (b"." * 8 + b"INFO" * 8, rare, rare, rare)]
     with searching(8, 2 * len(rare), 5, 10):
@@ -123,19 +125,20 @@ def test_a_search_is_chosen_again() -> None:
         ("INFO WARN", {b"N": "INFO WARN"}),  # one search for both
         ("ERROR", {b"": "ERROR"}),  # its letters are frequent
         ("ERROR TIMEOUT ENOTEMPTY", {b"": "ERROR", b"MEOUT": "TIMEOUT", b"N": "ENOTEMPTY"}),
-        ("METEOR METEORITE", {b"METEO": "METEOR METEORITE"}),  # begin alike
-        ("TIMEOUT MEMEOUT", {b"MEOUT": "TIMEOUT MEMEOUT"}),  # end alike
+        ("METEOR METEORITE", {b"METEO": "METEOR METEORITE"}),  # same beginning
+        ("TIMEOUT MEMEOUT", {b"MEOUT": "TIMEOUT MEMEOUT"}),  # same end
     ],
 )
 def test_groups(words: str, keys: dict[bytes, str]) -> None:
-    """By their rarest byte; by their edges if all bytes are frequent; and as few as will do."""
+    """Words are grouped by their rarest byte, or by their ends if all bytes are frequent, in as few
+    groups as possible."""
     found = count.group(words.encode().split(), b"EROTIMU " * (count.SAMPLE // 8))
     assert {key: b" ".join(w for _, w, _ in group).decode() for key, group in found.items()} == keys
 
 
 @pytest.mark.parametrize("word", ["a" * 5000, "ab" * 2500, "a" * 2500 + "b" * 2500])
 def test_long_keywords(word: str) -> None:
-    """They are counted as short ones are, whether they overlap themselves or not."""
+    """Long keywords are counted like short ones, also if they overlap themselves."""
     data = (word + "b" + word * 2).encode() + word[:2500].encode() + b"\n" + word.encode()
     pieces = [data[at : at + 999] for at in range(0, len(data), 999)]
     for words in ([word], [word, "INFO", word[:4000]]):
@@ -143,8 +146,8 @@ def test_long_keywords(word: str) -> None:
 
 
 def test_the_longest_keyword() -> None:
-    """As long as a variable of the environment may be, and the worst to look at: not of the square
-    of its length, which would be some 10^10 steps."""
+    """A keyword of the maximum length, in the worst text. The time does not grow with the square of
+    the length, which would be about 10^10 steps."""
     word = "x" * 65_000 + "y" * 65_000
     start = time.process_time()
     assert count.count([b"INFO"], [word]) == {word: 0}
@@ -153,7 +156,7 @@ def test_the_longest_keyword() -> None:
 
 @given(pieces=st.lists(strategies.contents(8), max_size=12))
 def test_lines(pieces: list[bytes]) -> None:
-    """plan.lines, of which Part.lines is made: the lines of the concatenation, each once."""
+    """plan.lines, which Part.lines uses, returns each line of the concatenation once."""
     expected = b"".join(pieces).split(b"\n")
     if not expected[-1]:
         expected.pop()

@@ -1,5 +1,5 @@
-"""Each of the files that commit something, cut off or changed at every byte: refused by whoever
-reads it, and nothing is written; the step that wrote it makes it whole again."""
+"""Each file that commits something is cut off or changed at every byte. Its readers refuse it and
+write nothing. The step that wrote the file repairs it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RUN = {"RUN_ID": "a", "RUN_STARTED": 1}
 
 
 def damaged(path: Path, volume: Volume, *, last: bool = True) -> Iterator[str]:
-    """Have the file cut off at every byte and then each of its bits 0 turned, and put it back;
-    every 20th byte in a bucket, where each is many requests. Without `last` it is not cut right
-    before its last byte."""
+    """Cut the file off at every byte, then flip bit 0 of every byte, and restore the file at the
+    end. In a bucket use every 20th byte, because each takes many requests. Without `last`, do not
+    cut off the last byte alone."""
     whole = path.read_bytes()
     step = 20 if volume.in_bucket else 1
     for size in range(0, len(whole) - (not last), step):
@@ -33,8 +33,8 @@ def damaged(path: Path, volume: Volume, *, last: bool = True) -> Iterator[str]:
 
 
 def refuses(volume: Volume, outcome: Outcome, before: dict[str, bytes | None], *codes: int) -> None:
-    """The step has failed with a sentence, and all but the damaged file is as it was. A retry can
-    help: it may be damaged in the eyes of one mount alone."""
+    """The step fails with one message and changes no other file. A retry can help: the file may be
+    damaged only on one mount."""
     assert outcome.code in (75, *codes)
     assert outcome.words.count("\n") == 1
     after = volume.tree()
@@ -45,8 +45,8 @@ def refuses(volume: Volume, outcome: Outcome, before: dict[str, bytes | None], *
 @pytest.mark.parametrize("given", [False, True], ids=["the newest", "PLAN_ID"])
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_the_plan(volume: Volume, mode: str, given: bool) -> None:
-    """No map and no merge uses it, be it the newest one or that of PLAN_ID. Without its last line
-    end it is the same JSON."""
+    """No map and no merge uses the plan, whether it is the newest or in PLAN_ID. Without its last
+    line end it is the same JSON."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE=mode)
     volume.log_count()
@@ -56,7 +56,7 @@ def test_the_plan(volume: Volume, mode: str, given: bool) -> None:
     path = volume.plan_path() if given else volume.run_dir / "split-output/plan.json"
     for _ in damaged(path, volume, last=False):
         for outcome in volume.run("count", PART_ID=1, **more), volume.run("merge", **more):
-            # 2 for another format or number of parts: the plan of PLAN_ID never had another one.
+            # 2 for another format or number of parts: the plan in PLAN_ID never changes these.
             refuses(volume, outcome, before, *[2] * given)
     path.write_bytes(b"")
     assert volume.split(ONLY_MISSING="true") == []
@@ -65,7 +65,7 @@ def test_the_plan(volume: Volume, mode: str, given: bool) -> None:
 
 @pytest.mark.parametrize("writes", [False, True], ids=["counts", "output"])
 def test_the_record_of_a_part(volume: Volume, writes: bool) -> None:
-    """merge.py names the part, and ONLY_MISSING lists it."""
+    """merge.py names the part, and ONLY_MISSING prints its id."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=3, **({"MAP_SETTINGS": "1"} if writes else {}))
     if writes:
@@ -76,14 +76,15 @@ def test_the_record_of_a_part(volume: Volume, writes: bool) -> None:
     for _ in damaged(volume.record_path("1"), volume):
         outcome = volume.run("merge")
         refuses(volume, outcome, before)
-        assert "1 corrupt (1): map these again" in outcome.words
+        assert "1 corrupt (1): map these parts again" in outcome.words
         assert volume.split(ONLY_MISSING="true") == ["1"]
     assert volume.split(ONLY_MISSING="true") == []
 
 
 @pytest.mark.parametrize("run", [{}, RUN], ids=["by hand", "RUN_ID"])
 def test_the_record_of_a_level(volume: Volume, run: dict[str, object]) -> None:
-    """Neither the next level nor the merge uses it; the group that wrote it makes it again."""
+    """Neither the next level nor merge uses the record. The group that wrote the record writes it
+    again."""
     volume = volume.having(**run)
     files = [b"%d\n" % number for number in range(4)]
     volume.write_level_1(files)
@@ -103,8 +104,8 @@ def test_the_record_of_a_level(volume: Volume, run: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("result", ["result.json", "result.txt"])
 def test_the_record_of_results(volume: Volume, result: str) -> None:
-    """No final name is given by it. The merge of that run makes it again, and an older run that is
-    late leaves the final name alone."""
+    """The record does not decide about final names. The merge of its run writes it again, and a
+    late older run does not change the final name."""
     older = volume.having(LEVEL=1, **RUN)
     volume = volume.having(LEVEL=1, RUN_ID="b", RUN_STARTED=2)
     number = () if result == "result.json" else (2,)

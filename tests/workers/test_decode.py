@@ -1,4 +1,4 @@
-"""Decode: whatever is stored, the text is exactly that of the tools, or there is an error."""
+"""Decode: the text of a stored file is equal to the tools' text, or there is an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
 }
-MARK = {"gzip": 3, "bzip2": 10, "xz": 6, "zstd": 4}  # bytes that tell the format
+MARK = {"gzip": 3, "bzip2": 10, "xz": 6, "zstd": 4}  # bytes that show the format
 try:
     zstd = import_module("compression.zstd")
 except ImportError:  # before Python 3.14
@@ -43,7 +43,7 @@ LINE = b"2026-01-01 INFO caf\xc3\xa9\n"
 
 
 def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
-    """The data in pieces of these sizes, over and over."""
+    """Cut the data into pieces of these sizes, repeatedly."""
     at = 0
     while at < len(data):
         for size in sizes:
@@ -52,7 +52,7 @@ def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 def decoded(data: bytes, *sizes: int) -> bytes:
-    """What a file is decoded to; all of its bytes are read by the end."""
+    """Decode a file, and check that all of its bytes are read."""
     pieces = cut(data, list(sizes) or [PIECE])
     text = b"".join(decode("in/a", pieces))
     assert next(pieces, None) is None
@@ -60,7 +60,7 @@ def decoded(data: bytes, *sizes: int) -> bytes:
 
 
 def refusal(data: bytes, *sizes: int) -> str:
-    """The sentence for a file that is refused."""
+    """Return the message for a refused file."""
     with pytest.raises(WorkerError) as caught:
         decoded(data, *sizes)
     assert caught.value.exit_code == 2
@@ -80,7 +80,7 @@ sizes_of_pieces = st.lists(st.integers(1, 100) | st.just(PIECE), min_size=1, max
 @KINDS
 @given(members=st.lists(texts, min_size=1, max_size=5), sizes=sizes_of_pieces)
 def test_members(kind: str, members: list[bytes], sizes: list[int]) -> None:
-    """One or many members, some empty, however the pieces lie: their texts, one after the other."""
+    """One or more members, some empty, cut into any pieces: the text is their texts in order."""
     data = b"".join(map(COMPRESS[kind], members))
 
     assert decoded(data, *sizes) == b"".join(members)
@@ -89,7 +89,7 @@ def test_members(kind: str, members: list[bytes], sizes: list[int]) -> None:
 
 @given(data=texts, sizes=sizes_of_pieces)
 def test_text_passes(data: bytes, sizes: list[int]) -> None:
-    """Text passes piece by piece, as it is: nothing is copied."""
+    """Text passes piece by piece, unchanged and not copied."""
     pieces = [piece for piece in cut(data, sizes) if piece]
     passed = list(decode("in/a", iter(pieces)))
 
@@ -99,7 +99,7 @@ def test_text_passes(data: bytes, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b""]])
 def test_nothing(pieces: list[bytes]) -> None:
-    """An empty file is an empty text."""
+    """An empty file has an empty text."""
     assert list(decode("in/a", iter(pieces))) == []
     assert not is_compressed("in/a", b"")
 
@@ -107,8 +107,9 @@ def test_nothing(pieces: list[bytes]) -> None:
 @KINDS
 @pytest.mark.parametrize("size", [1, PIECE])
 def test_cut(kind: str, size: int) -> None:
-    """Of a file cut at any byte, nothing is taken for the whole. Two cuts cannot be known: between
-    members, which leaves a whole file, and within the first mark, which leaves no such format."""
+    """A file that is cut off at any byte does not pass as complete. Two cuts cannot be detected:
+    between members, which leaves a valid file, and within the first mark, which leaves another
+    format."""
     first, second = COMPRESS[kind](LINE * 3), COMPRESS[kind](LINE * 5)
     data = first + second
     for end in range(len(data)):
@@ -124,8 +125,8 @@ def test_cut(kind: str, size: int) -> None:
 
 @KINDS
 def test_flipped_bits(kind: str) -> None:
-    """With any one bit changed there is an error, or the right text: some bits of a header mean
-    nothing. Only in the first mark a change leaves another format, which passes as it is."""
+    """After a change of any bit there is an error, or the right text: some bits of a header have no
+    meaning. A change in the first mark leaves another format, which passes unchanged."""
     data = COMPRESS[kind](LINE * 3) + COMPRESS[kind](LINE * 5)
     refused = 0
     for bit in range(len(data) * 8):
@@ -144,13 +145,13 @@ def test_flipped_bits(kind: str) -> None:
 
 @KINDS
 def test_damage_is_named(kind: str) -> None:
-    """The sentence says what is wrong, where, and what to do."""
+    """The message names the damage, its place and a remedy."""
     text = b"".join(b"%d %d\n" % (number, number**7) for number in range(20_000))
     data = bytearray(COMPRESS[kind](text))
     middle = len(data) // 2
     data[middle] ^= 4
     found = re.fullmatch(
-        f"in/a is damaged {kind}, near byte ([0-9]+): .+: put the whole file there, or .*",
+        rf"in/a is damaged {kind} near byte ([0-9]+) \(.+\): copy the complete file there, .*",
         refusal(bytes(data)),
     )
     assert found
@@ -160,7 +161,8 @@ def test_damage_is_named(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("sizes", [[PIECE], [1, 17, 10]])
 def test_bomb(kind: str, sizes: list[int]) -> None:
-    """A small file with a large text: in pieces, and in little memory. xz has a window of 8 MiB."""
+    """A small file with a large text is decoded in pieces, in little memory. xz has a window of 8
+    MiB."""
     size = 24 << 20
     data = COMPRESS[kind](b"a" * size)
     tracemalloc.start()
@@ -176,7 +178,7 @@ def test_bomb(kind: str, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, PIECE])
 def test_zeros(size: int) -> None:
-    """Zeros may follow a member of gzip, and of xz by four."""
+    """Zero bytes may follow a member of gzip, and of xz in multiples of four."""
     for zeros in 1, 4, 511, 512, 200_000:
         padding = bytes(zeros)
         for kind, compress in COMPRESS.items():
@@ -193,7 +195,8 @@ def test_zeros(size: int) -> None:
 @KINDS
 @pytest.mark.parametrize("size", [1, PIECE])
 def test_other_bytes_after_the_end(kind: str, size: int) -> None:
-    """What follows a member is another one or an error: no byte is ignored."""
+    """Other bytes after a member are an error, unless they are another member. No byte is
+    ignored."""
     data = COMPRESS[kind](LINE)
     others = [COMPRESS[other](LINE) for other in COMPRESS if other != kind]
     for after in b"x", b"\n", LINE, b"\0\0\0\0x", *others:
@@ -203,7 +206,7 @@ def test_other_bytes_after_the_end(kind: str, size: int) -> None:
 
 
 def zipped(data: bytes) -> bytes:
-    """A zip with one file."""
+    """Return a zip with one file."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("a", data)
@@ -224,16 +227,19 @@ def zipped(data: bytes) -> bytes:
     ids=lambda value: value if isinstance(value, str) else len(value),
 )
 def test_what_is_no_text(what: str, data: bytes, size: int) -> None:
-    """Refused within each format, and as stored unless it is one of them: before the first byte."""
+    """Other formats are refused before the first byte, within each compressed format, and also as
+    stored unless they are one of these formats."""
     for outer in COMPRESS.values():
-        with pytest.raises(WorkerError, match=f"^in/a, decompressed, is {what}, which is not read"):
+        with pytest.raises(
+            WorkerError, match=f"^in/a, decompressed, is {what}, which cannot be read"
+        ):
             next(decode("in/a", cut(outer(data), [size])))
     if not is_compressed("in/a", data[:SIZE]):
-        assert f"in/a is {what}, which is not read as text: " in refusal(data, size)
+        assert f"in/a is {what}, which cannot be read as text: " in refusal(data, size)
 
 
 def tool(words: str, data: bytes = LINE * 9999) -> bytes:
-    """What a program makes of the data."""
+    """Return the output of a program for the data."""
     command = words.split()
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not there")
@@ -248,14 +254,14 @@ def tool(words: str, data: bytes = LINE * 9999) -> bytes:
     ],
 )
 def test_tools(words: str) -> None:
-    """What the tools make, one file after the other."""
+    """The output of the tools, one file after the other."""
     data = tool(words) + tool(words, b"") + tool(words, b"end")
 
     assert decoded(data, 1000) == LINE * 9999 + b"end"
 
 
 def test_gzip_with_a_name(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A header with every field: extra bytes, the file's name, a comment, a checksum."""
+    """A header with every field: extra bytes, file name, comment, checksum."""
     path = tmp_path_factory.mktemp("a") / "app.log"
     path.write_bytes(LINE)
     head, body = b"\x1f\x8b\x08", gzip.compress(LINE)[10:]
@@ -267,19 +273,19 @@ def test_gzip_with_a_name(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_large_window() -> None:
-    """The memory for a file is bounded: xz -9 has room, a larger window does not."""
+    """The memory for a file is limited: xz -9 is accepted, a larger window is refused."""
     assert decoded(lzma.compress(LINE, preset=9)) == LINE
 
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 65 << 20}]
     sentence = refusal(lzma.compress(LINE, filters=filters))
-    assert "takes more memory than 96 MiB" in sentence
+    assert "a window of more than 96 MiB" in sentence
     assert "xz -9" in sentence
 
 
 @pytest.mark.parametrize("between", [b"", LINE])
 def test_many_small_members(between: bytes) -> None:
-    """A file of blocks, such as bgzip's with an empty one at the end: the time per member does not
-    grow with the bytes that follow (it would be minutes)."""
+    """A file of blocks, as from bgzip, with an empty block at the end. The time per member does not
+    grow with the bytes after it (otherwise the test would take minutes)."""
     times = 200_000
     data = gzip.compress(between) * times + gzip.compress(b"")
     start = time.process_time()
@@ -289,13 +295,13 @@ def test_many_small_members(between: bytes) -> None:
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before Python 3.14 there is no zstd: the sentence says what to do."""
+    """Before Python 3.14 there is no zstd: the message has remedies."""
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     data = b"\x28\xb5\x2f\xfd" + bytes(20)
 
     assert is_compressed("in/a", data)
     sentence = refusal(data)
-    assert "in/a is zstd, for which Python " in sentence
+    assert "in/a is zstd and Python " in sentence
     for remedy in "Python 3.14", "with gzip", "{input}":
         assert remedy in sentence
 
@@ -303,14 +309,14 @@ def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["in/a.gz", "in/a.TGZ", "in/a.bz2", "in/a.xz", "in/a.zst"])
 @pytest.mark.parametrize("data", [b"", b"\x1f", b"text\n"])
 def test_a_name_without_its_mark(name: str, data: bytes) -> None:
-    """An empty file, or one that is damaged in its first bytes, is no text of its own."""
+    """An empty file, or one with damaged first bytes, does not pass as text."""
     assert is_compressed(name, data)
-    with pytest.raises(WorkerError, match=f"^{name} has the name of .+ and does not begin as"):
+    with pytest.raises(WorkerError, match=f"^{name} must be .+ as its name says, got "):
         next(decode(name, iter([data])))
 
 
 def test_a_start_is_short() -> None:
-    """Only a compressed file costs the import of what decompresses it."""
+    """The decoder is imported only for a compressed file."""
     code = (
         "import sys; from fanfold.decode import decode; before = {*sys.modules}; "
         "[*decode('a', iter([b'text']))]; print(*({*sys.modules} - before), '-'); "

@@ -1,4 +1,4 @@
-"""Every error of the contract: the exit code, the sentence, and that nothing was written."""
+"""Every documented error: its exit code and message, and that nothing was written."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ State = Callable[[Volume], object]
 
 
 def nothing(_: Volume) -> None:
-    """Leave the volume with an input and no more."""
+    """Leave only an input on the volume."""
 
 
 def split(volume: Volume, **settings: object) -> None:
-    """Put a plan of three parts there."""
+    """Make a plan of three parts."""
     volume.split(**{"NUM_PARTS": 3, "SPLIT_MODE": "range", **settings})
 
 
 def counted(volume: Volume, **settings: object) -> None:
-    """Put a plan of three parts and its results there, and a result.json from before."""
+    """Make a plan of three parts and its results, and an older result.json."""
     split(volume, **settings)
     volume.count("012")
     volume.write("result.json", b"an older one")
 
 
 def plan(change: Callable[[bytes], bytes]) -> State:
-    """Have the newest plan changed after the parts were counted."""
+    """Change the newest plan after the parts were counted."""
 
     def state(volume: Volume) -> None:
         counted(volume)
@@ -62,7 +62,7 @@ def plan(change: Callable[[bytes], bytes]) -> State:
 
 
 def named(volume: Volume, name: str) -> str:
-    """A name, with the ids of the newest plan and its job in the places marked for them."""
+    """Replace the marks for the ids of the newest plan and its job in a name."""
     return name.format(plan=volume.plan()["id"], job=volume.job()) if "{" in name else name
 
 
@@ -98,7 +98,7 @@ def folder(name: str, state: State = nothing) -> State:
 
 
 def fifo(name: str) -> State:
-    """Add a pipe that nobody writes to."""
+    """Add a pipe without a writer."""
     return lambda volume: os.mkfifo(volume.root / name)
 
 
@@ -124,7 +124,7 @@ def link(name: str, target: str) -> State:
 
 
 def levels(count: int) -> State:
-    """Put the files of the first level there."""
+    """Write the files of level 1."""
 
     def state(volume: Volume) -> None:
         for number in range(count):
@@ -139,32 +139,32 @@ def copies(name: str, data: bytes) -> State:
 
 
 def another(volume: Volume) -> None:
-    """Put a plan under the id of another."""
+    """Copy a plan to the id of another plan."""
     counted(volume)
     volume.write("split-output/a1/plan.json", volume.plan_path().read_bytes())
 
 
 def both(volume: Volume) -> None:
-    """Put there what either pipeline needs."""
+    """Make the files that both pipelines need."""
     counted(volume)
     levels(2)(volume)
 
 
 def joined(volume: Volume) -> None:
-    """Put four files of level 1 and the two of level 2 there."""
+    """Make four files of level 1 and the two files of level 2."""
     levels(4)(volume)
     volume.process(4)
 
 
 def of_two_fan_ins(volume: Volume) -> None:
-    """Put files of level 2 there that were made of three files each and of two."""
+    """Make files of level 2 from three files each and from two files each."""
     levels(4)(volume)
     assert volume.run("process", 0, 1, FAN_IN=3).code == 0
     assert volume.run("process", 1, 1, FAN_IN=2).code == 0
 
 
 def record(at: int, *, like: int, **changes: object) -> State:
-    """Put the record of a file of level 2 in the place of another's, with other fields."""
+    """Replace the record of a file of level 2 by another file's record, with other fields."""
 
     def state(volume: Volume) -> None:
         joined(volume)
@@ -176,29 +176,23 @@ def record(at: int, *, like: int, **changes: object) -> State:
     return state
 
 
-# worker and arguments, settings, what is there, exit code, a pattern of the sentence
+# worker and arguments, settings, state, exit code, pattern of the message
 Case = tuple[str, Mapping[str, object], State, int, str]
 COUNT: dict[str, object] = {"PART_ID": 1}
 MERGE: dict[str, object] = {"NUM_PARTS": 3}
-NUMBER = "give a whole number from {} to {}"
+NUMBER = "must be a whole number from {} to {}, got "
 PARTS = NUMBER.format(1, 100000)
 
 SETTINGS: list[Case] = [
     *(
-        ("split", {"NUM_PARTS": text}, nothing, 2, f"NUM_PARTS is {re.escape(repr(text))}: {PARTS}")
+        ("split", {"NUM_PARTS": text}, nothing, 2, f"NUM_PARTS {PARTS}{re.escape(repr(text))}: ")
         for text in ("", "0", "-1", "1.5", "five", " 5", "5 ", "+5", "100001", "٣", "1e3", "9" * 99)
     ),
-    ("split", {"SPLIT_MODE": "move"}, nothing, 2, "SPLIT_MODE is 'move': give one of copy, range"),
-    ("split", {"SPLIT_MODE": ""}, nothing, 2, "SPLIT_MODE is '': give one of copy, range"),
-    (
-        "split",
-        {"ONLY_MISSING": "yes"},
-        nothing,
-        2,
-        "ONLY_MISSING is 'yes': give one of false, true",
-    ),
+    ("split", {"SPLIT_MODE": "move"}, nothing, 2, "SPLIT_MODE must be .* files, got 'move'"),
+    ("split", {"SPLIT_MODE": ""}, nothing, 2, "SPLIT_MODE must be .*, range, files, got ''"),
+    ("split", {"ONLY_MISSING": "yes"}, nothing, 2, "ONLY_MISSING must be .* true, got 'yes'"),
     *(
-        (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS is .*{why}.*: give")
+        (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS .*{why}.*: correct")
         for worker in ("split", "count", "merge")
         for text, why in {
             "": "'' is empty",
@@ -220,13 +214,13 @@ SETTINGS: list[Case] = [
         (worker, {**COUNT, **MERGE, "KEYWORDS": text}, counted, 2, f"KEYWORDS must have .*{why}")
         for worker in ("split", "count", "merge")
         for text, why in {
-            "x" * 131063: "at most 131062 bytes, .* got 131063: give fewer words",
-            "é" * 65532: "at most 131062 bytes, .* got 131064: give fewer words",
+            "x" * 131063: "at most 131062 bytes, .* got 131063: use fewer words",
+            "é" * 65532: "at most 131062 bytes, .* got 131064: use fewer words",
         }.items()
     ),
-    ("split", {"KEYWORDS": "x" * 1000 + ",,"}, nothing, 2, "KEYWORDS is .{200}, where '' is empty"),
+    ("split", {"KEYWORDS": "x" * 1000 + ",,"}, nothing, 2, "got .{200}, where '' is empty"),
     *(
-        (worker, {**MERGE, setting: text}, both, 2, f"{setting} is '{text}': give a file in a fold")
+        (worker, {**MERGE, setting: text}, both, 2, f"{setting} must be a file .* got '{text}': ")
         for worker, setting in (
             ("split", "PLAN_ID_FILE"),
             ("merge", "RESULT_FILE"),
@@ -237,26 +231,26 @@ SETTINGS: list[Case] = [
         for text in ("/absent/x", "/", "/proc/version/x")
     ),
     *(
-        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR is .*: {why}")
+        (worker, {**COUNT, **MERGE, "RUN_DIR": text}, counted, 2, f"RUN_DIR must be {why}.* got ")
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for text, why in {
-            "..": "give a name in WORK_DIR",
-            "/": "give a name in WORK_DIR",
-            "/etc": "give a name in WORK_DIR",
-            "a/../../b": "give a name in WORK_DIR",
-            "a/..": "give a name in WORK_DIR",
-            "a\0b": "give a name in WORK_DIR",
+            "..": "a name in WORK_DIR",
+            "/": "a name in WORK_DIR",
+            "/etc": "a name in WORK_DIR",
+            "a/../../b": "a name in WORK_DIR",
+            "a/..": "a name in WORK_DIR",
+            "a\0b": "a name in WORK_DIR",
         }.items()
     ),
     *(
-        ("split", {"INPUT": text}, nothing, 2, f"INPUT is {re.escape(repr(text))}.*: {why}")
+        ("split", {"INPUT": text}, nothing, 2, f"INPUT (?=.*{why}).* got {re.escape(repr(text))}")
         for text, why in {
-            "": "give the name of a file",
-            "..": "give a name in WORK_DIR",
-            "../x": "give a name in WORK_DIR",
-            "a/../b": "give a name in WORK_DIR",
-            "/etc/passwd": "give a name in WORK_DIR",
-            "a\0b": "give a name in WORK_DIR",
+            "": "name a file, or a folder",
+            "..": "a name in WORK_DIR",
+            "../x": "a name in WORK_DIR",
+            "a/../b": "a name in WORK_DIR",
+            "/etc/passwd": "a name in WORK_DIR",
+            "a\0b": "a name in WORK_DIR",
             "split-output/": "use another INPUT, OUTPUT or RUN_DIR",
             "split-output/0.txt": "use another INPUT, OUTPUT or RUN_DIR",
             "cout-output/": "use another INPUT, OUTPUT or RUN_DIR",
@@ -272,7 +266,7 @@ SETTINGS: list[Case] = [
         {"INPUT": "in/", "RUN_DIR": "in/run"},
         put("in/a", DATA),
         2,
-        "INPUT is 'in/' and the run writes .*/in/run/split-output/: use another",
+        "INPUT must not overlap .*/in/run/split-output/, got 'in/': use another",
     ),
     ("split", {"INPUT": "r/split-output/x", "RUN_DIR": "r"}, nothing, 2, "INPUT .*use another"),
     *(
@@ -288,37 +282,43 @@ SETTINGS: list[Case] = [
         for parts, each, most, pods, enough in ((2, 1, 1, 2, 2), (10001, 10, 1000, 1001, 11))
     ),
     *(
-        ("split", {"MAX_PODS": text}, nothing, 2, f"MAX_PODS is '{text}': give a whole number from")
+        (
+            "split",
+            {"MAX_PODS": text},
+            nothing,
+            2,
+            f"MAX_PODS must be a whole number .* got '{text}'",
+        )
         for text in ("0", "9k", "18001")
     ),
     *(
-        ("count", {"PART_ID": text}, counted, 2, f"PART_ID is {re.escape(repr(text))}: give a")
+        ("count", {"PART_ID": text}, counted, 2, f"PART_ID .* got {re.escape(repr(text))}: ")
         for text in ("", "-1", "one", "100000", "0.json", "../0")
     ),
-    ("count", {}, counted, 2, "PART_ID is '': give a whole number from 0 to 99999"),
-    ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS is '0': {PARTS}"),
-    ("merge 1 2", {}, nothing, 2, "2 arguments: give one, NUMBER, or none"),
-    ("merge none", {}, nothing, 2, "NUMBER is 'none': give a whole number from 1"),
-    ("merge 0", {}, nothing, 2, "NUMBER is '0': give a whole number from 1"),
-    ("merge 2", {"LEVEL": "0"}, nothing, 2, "LEVEL is '0': give a whole number from 1"),
-    ("process", {}, nothing, 2, "0 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process 0", {}, nothing, 2, "1 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process 0 1 2", {}, nothing, 2, "3 arguments: give two, FILE_NUMBER and LEVEL"),
-    ("process -1 1", {}, nothing, 2, "FILE_NUMBER is '-1': give a whole number from 0"),
-    ("process 0 0", {}, nothing, 2, "LEVEL is '0': give a whole number from 1"),
-    ("process 0 1", {"FAN_IN": "1"}, levels(2), 2, "FAN_IN is '1': give a whole number from 2"),
-    ("process 0 1", {"FAN_IN": "x"}, levels(2), 2, "FAN_IN is 'x': give a whole number from 2"),
-    ("process 0 1", {"FILES": "0"}, levels(2), 2, "FILES is '0': give a whole number from 1"),
-    ("process 2 1", {"FILES": "4"}, levels(4), 2, "FILE_NUMBER is 2 and FILES is 4: .*0 to 1"),
+    ("count", {}, counted, 2, "PART_ID must be a whole number from 0 to 99999, .* got ''"),
+    ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS {PARTS}'0': "),
+    ("merge 1 2", {}, nothing, 2, "argument must be NUMBER or none, got 2: "),
+    ("merge none", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got 'none'"),
+    ("merge 0", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got '0'"),
+    ("merge 2", {"LEVEL": "0"}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
+    ("process", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 0: "),
+    ("process 0", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 1: "),
+    ("process 0 1 2", {}, nothing, 2, "must be FILE_NUMBER and LEVEL, got 3: "),
+    ("process -1 1", {}, nothing, 2, "FILE_NUMBER must be a whole number from 0 .* got '-1'"),
+    ("process 0 0", {}, nothing, 2, "LEVEL must be a whole number from 1 .* got '0'"),
+    ("process 0 1", {"FAN_IN": "1"}, levels(2), 2, "FAN_IN must .* from 2 .* got '1'"),
+    ("process 0 1", {"FAN_IN": "x"}, levels(2), 2, "FAN_IN must .* from 2 .* got 'x'"),
+    ("process 0 1", {"FILES": "0"}, levels(2), 2, "FILES must be a whole number from 1 .* got '0'"),
+    ("process 2 1", {"FILES": "4"}, levels(4), 2, "FILE_NUMBER must be at most 1 .*=4 .* got 2"),
     *(
         (worker, {**COUNT, **MERGE, **run}, both, 2, why)
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for run, why in (
-            ({"RUN_ID": "a"}, "RUN_STARTED is '': give a whole number from 0"),
-            ({"RUN_STARTED": "1"}, "RUN_ID must be .*, got '': set it .* or unset it and RUN_ST"),
-            ({"RUN_ID": "a", "RUN_STARTED": "now"}, "RUN_STARTED is 'now': give a whole number"),
-            ({"RUN_ID": "a", "RUN_STARTED": "-1"}, "RUN_STARTED is '-1': give a whole number"),
-            ({"RUN_ID": "a", "RUN_STARTED": str(10**12)}, "RUN_STARTED is '10{12}': give a whole"),
+            ({"RUN_ID": "a"}, "RUN_STARTED must be a whole number from 0 .* got ''"),
+            ({"RUN_STARTED": "1"}, "RUN_ID must .* or unset RUN_ID and RUN_STARTED"),
+            ({"RUN_ID": "a", "RUN_STARTED": "now"}, "RUN_STARTED must be .* got 'now'"),
+            ({"RUN_ID": "a", "RUN_STARTED": "-1"}, "RUN_STARTED must be .* got '-1'"),
+            ({"RUN_ID": "a", "RUN_STARTED": str(10**12)}, "RUN_STARTED .* got '10{12}'"),
             ({"RUN_ID": "x" * 65, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, .* got 'x"),
             *(
                 ({"RUN_ID": text, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, digits")
@@ -327,30 +327,30 @@ SETTINGS: list[Case] = [
         )
     ),
     *(
-        (worker, {**MERGE, "CLEAN": "yes"}, both, 2, "CLEAN is 'yes': give one of false, true")
+        (worker, {**MERGE, "CLEAN": "yes"}, both, 2, "CLEAN must be one of false, true, got 'yes'")
         for worker in ("merge", "merge 2")
     ),
     *(
         (worker, {**MERGE, "OUTPUT": text}, counted, 2, f"OUTPUT {why}")
         for worker in ("split", "merge")
         for text, why in {
-            "": "must be the name of a file of its own in RUN_DIR, got ''",
-            "out/": "must be the name of a file of its own",
-            "result.json": "must be the name of a file of its own",
-            "result.json/x": "must be the name of a file of its own",
-            "result.txt": "must be the name of a file of its own",
-            "summary.json": "must be the name of a file of its own",
-            "result.json.record": "must be the name of a file of its own",
-            "report.html": "must be the name of a file of its own",
-            "results/x": "must be the name of a file of its own",
-            "results": "must be the name of a file of its own",
-            "split-output/plan.json": "must be the name of a file of its own",
-            "cout-output/0.json": "must be the name of a file of its own",
-            "map-output/x/y": "must be the name of a file of its own",
-            "aggregation-demo/result.txt": "must be the name of a file of its own",
-            "aggregation-demo/l1/0.txt": "must be the name of a file of its own",
-            "../x": "is '../x': give a name in WORK_DIR",
-            "/x": "is '/x': give a name in WORK_DIR",
+            "": "must be a free name for a file in RUN_DIR, got '': choose another",
+            "out/": "must be a free name for a file",
+            "result.json": "must be a free name for a file",
+            "result.json/x": "must be a free name for a file",
+            "result.txt": "must be a free name for a file",
+            "summary.json": "must be a free name for a file",
+            "result.json.record": "must be a free name for a file",
+            "report.html": "must be a free name for a file",
+            "results/x": "must be a free name for a file",
+            "results": "must be a free name for a file",
+            "split-output/plan.json": "must be a free name for a file",
+            "cout-output/0.json": "must be a free name for a file",
+            "map-output/x/y": "must be a free name for a file",
+            "aggregation-demo/result.txt": "must be a free name for a file",
+            "aggregation-demo/l1/0.txt": "must be a free name for a file",
+            "../x": "must be a name in WORK_DIR, .* got '../x'",
+            "/x": "must be a name in WORK_DIR, .* got '/x'",
         }.items()
     ),
     (
@@ -358,65 +358,65 @@ SETTINGS: list[Case] = [
         {"INPUT": "x", "OUTPUT": "x"},
         put("x", DATA),
         2,
-        "INPUT is 'x' and the run writes .*/x:",
+        "INPUT must not overlap the run's output .*/x, got 'x':",
     ),
     (
         "split",
         {"INPUT": "in/", "OUTPUT": "in/x"},
         put("in/a", DATA),
         2,
-        "INPUT is 'in/' and the run",
+        "INPUT must not overlap the run's output .*/in/x, got 'in/':",
     ),
     (
         "merge",
         {**MERGE, "OUTPUT": INPUT},
         counted,
         2,
-        f"INPUT is '{INPUT}' and the run writes .*/{INPUT}:",
+        f"INPUT must not overlap the run's output .*/{INPUT}, got '{INPUT}':",
     ),
 ]
 
-# What nobody would read in level 1.
+# Names in level 1 that no step reads.
 STRANGERS = ("03.txt", "4.TXT", "part-4.txt", "4.log", "4", "٣.txt", "more/0.txt", ".4.txt.tmp")
 
 STATES: list[Case] = [
-    ("split", {"INPUT": "absent"}, nothing, 2, "INPUT absent is no file .*: put the input there"),
-    ("split", {"INPUT": "absent/"}, nothing, 2, "INPUT absent/ is no file .*put the input there"),
+    ("split", {"INPUT": "absent"}, nothing, 2, "INPUT must be a file .* got 'absent': copy"),
+    ("split", {"INPUT": "absent/"}, nothing, 2, "INPUT must be a file .* got 'absent/': copy"),
     (
         "split",
         {"INPUT": f"{INPUT}/"},
         nothing,
         2,
-        f"^INPUT {INPUT}/ has a / at its end and {INPUT} is a file: leave out the /$",
+        f"^INPUT must not end with a / if it is a file, got '{INPUT}/': remove the /$",
     ),
-    ("split", {"INPUT": f"{INPUT}/x"}, nothing, 2, f"^INPUT {INPUT}/x is no file .*put the input"),
-    ("split", {"INPUT": f"{INPUT}/x/"}, nothing, 2, f"^INPUT {INPUT}/x/ is no file .*put the in"),
+    ("split", {"INPUT": f"{INPUT}/x"}, nothing, 2, f"^INPUT must .* got '{INPUT}/x': copy"),
+    ("split", {"INPUT": f"{INPUT}/x/"}, nothing, 2, f"^INPUT must .* got '{INPUT}/x/': copy"),
     (
         "count",
         COUNT,
         nothing,
         75,
-        "plan.json: No such file .*: put it there, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
-    ("count", {"PART_ID": 3}, counted, 75, "PART_ID is 3 and .*plan.json has 3 parts, .*retry"),
+    ("count", {"PART_ID": 3}, counted, 75, "PART_ID must be less than 3, .* got 3: .*retry"),
     (
         "count",
         {**COUNT, "PLAN_ID": "a1"},
         counted,
         75,
-        "split-output/a1/plan.json: No such file .*: put it there, or run the step that",
+        "split-output/a1/plan.json: No such file .*: create the file, or run the step that",
     ),
-    ("count", {**COUNT, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
+    ("count", {**COUNT, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
     ("count", COUNT, without(INPUT, state=split), 75, f"{INPUT}: No such file .*retry"),
-    ("count", COUNT, put(INPUT, DATA[1:], split), 75, f"{INPUT} has changed .*begin the run again"),
+    ("count", COUNT, put(INPUT, DATA[1:], split), 75, f"{INPUT} has changed .*start the run again"),
     (
         "count",
         COUNT,
         put(INPUT, DATA[::-1], split),
         75,
-        f"{INPUT} has changed .*begin the run again",
+        f"{INPUT} has changed .*start the run again",
     ),
-    ("count", COUNT, put(INPUT, b"", split), 75, f"{INPUT} has changed .*begin the run again"),
+    ("count", COUNT, put(INPUT, b"", split), 75, f"{INPUT} has changed .*start the run again"),
     (
         "count",
         COUNT,
@@ -429,17 +429,17 @@ STATES: list[Case] = [
         COUNT,
         copies("split-output/{plan}/1.txt", b""),
         75,
-        "1.txt has changed from .*begin the run again",
+        "1.txt has changed from .*start the run again",
     ),
     (
         "merge",
         MERGE,
         nothing,
         75,
-        "plan.json: No such file .*: put it there, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
     ),
-    ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS is 4 and .* has 3 parts: give .*retry"),
-    ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "is plan .* and PLAN_ID is a1:.*retry"),
+    ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS must be 3, .* got 4: set .*retry"),
+    ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
     (
         "merge",
         MERGE,
@@ -447,13 +447,13 @@ STATES: list[Case] = [
         75,
         r"of 3 parts .* 1 missing \(1\): .*retry",
     ),
-    ("merge", MERGE, split, 75, r"of 3 parts .* 3 missing \(0, 1, 2\): map these again"),
+    ("merge", MERGE, split, 75, r"of 3 parts .* 3 missing \(0, 1, 2\): map these parts again"),
     (
         "merge",
         MERGE,
         put("cout-output/{job}/0.json", b"{", without("cout-output/{job}/2.json")),
         75,
-        r"of 3 parts .* 1 corrupt \(0\); 1 missing \(2\): map these again.*retry",
+        r"of 3 parts .* 1 corrupt \(0\); 1 missing \(2\): map these parts again.*retry",
     ),
     ("merge", {**MERGE, "KEYWORDS": "INFO"}, counted, 75, r"3 missing \(0, 1, 2\)"),
     ("merge", {**MERGE, "MAP_SETTINGS": "x"}, counted, 75, r"3 missing \(0, 1, 2\)"),
@@ -464,30 +464,36 @@ STATES: list[Case] = [
         {"LEVEL": 2},
         levels(2),
         75,
-        "l2/by-hand/0.json: No such file .*: put it there, or run the step that writes",
+        "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes",
     ),
     (
         "process 0 2",
         {},
         levels(2),
         75,
-        "l2/by-hand/0.json: No such file .*: put it there, or run the step that writes it",
+        "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes it",
     ),
-    ("merge 2", {"LEVEL": 1}, levels(1), 2, "l1/1.txt is not there: .* as NUMBER, which is 2, how"),
-    ("merge 2", {"LEVEL": 1}, levels(3), 2, "l1/2.txt is there and NUMBER is 2: give as NUMBER"),
-    ("merge 2", {"LEVEL": 1}, nothing, 2, "l1/0.txt is not there: write it before"),
-    ("process 0 1", {}, levels(1), 2, "l1/1.txt is not there: write it before$"),
-    ("process 1 1", {"FILES": 4}, levels(3), 2, "l1/3.txt is not there: .* FILES, which is 4, how"),
-    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "l1/4.txt is not there"),
-    ("process 0 1", {"FILES": 2}, levels(3), 2, "l1/2.txt is there and FILES is 2: give as FILES"),
-    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt is not there: write it before"),
+    ("merge 2", {"LEVEL": 1}, levels(1), 2, r"l1/1.txt is missing: .* set NUMBER \(2\) to"),
+    ("merge 2", {"LEVEL": 1}, levels(3), 2, "NUMBER must count all .* got 2 and also .*l1/2.txt:"),
+    ("merge 2", {"LEVEL": 1}, nothing, 2, "l1/0.txt is missing: create it first"),
+    ("process 0 1", {}, levels(1), 2, "l1/1.txt is missing: create it first$"),
+    ("process 1 1", {"FILES": 4}, levels(3), 2, r"l1/3.txt is missing: .* set FILES \(4\) to"),
+    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "l1/4.txt is missing"),
+    (
+        "process 0 1",
+        {"FILES": 2},
+        levels(3),
+        2,
+        "FILES must count all .* got 2 and also .*l1/2.txt:",
+    ),
+    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt is missing: create it first"),
     *(
         (
             command,
             settings,
             put(f"aggregation-demo/l1/{name}", b"x", levels(4)),
             2,
-            f"^aggregation-demo/l1/{re.escape(name)} is there and {total} is 4: .*, or move",
+            f"^{total} must count all .* got 4 and also .*/l1/{re.escape(name)}: .*, or move",
         )
         for command, settings, total in (
             ("process 1 1", {"FILES": 4}, "FILES"),
@@ -501,7 +507,7 @@ STATES: list[Case] = [
             {"LEVEL": 2},
             put(f"aggregation-demo/l1/{name}", b"x", joined),
             2,
-            f"^aggregation-demo/l1/{re.escape(name)} is there and nobody reads it: ",
+            f"^aggregation-demo/l1/{re.escape(name)} is a file that no step reads: ",
         )
         for name in STRANGERS
     ),
@@ -509,7 +515,7 @@ STATES: list[Case] = [
         (command, {"LEVEL": 2}, state, code, pattern)
         for command in ("process 0 2", "merge 2")
         for state, code, pattern in (
-            (of_two_fan_ins, 75, "begins with file 2 of level 1 and must begin with file 3: run"),
+            (of_two_fan_ins, 75, "must begin with file 3 of level 1, got file 2: run"),
             (record(1, like=0), 75, "by-hand/1.json is not a record that process.py wrote: run pr"),
             (record(0, like=0, level=3), 75, "by-hand/0.json is not a record that process.py wr"),
             (record(0, like=0, output=None), 75, "by-hand/0.json is not a record that process"),
@@ -520,47 +526,53 @@ STATES: list[Case] = [
         {},
         record(0, like=0, output=["x", 1, "1"]),
         75,
-        "x: No such file .*: put it there, or run the step that writes it",
+        "x: No such file .*: create the file, or run the step that writes it",
     ),
-    ("merge 1", {"LEVEL": 2}, record(0, like=1, number=0), 75, "begins with file 2 .* with file 0"),
+    (
+        "merge 1",
+        {"LEVEL": 2},
+        record(0, like=1, number=0),
+        75,
+        "must begin with file 0 .* got file 2",
+    ),
     (
         "merge 2",
         {"LEVEL": 2},
         put(LEVEL_1.format(4), b"late", joined),
         2,
-        "level 1 has 1 files more than the 4 that these were made of: run every level again",
+        "level 1 must have only the 4 files of the result, got 1 more: run every level again",
     ),
-    ("merge 1", {"LEVEL": 2}, joined, 2, "level 1 has 2 files more than the 2 that these"),
+    ("merge 1", {"LEVEL": 2}, joined, 2, "must have only the 2 files .* got 2 more"),
     (
         "merge 2",
         {"LEVEL": 2},
         put(LEVEL_1.format(3), b"other", joined),
         75,
-        "l1/3.txt has changed from version .* begin the run again",
+        "l1/3.txt has changed from version .* start the run again",
     ),
     ("merge 2", {"LEVEL": 2}, without(LEVEL_1.format(0), state=joined), 75, "l1/0.txt: No such fi"),
 ]
 
-# What only a file system has, or minds.
+# States that only a file system has.
 STATES_OF_FOLDERS: list[Case] = [
-    ("split", {"INPUT": "."}, nothing, 2, "INPUT is '.': give the name of a file"),
-    ("split", {"INPUT": "./"}, nothing, 2, "INPUT is './': give the name of a file"),
-    ("split", {"INPUT": "./cout-output//x"}, nothing, 2, "INPUT is .*use another INPUT, OUT"),
-    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be the name of a file of its"),
-    ("split", {"INPUT": "in/"}, folder("in/deep"), 2, "INPUT in/ is .*no folder with files"),
+    ("split", {"INPUT": "."}, nothing, 2, "INPUT must name a file, .* got '.': "),
+    ("split", {"INPUT": "./"}, nothing, 2, "INPUT must name a file, .* got './': "),
+    ("split", {"INPUT": "./cout-output//x"}, nothing, 2, "INPUT must .*use another INPUT, OUT"),
+    ("split", {"OUTPUT": "./result.json"}, nothing, 2, "OUTPUT must be a free name for a file"),
+    (
+        "split",
+        {"INPUT": "in/"},
+        folder("in/deep"),
+        2,
+        "INPUT must be .* folder of files .* got 'in/'",
+    ),
     ("split", {"INPUT": "in"}, folder("in"), 2, "in is not a regular file: name a file"),
     ("split", {"INPUT": LONG}, nothing, 2, "File name too long: choose a shorter name"),
     ("split", {"INPUT": "pipe"}, fifo("pipe"), 2, "pipe is not a regular file"),
-    ("split", {"INPUT": "in/"}, link("in/a", "../" + INPUT), 2, "in/a is a link: put the file"),
-    ("split", {"INPUT": "in/"}, link("in/a", ".."), 2, "in/a is a link: put the file itself"),
-    ("split", {"INPUT": "link"}, link("link", "nowhere"), 2, "INPUT link is no file"),
-    (
-        "split",
-        {"INPUT": "link"},
-        link("link", "link"),
-        2,
-        "link: Too many .*: name the file itself",
-    ),
+    ("split", {"INPUT": "in/"}, link("in/a", "../" + INPUT), 2, "in/a must not be a link"),
+    ("split", {"INPUT": "in/"}, link("in/a", ".."), 2, "in/a must not be a link: replace"),
+    ("split", {"INPUT": "link"}, link("link", "nowhere"), 2, "INPUT must be a file .* got 'link'"),
+    ("split", {"INPUT": "link"}, link("link", "link"), 2, "link: Too many .*: name the file, not"),
     ("split", {"INPUT": "in"}, unix_socket("in"), 2, "^in is not a regular file: name a file"),
     (
         "split",
@@ -569,15 +581,9 @@ STATES_OF_FOLDERS: list[Case] = [
         2,
         "^in/a is not .* folder that has only files",
     ),
-    ("split", {"RUN_DIR": INPUT}, nothing, 2, f"{INPUT} is a file, where a folder must be: move"),
-    ("split", {}, put("split-output", b""), 2, "split-output is a file, .*: move it away"),
-    (
-        "count",
-        COUNT,
-        folder("cout-output/{job}/1.json", split),
-        2,
-        "1.json: Is a dir.*: move away the fol",
-    ),
+    ("split", {"RUN_DIR": INPUT}, nothing, 2, f"{INPUT} must be a folder, got a file: move"),
+    ("split", {}, put("split-output", b""), 2, "split-output must be a folder, got a file: move"),
+    ("count", COUNT, folder("cout-output/{job}/1.json", split), 2, "1.json: Is a dir.*: move the"),
     (
         "merge",
         MERGE,
@@ -597,17 +603,17 @@ STATES_OF_FOLDERS: list[Case] = [
         {},
         put("aggregation-demo/l2", b"", levels(2)),
         2,
-        "aggregation-demo/l2 is a file, .*: move it away",
+        "aggregation-demo/l2 must be a folder, got a file: move",
     ),
 ]
 
-# What plan.json may be instead; count.py has no need to see it where its own line is right.
+# Other contents of plan.json. count.py does not check all of them.
 PLANS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another format": (
         lambda text: text.replace(b'"format":2', b'"format":1'),
-        "plan.json has format 1 and this worker reads 2: use images of one version .*run split.py",
+        "plan.json must have format 2, got 1: use images of one version .*run split.py",
     ),
-    "no format": (lambda text: text.replace(b'"format":2,', b""), "has format None"),
+    "no format": (lambda text: text.replace(b'"format":2,', b""), "must have format 2, got None"),
     "empty": (lambda _: b"", "is not a plan that split.py wrote: run split.py again.*retry"),
     "not JSON": (lambda _: DATA, "is not a plan that split.py wrote"),
     "an array": (lambda _: b"[]", "is not a plan that split.py wrote"),
@@ -636,8 +642,8 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def check(volume: Volume, case: Case, *, folders: bool = True) -> None:
-    """Run the case, and see that it ends as it says, in one sentence, and writes nothing but
-    perhaps folders of ours."""
+    """Run the case, and check its exit code and its single message. It must write nothing, except
+    folders of fanfold."""
     command, settings, state, code, pattern = case
     worker, *arguments = command.split()
     volume.write(INPUT, DATA)
@@ -661,7 +667,7 @@ def check(volume: Volume, case: Case, *, folders: bool = True) -> None:
 
 
 def names(cases: list[Case]) -> list[str]:
-    """A name for every case."""
+    """Return a name for every case."""
     return [
         f"{number}-{command}-{','.join(f'{k}={v}' for k, v in settings.items())[:40]}".encode(
             "ascii", "replace"
@@ -672,20 +678,20 @@ def names(cases: list[Case]) -> list[str]:
 
 @pytest.mark.parametrize("case", SETTINGS, ids=names(SETTINGS))
 def test_settings(volume: Volume, case: Case) -> None:
-    """A setting that is bad or missing is the operator's to fix; not a folder is made."""
+    """A wrong or missing setting is for the operator to fix. No folder is made."""
     check(volume, case, folders=False)
 
 
 @pytest.mark.parametrize("case", STATES, ids=names(STATES))
 def test_states(volume: Volume, case: Case) -> None:
-    """What is there does not fit: 2 if somebody must act, 75 if a retry can mend it."""
+    """Data that does not fit: 2 if the operator must act, 75 if a retry can fix it."""
     check(volume, case)
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("case", STATES_OF_FOLDERS, ids=names(STATES_OF_FOLDERS))
 def test_states_of_folders(volume: Volume, case: Case) -> None:
-    """The same for what an object store does not have."""
+    """The same for states that an object store does not have."""
     check(volume, case)
 
 
@@ -694,14 +700,14 @@ def test_states_of_folders(volume: Volume, case: Case) -> None:
 def test_no_plan(
     volume: Volume, worker: str, change: Callable[[bytes], bytes], pattern: str
 ) -> None:
-    """A plan.json that is none, or of another version, is refused by whoever reads it. It may be
-    what a mount still shows: 75."""
+    """A plan.json that is not a plan, or of another version, is refused by all readers with 75: a
+    mount may still show an old file."""
     check(volume, (worker, {**COUNT, **MERGE}, plan(change), 75, pattern))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_plan(volume: Volume, change: Callable[[bytes], bytes]) -> None:
-    """A plan that is not what split.py committed: no map uses it, and merge.py makes no result."""
+    """A plan that split.py did not commit: no map uses it, and merge.py makes no result."""
 
     def changed(text: bytes) -> bytes:
         new = change(text)
@@ -715,22 +721,22 @@ def test_a_changed_plan(volume: Volume, change: Callable[[bytes], bytes]) -> Non
 
 
 def test_a_plan_that_does_not_fit(volume: Volume) -> None:
-    """The plan of PLAN_ID is no older one that a mount shows: settings that do not fit it, and
-    images of another version, are for the operator."""
+    """The plan of PLAN_ID cannot be an older file of a mount. Settings that do not fit it, and
+    images of another version, are for the operator to fix."""
     volume.write(INPUT, DATA)
     counted(volume)
     given = {"PLAN_ID": volume.plan()["id"]}
     outcome = volume.run("merge", NUM_PARTS=4, **given)
-    assert (outcome.code, "NUM_PARTS is 4" in outcome.words) == (2, True)
+    assert (outcome.code, "NUM_PARTS must be 3, " in outcome.words) == (2, True)
     outcome = volume.run("count", PART_ID=3, **given)
-    assert (outcome.code, "PART_ID is 3" in outcome.words) == (2, True)
+    assert (outcome.code, "PART_ID must be less than 3" in outcome.words) == (2, True)
     volume.plan_path().write_bytes(PLANS["another format"][0](volume.plan_path().read_bytes()))
     for outcome in (volume.run(worker, **COUNT, **MERGE, **given) for worker in ("count", "merge")):
-        assert (outcome.code, "has format 1" in outcome.words) == (2, True)
+        assert (outcome.code, "must have format 2, got 1" in outcome.words) == (2, True)
 
 
 def test_a_level_that_does_not_fit(volume: Volume) -> None:
-    """Nor are the records of a run with RUN_ID those of another FAN_IN."""
+    """With RUN_ID, the records of another FAN_IN are for the operator to fix."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1)
     of_two_fan_ins(run)
     for outcome in run.run("process", 0, 2), run.run("merge", 2, LEVEL=2):
@@ -738,7 +744,7 @@ def test_a_level_that_does_not_fit(volume: Volume) -> None:
 
 
 def test_level_1_and_what_a_killed_writer_left(volume: Volume) -> None:
-    """A temporary file of ours fails no run, and no run has it."""
+    """A temporary file of fanfold in level 1 makes no run fail, and is in no result."""
     levels(4)(volume)
     volume.write("aggregation-demo/l1/.4.txt.0123456789abcdef.tmp", b"4")
     assert volume.aggregate(4).code == 0
@@ -750,7 +756,8 @@ def test_level_1_and_what_a_killed_writer_left(volume: Volume) -> None:
 def test_a_listed_file_that_goes_away(
     volume: Volume, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is gone when it is opened: a retry can help, and the sentence names it."""
+    """A file is listed but deleted before it is opened: a retry can help, and the message names the
+    file."""
     for name in ("in/x", "in/y"):
         volume.write(name, DATA)
     kind = bucket.Bucket if volume.in_bucket else storage_folder.Folder
@@ -772,7 +779,7 @@ def test_a_listed_file_that_goes_away(
 def test_a_listed_folder_that_goes_away(
     volume: Volume, worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for a folder in it, for every step that lists."""
+    """The same for a folder, in every step that lists."""
     volume = volume.having(INPUT="in/", NUM_PARTS=3, SPLIT_MODE="range")
     volume.write("in/x", DATA)
     volume.count(volume.split())
@@ -792,7 +799,7 @@ def test_a_listed_folder_that_goes_away(
 
 @pytest.mark.folder
 def test_a_file_that_a_mount_hides(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INPUT is in the listing of its folder, and the mount remembers that it was missing."""
+    """INPUT is in the listing of its folder, but the mount has cached that it is missing."""
     volume.write("in/x", DATA)
     hidden = volume.root / "in/x"
 
@@ -812,24 +819,25 @@ def test_a_file_that_a_mount_hides(volume: Volume, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["sys/kernel/uevent_seqnum", "proc/version"])
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_file_of_the_kernel(volume: Volume, name: str, mode: str) -> None:
-    """Its size is 0, or more than can be read: no retry changes that."""
+    """Its size is 0, or larger than its content: no retry changes this."""
     if not os.path.exists(f"/{name}"):
         pytest.skip(f"no /{name} here")
     run_dir = str(volume.root)[1:]
     outcome = volume.run("split", WORK_DIR="/", INPUT=name, RUN_DIR=run_dir, SPLIT_MODE=mode)
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{name} is made by the kernel while it is read and has no size" in outcome.words
+    assert f"{name} must be a stored file, got one that the kernel makes" in outcome.words
 
 
 class OldSizes:
-    """os, on a mount that shows an old size of 0 of every file until it lists a folder."""
+    """Replaces os on a mount that shows an old size of 0 for every file until its folder is
+    listed."""
 
     def __init__(self) -> None:
-        """Nothing is listed."""
+        """Start without a listing."""
         self.listed = False
 
     def __getattr__(self, name: str) -> Any:
-        """All but the functions below."""
+        """Return all other functions of os."""
         return getattr(os, name)
 
     def scandir(self, path: str) -> Any:
@@ -838,19 +846,19 @@ class OldSizes:
         return os.scandir(path)
 
     def fstat(self, fd: int) -> os.stat_result:
-        """Of a file its old size, or none before."""
+        """Return the size of a file after a listing, 0 before."""
         found = [*os.fstat(fd)]
         return os.stat_result(found) if self.listed else os.stat_result([*found[:6], 0, *found[7:]])
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        """The kernel does not ask the mount for what is behind the end."""
+        """The kernel does not ask the mount for bytes beyond the size."""
         return os.pread(fd, length, offset) if self.listed else b""
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_an_old_size_of_0(volume: Volume, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A size of 0 counts after a listing of the folder: no byte of the input is left out."""
+    """A size of 0 counts only after a listing of the folder: no byte of the input is left out."""
     volume.write(f"in/{INPUT}", DATA)
     run = volume.having(INPUT=f"in/{INPUT}", SPLIT_MODE=mode, NUM_PARTS=2)
     with monkeypatch.context() as patch:
@@ -861,7 +869,7 @@ def test_an_old_size_of_0(volume: Volume, mode: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.folder
 def test_many_empty_files(volume: Volume) -> None:
-    """Their folder is listed once for all of them."""
+    """Their folder is listed once for all files."""
     for number in range(20):
         volume.write(f"in/{number}", b"")
     with faulty.operations(lambda *_: None) as seen:
@@ -871,7 +879,7 @@ def test_many_empty_files(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_a_hole_that_is_none(volume: Volume) -> None:
-    """ENXIO where data is looked for is a hole up to the end, or what a mount says that is busy."""
+    """ENXIO for SEEK_DATA means a hole up to the end, or a busy mount."""
     volume.write(INPUT, b"x" * 100 + b"\n" + DATA)
 
     def busy(_: int, name: str) -> None:
@@ -887,7 +895,7 @@ def test_a_hole_that_is_none(volume: Volume) -> None:
     assert volume.plan()["cuts"] == right
 
 
-# The errors that need somebody. Others may pass, such as those of a mount that is busy or died.
+# Errors that the operator must fix. Other errors may pass, such as those of a busy or dead mount.
 NEED_SOMEBODY = """
     EACCES EPERM EROFS EEXIST ENOTDIR EISDIR ENOTEMPTY ENAMETOOLONG EILSEQ ELOOP EFBIG EMLINK EINVAL
     ENOSYS ENOTSUP EOPNOTSUPP EXDEV
@@ -896,7 +904,8 @@ NEED_SOMEBODY = """
 
 @pytest.mark.parametrize("number", errno.errorcode, ids=errno.errorcode.get)
 def test_errors_of_the_system(number: int) -> None:
-    """Each has its exit code; what it says of a retry fits that, and it names the file."""
+    """Each error has its exit code, names the file, and mentions a retry only if a retry can
+    help."""
     needs_somebody = errno.errorcode[number] in NEED_SOMEBODY.split()
     code, sentence = explain(OSError(number, os.strerror(number), "in/x"))
     assert code == (2 if needs_somebody else 75)
@@ -906,7 +915,7 @@ def test_errors_of_the_system(number: int) -> None:
 
 
 def test_the_first_20_are_named(volume: Volume) -> None:
-    """Of many parts without a result merge.py names the first 20 and says how many there are."""
+    """If many parts have no result, merge.py names the first 20 and the number of all."""
     volume.write(INPUT, DATA)
     volume.split(NUM_PARTS=30)
     volume.count(["0", "3"])
@@ -914,11 +923,11 @@ def test_the_first_20_are_named(volume: Volume) -> None:
     ids = [str(number) for number in range(30) if number not in (0, 3)]
 
     assert outcome.code == 75
-    assert f" 28 missing ({', '.join(ids[:20])} and 8 more): map these again" in outcome.words
+    assert f" 28 missing ({', '.join(ids[:20])} and 8 more): map these parts again" in outcome.words
 
 
 def test_a_result_of_another_part(volume: Volume) -> None:
-    """A record under the name of another part is no record of it, though both parts are empty."""
+    """A record under the name of another part does not count, even if both parts are empty."""
     volume.write(INPUT, b"")
     volume.split(NUM_PARTS=3)
     volume.count("012")
@@ -933,34 +942,40 @@ def test_a_result_of_another_part(volume: Volume) -> None:
     "names", [("result.jsonl",), ("result.json.1", "x"), ("split-output.log",)]
 )
 def test_a_name_that_only_starts_like_an_output(volume: Volume, names: tuple[str, ...]) -> None:
-    """An input beside the outputs may have a name that starts like one of theirs."""
+    """The name of an input may begin like the name of an output."""
     volume.write(names[0], DATA)
     assert volume.split(INPUT=names[0], NUM_PARTS=1) == ["0"]
 
 
 def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More files than split has memory for are refused before anything is written; as many as may
-    be are not."""
+    """More than the maximum number of files are refused before anything is written. The maximum is
+    accepted."""
     monkeypatch.setattr(settings, "MAX_INPUTS", 3)
     for number in range(3):
         volume.write(f"in/{number}", DATA)
     assert volume.split(INPUT="in/", NUM_PARTS=1) == ["0"]
-    refused = "INPUT in/ has more than 3 files: name a folder with fewer, or join"
+    refused = "INPUT must name at most 3 files, got more in 'in/': use a smaller folder, or join"
     check(volume, ("split", {"INPUT": "in/"}, put("in/3", b""), 2, refused))
 
 
 @pytest.mark.folder
 def test_a_listing_that_is_too_long(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder's names are all in memory: too many are refused while it is read."""
+    """The names of a folder are all in memory: too many names are refused during the listing."""
     monkeypatch.setattr(walk, "MOST", 2)
     levels(3)(volume)
-    case: Case = ("process 0 1", {"FILES": 2}, nothing, 2, "l1/ has more than 2 files: move some")
+    case: Case = (
+        "process 0 1",
+        {"FILES": 2},
+        nothing,
+        2,
+        "l1/ must have at most 2 files, got more:",
+    )
     check(volume, case)
 
 
 @pytest.mark.folder
 def test_names_in_a_folder_are_paths(volume: Volume) -> None:
-    """Other ways to write a path mean the same file, the same plan and the same directory."""
+    """Different spellings of a path mean the same file, the same plan and the same folder."""
     volume.write("logs/app.log", DATA)
     volume.log_count(INPUT="./logs//app.log", RUN_DIR="a//./b/", OUTPUT="x/./y")
     run = volume.having(INPUT="logs/app.log", RUN_DIR="a/b", OUTPUT="x/y")
@@ -971,8 +986,8 @@ def test_names_in_a_folder_are_paths(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_a_link_as_the_input(volume: Volume) -> None:
-    """A link that INPUT itself names is followed: whoever set INPUT has named it. Its target's
-    change is noticed like that of any input."""
+    """A link in INPUT is followed, because the user has named it. A change of its target is
+    detected."""
     volume.write("data", DATA)
     (volume.root / INPUT).symlink_to("data")
     volume.log_count(SPLIT_MODE="range")
@@ -984,7 +999,7 @@ def test_a_link_as_the_input(volume: Volume) -> None:
     assert f"{INPUT} has changed" in outcome.words
 
 
-LINKS = {  # by INPUT: a link, and where it leads
+LINKS = {  # by INPUT: a link and its target
     "log.txt": ("log.txt", "result.out"),
     "in.txt": ("in.txt", "out/lines.log"),
     "in/": ("in", "out"),
@@ -997,8 +1012,8 @@ LINKS = {  # by INPUT: a link, and where it leads
 @pytest.mark.parametrize("source", LINKS)
 @pytest.mark.parametrize("by_link", [False, True])
 def test_an_input_that_is_an_output_by_a_link(volume: Volume, source: str, by_link: bool) -> None:
-    """Names that differ may mean one file: the run would replace its input. RUN_DIR may be the
-    link, too."""
+    """Different names may mean one file: the run would replace its input. RUN_DIR may also be a
+    link."""
     for name in ("run/result.out", "run/out/lines.log", "run/split-output/x/y"):
         volume.write(name, DATA)
     name, target = LINKS[source]
@@ -1009,13 +1024,14 @@ def test_an_input_that_is_an_output_by_a_link(volume: Volume, source: str, by_li
     before = volume.tree()
     outcome = run.run("split")
     assert outcome.code == 2
-    assert f"INPUT is '{source}' and the run writes {volume.root.resolve()}/run/" in outcome.words
+    assert f"INPUT must not overlap the run's output {volume.root.resolve()}/run/" in outcome.words
+    assert f", got '{source}': use another" in outcome.words
     assert volume.tree() == before
 
 
 @pytest.mark.folder
 def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
-    """The last step looks as well: OUTPUT is its own setting."""
+    """The last step checks this too, because only its OUTPUT may differ."""
     volume.write("out/log.txt", DATA)
     (volume.root / "in").symlink_to("out")
     run = volume.having(INPUT="in/log.txt", NUM_PARTS=1, MAP_SETTINGS="1")
@@ -1023,14 +1039,15 @@ def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
     assert run.run_map(lambda part: part.write(b"".join(part.pieces())), 0).code == 0
     outcome = run.run("merge", OUTPUT="out/log.txt")
     assert outcome.code == 2
-    assert "INPUT is 'in/log.txt' and the run writes" in outcome.words
+    assert "INPUT must not overlap the run's output " in outcome.words
     assert (volume.root / "out/log.txt").read_bytes() == DATA
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("work_dir", ["absent", INPUT, ""])
 def test_no_work_dir(volume: Volume, work_dir: str) -> None:
-    """WORK_DIR that is missing, a file or empty: every worker says so. Nobody makes it."""
+    """A WORK_DIR that is missing, a file or empty: every worker reports this. No worker creates
+    it."""
     volume.write(INPUT, DATA)
     text = str(volume.root / work_dir) if work_dir else ""
     for command in ("split", "count", "merge", "process 0 1", "merge 2"):
@@ -1039,14 +1056,13 @@ def test_no_work_dir(volume: Volume, work_dir: str) -> None:
         outcome = volume.run(worker, *arguments, WORK_DIR=text, PART_ID=0)
 
         assert outcome.code == 2
-        assert f"WORK_DIR is '{text}', which is no folder: mount the volume there" in outcome.words
+        assert f", got '{text}': mount the volume there" in outcome.words
         assert volume.tree() == before
 
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Be somebody without rights for a while. (A process of its own might have no right to the
-    interpreter that runs us.)"""
+    """Drop all rights for a while. (A new process might not be able to read the interpreter.)"""
     if os.geteuid() != 0:
         pytest.skip("needs root, to run a worker as somebody else")
     os.setegid(NOBODY)
@@ -1061,7 +1077,7 @@ def nobody() -> Iterator[None]:
 @pytest.mark.folder
 @pytest.mark.parametrize("command", ["split", "count", "merge", "process 0 1", "merge 2"])
 def test_no_right_to_write(volume: Volume, command: str) -> None:
-    """On a volume that the worker's user may read and not write: 2, and who must act."""
+    """On a volume that the worker's user cannot write: exit code 2 and a remedy."""
     volume.root.chmod(0o755)
     volume.write(INPUT, DATA)
     levels(2)(volume)
@@ -1072,36 +1088,36 @@ def test_no_right_to_write(volume: Volume, command: str) -> None:
         outcome = volume.run(worker, *arguments, PART_ID=0, NUM_PARTS=3, LEVEL=1)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert "Permission denied: give the worker's user the right to it" in outcome.words
+    assert "Permission denied: grant the worker's user access to it" in outcome.words
     assert volume.tree() == before
 
 
 @pytest.mark.folder
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_no_right_to_read(volume: Volume, mode: str) -> None:
-    """An input that the worker's user may not read: 2, and who must act."""
+    """For an input that the worker's user cannot read: exit code 2 and a remedy."""
     volume.root.chmod(0o777)
     volume.write(INPUT, DATA).chmod(0o600)
     with nobody():
         outcome = volume.run("split", SPLIT_MODE=mode)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{INPUT}: Permission denied: give the worker's user the right to it" in outcome.words
+    assert f"{INPUT}: Permission denied: grant the worker's user access to it" in outcome.words
 
 
 def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:
-    """ERROR_FILE gets the sentence alone; one that cannot be written hides no error."""
+    """ERROR_FILE gets only the message. An error of this file hides no other error."""
     for target in (tmp_path / "sentence", tmp_path / "absent" / "sentence"):
         outcome = volume.run("split", INPUT="absent", ERROR_FILE=target)
         assert outcome.code == 2
     text = (tmp_path / "sentence").read_text()
 
-    assert text.startswith("INPUT absent is no file")
+    assert text.startswith("INPUT must be a file or a folder of files in WORK_DIR, got 'absent'")
     assert json.dumps(text) in outcome.words
 
 
 def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
-    """PLAN_ID_FILE gets the id and no more; an error with it comes before the ids are printed."""
+    """PLAN_ID_FILE gets only the id. An error of this file comes before the ids are printed."""
     volume.write(INPUT, DATA)
     volume.split(PLAN_ID_FILE=tmp_path / "id")
     assert (tmp_path / "id").read_text() == volume.plan()["id"]
@@ -1110,13 +1126,13 @@ def test_the_plan_id_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
     assert (outcome.code, outcome.output) == (2, "")
     outcome = volume.run("split", PLAN_ID_FILE="/dev/full")
     assert (outcome.code, outcome.output) == (75, "")
-    assert "/dev/full: No space left on device: make room" in outcome.words
+    assert "/dev/full: No space left on device: free space" in outcome.words
 
 
 def with_streams(
     volume: Volume, streams: str, worker: str, *arguments: str, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a worker, or a program of its own, with its streams as a shell sets them."""
+    """Run a worker, or another program, with its streams redirected by a shell."""
     program = worker if worker.endswith(".py") else str(WORKERS / f"{worker}.py")
     environ = {**bare_environ(), **volume.environ(settings), "PYTHONPATH": str(WORKERS)}
     command = ["bash", "-c", f'exec "$@" {streams}', "bash", sys.executable, program, *arguments]
@@ -1128,8 +1144,8 @@ NOWHERE = ["2>/dev/full", "2>&-", "2>/dev/full >/dev/full", "2>&- >&-"]
 
 @pytest.mark.parametrize("streams", NOWHERE)
 def test_log_lines_that_nobody_reads(volume: Volume, tmp_path: Path, streams: str) -> None:
-    """A log line that cannot be written changes no result, no exit code, and nothing on stdout; of
-    the workers but split, stdout may be closed or full, too."""
+    """A log line that cannot be written changes no result, no exit code and nothing on stdout. For
+    all workers except split, stdout may also be closed or full."""
     volume.write(INPUT, DATA)
     levels(2)(volume)
     done = with_streams(volume, streams.partition(" ")[0], "split", NUM_PARTS=2)
@@ -1147,12 +1163,12 @@ def test_log_lines_that_nobody_reads(volume: Volume, tmp_path: Path, streams: st
     sentence = tmp_path / "sentence"
     done = with_streams(volume, streams, "merge", NUM_PARTS=0, ERROR_FILE=sentence)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
-    assert sentence.read_text().startswith("NUM_PARTS is '0'")
+    assert sentence.read_text().startswith("NUM_PARTS must be ")
 
 
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-"])
 def test_what_a_custom_map_prints(volume: Volume, tmp_path: Path, streams: str) -> None:
-    """Nobody reads it: that it cannot be written changes neither a result nor an exit code."""
+    """Output of a custom map that cannot be written changes neither a result nor an exit code."""
     volume.write(INPUT, DATA)
     volume = volume.having(MAP_SETTINGS="1", NUM_PARTS=2)
     volume.split()
@@ -1179,23 +1195,25 @@ def test_what_a_custom_map_prints(volume: Volume, tmp_path: Path, streams: str) 
 
 @pytest.mark.parametrize(
     ("streams", "code", "problem"),
-    [(">/dev/full", 75, "No space left on device"), (">&-", 2, "it is closed")],
+    [(">/dev/full", 75, "No space left on device"), (">&-", 2, "the stream is closed")],
 )
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_the_part_ids_that_nobody_reads(
     volume: Volume, streams: str, code: int, problem: str, arguments: list[str]
 ) -> None:
-    """A stdout that takes nothing more is an error, not a split that seems to have ended well."""
+    """A stdout that accepts no data is an error: the split must not seem successful."""
     volume.write(INPUT, DATA)
     done = with_streams(volume, streams, "split", *arguments)
 
     assert done.returncode == code
-    sentence = f"stdout cannot be written: {problem}: send it to a program or file that takes it"
+    sentence = (
+        f"stdout cannot be written ({problem}): send stdout to a program or file that accepts it"
+    )
     assert done.stderr == f'worker=split event=failed exit={code} error="{sentence}"\n'
 
 
 def test_the_reader_of_the_part_ids_is_gone(volume: Volume) -> None:
-    """A pipe that nobody reads any more: the same."""
+    """The same for a pipe without a reader."""
     volume.write(INPUT, DATA)
     reader, writer = os.pipe()
     os.close(reader)
@@ -1206,13 +1224,13 @@ def test_the_reader_of_the_part_ids_is_gone(volume: Volume) -> None:
 
     assert done.returncode == 75
     assert done.stderr.count(b"\n") == 1
-    assert b"stdout cannot be written: Broken pipe" in done.stderr
+    assert b"stdout cannot be written (Broken pipe)" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["split", "merge", "merge 2"])
 def test_a_disk_that_is_full_for_the_workflow(volume: Volume, command: str) -> None:
-    """A file for the workflow that cannot be written when its time has come: worth a retry, which
-    ends well, and no part ids before."""
+    """If a file for the workflow cannot be written in the end, a retry can help. No part ids are
+    printed before."""
     volume.write(INPUT, DATA)
     both(volume)
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE="range", LEVEL=1)
@@ -1220,36 +1238,36 @@ def test_a_disk_that_is_full_for_the_workflow(volume: Volume, command: str) -> N
     for setting in ("PLAN_ID_FILE",) if worker == "split" else ("RESULT_FILE", "RESULT_PATH_FILE"):
         outcome = volume.run(worker, *arguments, **{setting: "/dev/full"})
         assert (outcome.code, outcome.output) == (75, "")
-        assert "/dev/full: No space left on device: make room" in outcome.words
+        assert "/dev/full: No space left on device: free space" in outcome.words
         assert volume.run(worker, *arguments).code == 0
 
 
 class Word(str):
-    """A keyword that counts how often it is compared."""
+    """A keyword that counts its comparisons."""
 
     __slots__ = ()
     __hash__ = str.__hash__
     compared = 0
 
     def __eq__(self, other: object) -> bool:
-        """Counted."""
+        """Count and compare."""
         Word.compared += 1
         return str.__eq__(self, other)
 
 
 class Words(str):
-    """KEYWORDS, of such words."""
+    """A KEYWORDS text that splits into such words."""
 
     __slots__ = ()
 
     def split(self, *_: object) -> list[str]:
-        """The words."""
+        """Return the words."""
         return [Word(word) for word in str.split(self, ",")]
 
 
 @pytest.mark.folder
 def test_many_keywords() -> None:
-    """They are checked in one pass: each word is compared with itself and not with all others."""
+    """Keywords are checked in one pass: each word is not compared with all others."""
     text = ",".join(f"word{number}" for number in range(5000))
 
     assert keywords({"KEYWORDS": Words(text)}) == text.split(",")
@@ -1258,7 +1276,8 @@ def test_many_keywords() -> None:
 
 @pytest.mark.folder
 def test_as_many_keywords_as_the_environment_holds(volume: Volume) -> None:
-    """The most that a process can be started with is counted; more cannot be."""
+    """The longest KEYWORDS that a process can be started with is counted. A longer one is
+    refused."""
     words = [f"{number:04x}" for number in range(26212)]
     text = ",".join(words) + "123"
     volume.write(INPUT, text.encode())
@@ -1277,7 +1296,7 @@ def test_as_many_keywords_as_the_environment_holds(volume: Volume) -> None:
 @pytest.mark.parametrize("name", ["a link to nothing", "a link to itself", "a file"])
 @pytest.mark.parametrize("worker", ["split", "count", "process 0 1"])
 def test_no_folder_where_one_must_be(volume: Volume, name: str, worker: str) -> None:
-    """The sentence names what stands in the way, and not what would be below it."""
+    """The message names the file that is in place of a folder, not a path below it."""
     volume.write(INPUT, DATA)
     volume.write_level_1([DATA, DATA])
     volume.split()
@@ -1295,4 +1314,4 @@ def test_no_folder_where_one_must_be(volume: Volume, name: str, worker: str) -> 
     outcome = volume.run(command, *arguments, PART_ID=0)
     assert outcome.code == 2, outcome.words
     what = "a link to no folder" if "link" in name else "a file"
-    assert f"{place} is {what}, where a folder must be: move it away" in outcome.words
+    assert f"{place} must be a folder, got {what}: move this file away" in outcome.words

@@ -1,4 +1,4 @@
-"""The examples of manifests/runs, with the very commands of these files, by the local run.
+"""The examples in manifests/runs, with the commands in these files, in the local run.
 tests/e2e/test_programs.py runs them on the cluster."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from examples import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-# The options of the local run by the parameters of the templates.
+# The options of the local run for the parameters of the templates.
 OPTIONS = {
     "numParts": "parts",
     "partsPerPod": "parts-per-pod",
@@ -50,12 +50,12 @@ OPTIONS = {
     "filesAtOnce": "files-at-once",
     "toleratedFailures": "tolerated-failures",
 }
-# The first is another; the local run has its own of the others.
+# The tests set another input; the local run sets the other parameters itself.
 LEFT_OUT = {"input", "output", "fileSuffix", "onlyMissing"}
 
 
 def run_here(example: str, source: Path | str, folder: Path, **more: str) -> tuple[int, str]:
-    """Run an example on this machine; the exit code and what it said."""
+    """Run an example on this machine; return its exit code and output."""
     run = yaml.safe_load((RUNS / f"{example}.yaml").read_text())["spec"]
     given = {each["name"]: each["value"] for each in run["arguments"]["parameters"]} | more
     is_tree = run["workflowTemplateRef"]["name"] == "aggregate"
@@ -66,7 +66,7 @@ def run_here(example: str, source: Path | str, folder: Path, **more: str) -> tup
             *(sys.executable, ROOT / "workers/run.py", "aggregate" if is_tree else "log-count"),
             *("--input", f"{source}/" if is_tree else source, "--folder", folder, *options),
         ],
-        cwd=RUNS,  # where the program of simulations is
+        cwd=RUNS,  # the folder with the program of simulations
         env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -77,13 +77,13 @@ def run_here(example: str, source: Path | str, folder: Path, **more: str) -> tup
 
 
 def result(folder: Path, name: str) -> bytes:
-    """The one result of a run."""
+    """Return the only result of a run."""
     (path,) = folder.glob(f"*/*/{name}")
     return path.read_bytes()
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """A folder with these files."""
+    """Write a folder with these files."""
     folder.mkdir(exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -91,13 +91,13 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The lines of outputs.jsonl, by the base names of their files."""
+    """Return the lines of outputs.jsonl, by the base names of their files."""
     lines = map(json.loads, result(folder, "outputs.jsonl").splitlines())
     return {os.path.basename(line["name"]): line for line in lines}
 
 
 def need_convert() -> str:
-    """Where ImageMagick is."""
+    """Skip a test without ImageMagick."""
     if not (found := shutil.which("convert")):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no ImageMagick")
     return found
@@ -114,7 +114,7 @@ def test_filter(tmp_path: Path) -> None:
 
 
 def test_sort(tmp_path: Path) -> None:
-    """The lines of 64 files, sorted in groups and merged, are those of all files, sorted."""
+    """The lines of 64 files, sorted in groups and merged, are the sorted lines of all files."""
     lines = log_lines()
     random.Random(64).shuffle(lines)
     (tmp_path / "files").mkdir()
@@ -129,7 +129,7 @@ def test_sort(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fan_in", ["8", "4"])
 def test_pictures(tmp_path: Path, fan_in: str) -> None:
-    """64 tiles make one picture, pixel by pixel; with a smaller fan-in it is another one."""
+    """64 tiles make one picture, pixel by pixel; another fan-in makes another picture."""
     need_convert()
     (tmp_path / "files").mkdir()
     for number, tile in enumerate(tiles()):
@@ -144,7 +144,8 @@ def test_pictures(tmp_path: Path, fan_in: str) -> None:
 
 
 def test_simulations(tmp_path: Path) -> None:
-    """Each of 1,000 seeds is there once, in order, although the program fails for ten of them."""
+    """Each of 1,000 seeds is in the result once, in order, although the program fails for ten of
+    them."""
     (tmp_path / "seeds").write_bytes(SEEDS)
     said = []
 
@@ -161,7 +162,7 @@ def test_simulations(tmp_path: Path) -> None:
 
 
 def test_compressed_logs(tmp_path: Path) -> None:
-    """The counts of 40 compressed logs are those that zgrep finds."""
+    """The counts of 40 compressed logs are equal to the counts of zgrep."""
     logs = write(tmp_path / "logs", compressed_logs())
 
     code, said = run_here("compressed-logs", logs / "*.gz", tmp_path / "runs")
@@ -177,8 +178,8 @@ def test_compressed_logs(tmp_path: Path) -> None:
 
 
 def test_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three damaged photos are tolerated and named. Once they are repaired, the program runs three
-    times and no more, and all 200 thumbnails are there."""
+    """Three damaged photos are tolerated and named. After their repair, the program runs only three
+    times, and all 200 thumbnails exist."""
     calls = tmp_path / "calls"
     counted = write(tmp_path / "bin", {"convert": b""}) / "convert"
     counted.write_text(f'#!/bin/sh\necho "$1" >> {calls}\nexec {need_convert()} "$@"\n')
@@ -209,7 +210,7 @@ def test_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scenarios(tmp_path: Path) -> None:
-    """The scenarios that passed and failed are added up; those that are none are named."""
+    """Passed and failed scenarios are added up. Invalid scenarios are named."""
     source = write(tmp_path / "scenarios", scenarios())
 
     code, said = run_here("scenarios", f"{source}/", tmp_path / "runs")

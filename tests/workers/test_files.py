@@ -1,4 +1,4 @@
-"""SPLIT_MODE=files: whole jobs whose parts are whole files, against models of a few lines."""
+"""SPLIT_MODE=files: whole jobs with whole files as parts, against models of a few lines."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ Lines = list[dict[str, Any]]
 
 
 def job(volume: Volume, files: Mapping[str, bytes], **settings: object) -> Volume:
-    """A job of these files, in two parts."""
+    """A job with these files, in two parts."""
     for name, data in files.items():
         volume.write(name, data)
     return volume.having(**{"SPLIT_MODE": "files", "INPUT": "in/", "NUM_PARTS": 2, **settings})
 
 
 def told(how: How, settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings, with those that a custom map needs."""
+    """Return the settings, and for a custom map also MAP_SETTINGS."""
     return {**settings} if isinstance(how, str) else {"MAP_SETTINGS": "a test", **settings}
 
 
@@ -62,7 +62,7 @@ def mapped(job: Volume, how: How, part: object, **settings: object) -> Outcome:
 
 
 def map_all(job: Volume, how: How, **settings: object) -> list[str]:
-    """Split, and map what that prints, which has to go well; gives that."""
+    """Split and map, which must succeed; return the output of split."""
     printed = job.split(**told(how, settings))
     for part in printed:
         outcome = mapped(job, how, part, **settings)
@@ -71,24 +71,24 @@ def map_all(job: Volume, how: How, **settings: object) -> list[str]:
 
 
 def merged(job: Volume, how: How = "count", **settings: object) -> Outcome:
-    """The last step."""
+    """Run the last step."""
     return job.run("merge", **told(how, settings))
 
 
 def do(job: Volume, how: How, **settings: object) -> Outcome:
-    """All steps; gives the outcome of the last one."""
+    """Run all steps; return the outcome of the last step."""
     map_all(job, how, **settings)
     return merged(job, how, **settings)
 
 
 def lines(data: bytes | None) -> Lines:
-    """What an outputs.jsonl says."""
+    """Parse an outputs.jsonl."""
     assert data is not None
     return [json.loads(line) for line in data.splitlines()]
 
 
 def final(job: Volume) -> Lines:
-    """The published lines, after a look that what they say of outputs is so."""
+    """Return the published lines, after a check of their outputs."""
     found = lines(job.final("outputs.jsonl"))
     for line in found:
         assert (line["exit"] == 0) >= (line["output"] is not None)
@@ -100,7 +100,7 @@ def final(job: Volume) -> Lines:
 
 
 def outputs(job: Volume) -> dict[str, bytes | None]:
-    """The output of each file, by its name, as outputs.jsonl names them."""
+    """Return the output of each file, by file name, from outputs.jsonl."""
     return {
         line["name"]: (job.root / line["output"]).read_bytes() if line["output"] else None
         for line in final(job)
@@ -108,12 +108,12 @@ def outputs(job: Volume) -> dict[str, bytes | None]:
 
 
 def ends(job: Volume) -> dict[str, int]:
-    """The exit code of each file."""
+    """Return the exit code of each file."""
     return {line["name"]: line["exit"] for line in final(job)}
 
 
 def upper(part: Part) -> dict[str, int]:
-    """A custom map: the text in capitals, and how many letters x it has."""
+    """A custom map: the text in capitals, and the number of letters x."""
     found = 0
     part.write(b"")
     for piece in part.pieces():
@@ -123,14 +123,14 @@ def upper(part: Part) -> dict[str, int]:
 
 
 def started(log: Path) -> list[str]:
-    """The files that programs of LOGGED were started for, in order."""
+    """Return the files for which programs of LOGGED were started, in order."""
     found = log.read_text().split() if log.exists() else []
     log.unlink(missing_ok=True)
     return found
 
 
 def logged(log: Path, then: str) -> str:
-    """A program that says in a log that it was started."""
+    """A program that logs its start."""
     return f"""sh -c 'echo "$INPUT_NAMES" >>{log}; {then}'"""
 
 
@@ -138,8 +138,8 @@ def logged(log: Path, then: str) -> str:
 
 
 def model_cuts(sizes: Sequence[int], count: int) -> list[int]:
-    """The number of the first file that starts at or after each even share; of files without a
-    byte each counts as one."""
+    """Return the number of the first file that starts at or after each even share. If all files are
+    empty, each counts as one byte."""
     counted = sizes if sum(sizes) else [1] * len(sizes)
     starts = list(accumulate(counted, initial=0))
     return [
@@ -150,8 +150,8 @@ def model_cuts(sizes: Sequence[int], count: int) -> list[int]:
 
 @given(st.lists(st.integers(0, 5) | st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 12))
 def test_parts_are_whole_files(sizes: list[int], count: int) -> None:
-    """Always NUM_PARTS parts, each a run of files from cut to cut, in byte order of the names:
-    every file is mapped in exactly one. Some parts are empty, and so may all files be."""
+    """There are always NUM_PARTS parts, each with the files from cut to cut in byte order of names.
+    Every file is in exactly one part. Some parts, or all files, may be empty."""
     names = sorted(f"in/{'é' * (at % 3)}{at}" for at in range(len(sizes)))
     by_part: dict[str, list[str]] = {}
 
@@ -189,8 +189,8 @@ def test_parts_are_whole_files(sizes: list[int], count: int) -> None:
 def test_the_files_of_the_run_itself(
     volume: Volume, source: str, more: Mapping[str, str], code: int
 ) -> None:
-    """A pattern that may match them is refused, before they are there: else the next run would take
-    this one's outputs for inputs."""
+    """A pattern that may match outputs of the run is refused before these exist: the next run would
+    use them as inputs."""
     run = job(volume, {"in/a.json": b"INFO"}, **more)
     outcome = run.run("split", INPUT=source)
 
@@ -211,7 +211,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 @given(contents(30), st.integers(1, 6))
 def test_counts_of_compressed_files(text: bytes, count: int) -> None:
-    """Each kind of file counts as its text does; the lines and the records say both sizes."""
+    """A file of each kind counts like its text. The lines and the records have both sizes."""
     packed = {f"in/{kind}": pack(text) for kind, pack in PACKED.items()}
     with Volume.temporary() as volume:
         run = job(volume, packed, NUM_PARTS=count)
@@ -233,7 +233,7 @@ def test_counts_of_compressed_files(text: bytes, count: int) -> None:
 @pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
 @pytest.mark.parametrize("large", [False, True])
 def test_a_damaged_file_fails(volume: Volume, kind: str, large: bool) -> None:
-    """It is tried once and named; the others of its part are counted."""
+    """A damaged file is tried once and named. The other files of its part are counted."""
     text = random.Random(1).randbytes(400_000) if large else b"INFO\nmore\n"
     whole = PACKED[kind](text)
     damaged = {"in/cut": whole[:-9], "in/more": whole + b"INFO"}
@@ -257,8 +257,8 @@ def test_a_damaged_file_fails(volume: Volume, kind: str, large: bool) -> None:
     "more", [{}, {"RUN_DIR": "run", "OUTPUT_DIR": "made/small", "OUTPUT_SUFFIX": ".up"}]
 )
 def test_a_program_per_file(volume: Volume, tmp_path: Path, more: Mapping[str, str]) -> None:
-    """One program for each file, whose output has the file's name: its stdin is the text of the
-    file. Without a list there is no ITEM."""
+    """A program runs for each file, and its output has the file's name. Its stdin is the text of
+    the file. Without a list ITEM is not set."""
     log = tmp_path / "log"
     files = {**FILES, "in/f.gz": gzip.compress(b"info\n" * 99)}
     command = logged(log, 'cat; printf "%s %s" "$INPUT_NAMES" "${ITEM-none}"')
@@ -279,8 +279,8 @@ def test_a_program_per_file(volume: Volume, tmp_path: Path, more: Mapping[str, s
 
 
 def test_the_input_as_it_is_stored(volume: Volume) -> None:
-    """{input} is the stored file, with its own ending, and stdin the text; {output} is what counts,
-    with OUTPUT_SUFFIX as its ending."""
+    """{input} is the stored file with its suffix, and stdin is its text. {output} is the output,
+    with OUTPUT_SUFFIX as its suffix."""
     packed = gzip.compress(b"INFO\n" * 50)
     command = """sh -c 'printf "%s %s " "${1##*.}" "${2##*.}" >"$2"; cat "$1" >>"$2"'"""
     run = job(volume, {"in/a.gz": packed, "in/empty.gz": b""}, OUTPUT_SUFFIX=".out")
@@ -292,8 +292,8 @@ def test_the_input_as_it_is_stored(volume: Volume) -> None:
 
 
 def test_items(volume: Volume) -> None:
-    """The whole object of a list's line reaches its program as ITEM, and the line of outputs.jsonl
-    says it, too."""
+    """A program gets the whole object of a list's line as ITEM. The line of outputs.jsonl also has
+    this object."""
     items = [{"name": "in/b", "speed": 1.5, "é": [None, "\ud800"]}, {"name": "in/a", "speed": 2}]
     run = job(volume, {"in/a": b"A", "in/b": b"B", "in/c": b"C"}, INPUT="@list.jsonl")
     volume.write("list.jsonl", "".join(json.dumps(item) + "\n" for item in items).encode())
@@ -307,8 +307,8 @@ def test_items(volume: Volume) -> None:
 
 @pytest.mark.parametrize(("code", "tries"), [(1, 3), (2, 1), (75, 3), (255, 3)])
 def test_a_program_that_fails(volume: Volume, tmp_path: Path, code: int, tries: int) -> None:
-    """It is tried three times, once where its exit code is 2. Nothing of what it wrote is there;
-    the line has its exit code and its last words."""
+    """A failed program is tried three times, or once if its exit code is 2. Its output does not
+    exist. The line has its exit code and its last words."""
     log = tmp_path / "log"
     then = f"cat; echo no such luck >&2; case $INPUT_NAMES in *c) exit {code};; esac"
     run = job(volume, FILES, MAP_COMMAND=logged(log, then), TOLERATED_FAILURES=1)
@@ -325,7 +325,7 @@ def test_a_program_that_fails(volume: Volume, tmp_path: Path, code: int, tries: 
 
 
 def test_a_program_that_fails_at_first(volume: Volume, tmp_path: Path) -> None:
-    """What it makes at last counts, and it alone."""
+    """Only the output of the successful attempt counts."""
     mark = tmp_path / "mark"
     command = f"sh -c 'cat; test -e {mark} || {{ touch {mark}; exit 1; }}'"
     run = job(volume, {"in/a": b"once"}, NUM_PARTS=1)
@@ -336,7 +336,7 @@ def test_a_program_that_fails_at_first(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there(volume: Volume) -> None:
-    """No file has failed by that: the part does."""
+    """A missing program is a failure of the part, not of its files."""
     run = job(volume, FILES, MAP_COMMAND="no-such-program", TOLERATED_FAILURES=9)
     run.split()
     outcome = run.run("map", PART_ID=0)
@@ -348,11 +348,11 @@ def test_a_program_that_is_not_there(volume: Volume) -> None:
 
 @pytest.mark.parametrize("at_once", [3, 20])
 def test_several_programs_at_once(volume: Volume, tmp_path: Path, at_once: int) -> None:
-    """So many do run at the same time, and never more; the lines are in the order of the names,
-    whichever ends first."""
+    """Exactly FILES_AT_ONCE programs run in parallel. The lines are in the order of the names,
+    whichever program ends first."""
     marks, files = tmp_path / "marks", {f"in/{n:02}": b"%d" % n for n in range(at_once)}
     marks.mkdir()
-    # Ends when all have begun, or after a while.
+    # Ends when all have started, or after a while.
     wait = f"for i in $(seq 99); do set -- {marks}/*; test $# -ge {at_once} && break; sleep 0.1"
     command = f"sh -c ': >{marks}/$$; {wait}; done; cat; printf \" $#\"'"
     run = job(volume, files, NUM_PARTS=1, MAP_COMMAND=command)
@@ -364,7 +364,7 @@ def test_several_programs_at_once(volume: Volume, tmp_path: Path, at_once: int) 
 
 
 def test_no_more_than_files_at_once(volume: Volume, tmp_path: Path) -> None:
-    """With 3, of 12 programs no four run together."""
+    """With 3, no four of 12 programs run in parallel."""
     marks, files = tmp_path / "marks", {f"in/{n:02}": b"" for n in range(12)}
     marks.mkdir()
     command = f"sh -c ': >{marks}/$$; sleep 0.03; ls {marks} | wc -l; rm {marks}/$$'"
@@ -376,7 +376,7 @@ def test_no_more_than_files_at_once(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_at_once_is_as_one_by_one(volume: Volume, tmp_path: Path) -> None:
-    """The same outputs and lines, failed ones among them, whatever their number at once."""
+    """The outputs and lines, also of failed files, are the same for any FILES_AT_ONCE."""
     dice = random.Random(4)
     files = {f"in/{n:02}": dice.randbytes(dice.choice([0, 9, 300_000])) for n in range(12)}
     then = "cat; case $INPUT_NAMES in *7) echo bad >&2; exit 3;; esac"
@@ -392,7 +392,8 @@ def test_at_once_is_as_one_by_one(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_all_programs(volume: Volume, tmp_path: Path) -> None:
-    """None of four is left, nor a file of theirs, and the pod has ended long before its 30 s."""
+    """None of four programs is left running, none of their files is left, and the pod ends long
+    before its 30 s."""
     run = job(volume, {f"in/{n}": b"x" for n in range(9)}, NUM_PARTS=1)
     command = f"sh -c 'echo $$ >{tmp_path}/$$; echo half; exec sleep 60'"
     run = run.having(MAP_COMMAND=command, FILES_AT_ONCE=4)
@@ -424,7 +425,7 @@ def test_sigterm_ends_all_programs(volume: Volume, tmp_path: Path) -> None:
 
 
 def swallows(part: Part) -> None:
-    """A custom map that goes on after every error."""
+    """A custom map that ignores every error."""
     for way in (part.pieces, part.lines):
         try:
             for piece in way():
@@ -434,15 +435,15 @@ def swallows(part: Part) -> None:
 
 
 def named(how: object) -> str:
-    """A name of a case that is the same in every process."""
+    """A name for a case that is the same in every process."""
     return getattr(how, "__name__", str(how))
 
 
 @pytest.mark.parametrize("how", ["count", "map", upper, swallows], ids=named)
 @pytest.mark.parametrize("number", [5, 28, 116], ids=["EIO", "ENOSPC", "ESTALE"])
 def test_an_error_of_the_storage_is_none_of_a_file(volume: Volume, how: How, number: int) -> None:
-    """Whichever operation of a map fails: 75, no record and no failed file, also where the map
-    takes no notice; or all went well in another way. The next attempt is as the first would."""
+    """Whichever operation of a map fails: 75, no record and no failed file, also if the map ignores
+    the error. Or another way succeeded. The next attempt succeeds as the first would have."""
     run = job(volume, FILES, NUM_PARTS=1, **{"MAP_COMMAND": "cat"} if how == "map" else {})
     run.split()
     with faulty.operations(lambda *_: None) as seen:
@@ -470,7 +471,7 @@ def test_an_error_of_the_storage_is_none_of_a_file(volume: Volume, how: How, num
 
 
 def test_a_write_that_failed_and_was_swallowed(volume: Volume) -> None:
-    """No output with a hole in it: 75."""
+    """No output has a hole: 75."""
     run = job(volume, {"in/a": b"x" * 300_000}, NUM_PARTS=1)
     run.split()
 
@@ -513,7 +514,8 @@ def test_a_write_that_failed_and_was_swallowed(volume: Volume) -> None:
 def test_an_error_of_the_map_itself(
     volume: Volume, error: BaseException, code: int, tries: int
 ) -> None:
-    """Also one that looks like one of a storage, such as PIL's, is the file's failure."""
+    """An error of the map is the file's failure, also if it looks like one of the storage, such as
+    PIL's."""
 
     def fails(part: Part) -> None:
         data = b"".join(part.pieces())
@@ -534,8 +536,8 @@ def test_an_error_of_the_map_itself(
 
 
 def test_what_a_custom_map_gets(volume: Volume) -> None:
-    """Each file by itself: its name and item, the text by lines and pieces, and the way to the
-    stored file; the counts of all files add up."""
+    """A custom map gets each file by itself: its name and item, its text by lines and by pieces,
+    and the path of the stored file. The counts of all files are added up."""
     texts = {"in/a.gz": b"one\ntwo\n", "in/b": b"three", "in/c": b""}
     files = {name: gzip.compress(text) if ".gz" in name else text for name, text in texts.items()}
     items = [{"name": name, "weight": at} for at, name in enumerate(files)]
@@ -568,14 +570,14 @@ def takes_a_line(part: Part) -> None:
 
 
 def takes_nothing(part: Part) -> None:
-    """A custom map that does not look at the file."""
+    """A custom map that does not read the file."""
     part.write(b"nothing")
 
 
 @pytest.mark.parametrize("how", [takes_a_line, takes_nothing])
 def test_a_map_that_does_not_take_all(volume: Volume, how: Callable[[Part], None]) -> None:
-    """That is a failure of the file; of an empty one nothing is to be taken, and of one of a single
-    line all was."""
+    """Not reading all is a failure of the file. An empty file has nothing to read, and a file of
+    one line is read by its first line."""
     files = {"in/a": b"1\n2\n" * 9, "in/b": b"", "in/c.gz": gzip.compress(b"1\n2\n")}
     run = job(volume, files, TOLERATED_FAILURES=2)
     assert do(run, how).code == 0
@@ -585,7 +587,7 @@ def test_a_map_that_does_not_take_all(volume: Volume, how: Callable[[Part], None
 
 
 def test_files_is_for_this_mode(volume: Volume) -> None:
-    """A map that asks for files in another mode is told so."""
+    """A map that asks for files in another mode fails with a message."""
     run = job(volume, FILES)
     run.split(SPLIT_MODE="range")
     outcome = mapped(run, lambda part: list(part.files()) and None, 0)
@@ -598,11 +600,11 @@ def test_files_is_for_this_mode(volume: Volume) -> None:
 
 
 def some_fail(part: Part) -> None:
-    """A custom map that fails at files that begin with a dash, for good."""
+    """A custom map that always fails for files with a dash at the beginning."""
     data = b"".join(part.pieces())
     if data.startswith(b"-"):
         raise PermissionError(13, "told to fail", part.name)
-    part.write(data)  # of an empty file an empty output
+    part.write(data)  # an empty output for an empty file
 
 
 @pytest.mark.parametrize(
@@ -622,7 +624,8 @@ def some_fail(part: Part) -> None:
 def test_tolerated_failures(
     volume: Volume, tmp_path: Path, tolerated: str, failed: int, code: int
 ) -> None:
-    """Of 20 files: within, all is published and the summary tells; beyond, nothing is."""
+    """Of 20 files: within the limit, all is published and the summary has the number; beyond it,
+    nothing is published."""
     files = {f"in/{n:02}": b"-" if n < failed else b"+" for n in range(20)}
     run = job(volume, files, TOLERATED_FAILURES=tolerated)
     outcome = do(run, some_fail, SUMMARY_FILE=tmp_path / "summary")
@@ -644,7 +647,7 @@ def test_tolerated_failures(
 
 
 def test_the_first_twenty_that_failed(volume: Volume) -> None:
-    """The error names them and how many more there are, and where all are told of."""
+    """The error names the first twenty, the number of the others, and the file with all of them."""
     files = {f"in/{n:02}": b"-" for n in range(25)}
     run = job(volume, files, **RUN)
     outcome = do(run, some_fail)
@@ -658,8 +661,8 @@ def test_the_first_twenty_that_failed(volume: Volume) -> None:
 
 
 def test_a_part_whose_pod_has_died(volume: Volume) -> None:
-    """Without a word of how the maps ended, a retry may find its record; after they have failed its
-    files count as failed, where that is tolerated."""
+    """Without MAP_STATUS, a retry may find the record of the part. After the maps have failed, its
+    files count as failed, if this is tolerated."""
     files = {f"in/{n}": b"+" for n in range(4)}
     run = job(volume, files)
     run.split()
@@ -672,7 +675,7 @@ def test_a_part_whose_pod_has_died(volume: Volume) -> None:
         more = {"TOLERATED_FAILURES": tolerated, "MAP_STATUS": status}
         outcome = merged(run, some_fail, **more, RUN_ID=f"r{tolerated[0]}{status}", RUN_STARTED=1)
         assert outcome.code == code, (more, outcome.words)
-        # Also without a result there are the lines that a later run takes over from.
+        # Without a result, the lines still exist for a later run to take over.
         name = f"19700101T000001Z-r{tolerated[0]}{status}"
         assert ("outputs.jsonl" in run.results().get(name, {})) == (code != 75)
     assert [bool(line["exit"]) for line in final(run)] == [False, False, True, True]
@@ -683,8 +686,8 @@ def test_a_part_whose_pod_has_died(volume: Volume) -> None:
 @pytest.mark.parametrize("source", ["in/", "in/**", "@list"])
 @pytest.mark.parametrize("change", [b"INFO 9\n", b"INFO 1\n", None], ids=["other", "same", "gone"])
 def test_an_input_that_was_replaced(volume: Volume, source: str, change: bytes | None) -> None:
-    """Before the last step, or removed: refused. In a bucket an object of the same bytes is the
-    same version."""
+    """An input that is replaced or removed before the last step is refused. In a bucket an object
+    with the same bytes is the same version."""
     run = job(volume, FILES, INPUT=source)
     volume.write("list", "\n".join(FILES).encode())
     map_all(run, "count")
@@ -701,7 +704,7 @@ def test_an_input_that_was_replaced(volume: Volume, source: str, change: bytes |
 
 
 def test_an_input_replaced_before_its_map(volume: Volume) -> None:
-    """The part ends with 75, and it is no failure of the file."""
+    """The part ends with 75. This is not a failure of the file."""
     run = job(volume, FILES, TOLERATED_FAILURES="100%")
     run.split()
     for data in (b"INFO 9\n", None):
@@ -713,7 +716,7 @@ def test_an_input_replaced_before_its_map(volume: Volume) -> None:
 
 
 def test_an_input_that_came_later(volume: Volume) -> None:
-    """It is no part of the plan."""
+    """A new input is not in the plan."""
     run = job(volume, FILES)
     map_all(run, "count")
     volume.write("in/aa", b"INFO")
@@ -724,7 +727,7 @@ def test_an_input_that_came_later(volume: Volume) -> None:
 
 
 def place_of(run: Volume, name: str) -> Path:
-    """Where the output of a file of the newest plan lies."""
+    """Return the name of the output of a file of the newest plan."""
     return run.run_dir / "map-output" / run.job(MAP_SETTINGS="a test") / name
 
 
@@ -732,8 +735,8 @@ def place_of(run: Volume, name: str) -> Path:
     ("data", "code"), [(b"+", 0), (b"-", 75), (b"longer", 75), (None, 75)], ids=str
 )
 def test_an_output_that_was_replaced(volume: Volume, data: bytes | None, code: int) -> None:
-    """By the same bytes, as of a pod that ran twice: the lines then have its new version. By
-    others, or removed: refused."""
+    """If the same bytes replace an output, as when a pod runs twice, the lines have its new
+    version. Other bytes, or a removed output, are refused."""
     run = job(volume, {"in/a": b"+", "in/b": b"b"})
     map_all(run, some_fail)
     path = place_of(run, "in/a")
@@ -747,7 +750,7 @@ def test_an_output_that_was_replaced(volume: Volume, data: bytes | None, code: i
     if code:
         assert "is not the output that the map of in/a has made" in outcome.words
         assert run.final("outputs.jsonl") is None
-        # What the error says to do helps.
+        # The remedy of the error works.
         assert do(run, some_fail, ONLY_MISSING="true").code == 0
     assert outputs(run) == {"in/a": b"+", "in/b": b"b"}
     assert do(run, "count", INPUT="@outputs.jsonl", RUN_DIR="next").code == 0
@@ -758,7 +761,8 @@ OUTPUTS = {"in/x/1": b"a\nb", "in/x/2": b"", "in/y": b"\x81\2" * 70_000, "in/z/1
 
 @pytest.mark.parametrize("command", ["cat", "cat {inputs}"])
 def test_a_program_reduces(volume: Volume, command: str) -> None:
-    """It gets the outputs byte for byte in the order of the files, without those that failed."""
+    """The program gets the outputs byte for byte in the order of the files, without failed
+    files."""
     run = job(volume, {**OUTPUTS, "in/x/3": b"-"}, NUM_PARTS=3, TOLERATED_FAILURES=1)
     outcome = do(run, some_fail, REDUCE_COMMAND=command, OUTPUT="all")
 
@@ -768,7 +772,7 @@ def test_a_program_reduces(volume: Volume, command: str) -> None:
 
 
 def test_a_custom_last_step(volume: Volume) -> None:
-    """It gets each output by itself, with its name."""
+    """The function gets each output by itself, with its name."""
     run = job(volume, OUTPUTS, MAP_SETTINGS="a test")
     map_all(run, some_fail)
 
@@ -790,7 +794,7 @@ def test_a_custom_last_step(volume: Volume) -> None:
 
 
 def mapped_names(names: list[str]) -> Callable[[Part], dict[str, int]]:
-    """A custom map as some_fail, with counts, that notes what it is called for."""
+    """A custom map like some_fail, with counts, that records its calls."""
 
     def note(part: Part) -> dict[str, int]:
         names.append(part.name)
@@ -801,7 +805,7 @@ def mapped_names(names: list[str]) -> Callable[[Part], dict[str, int]]:
 
 
 def counted(files: Mapping[str, bytes]) -> dict[str, int]:
-    """What it counts in the files at which it does not fail."""
+    """The counts of the files for which it does not fail."""
     good = [data for data in files.values() if not data.startswith(b"-")]
     return {"bytes": sum(map(len, good)), "files": len(good)}
 
@@ -810,7 +814,7 @@ MANY = {f"in/{n}": b"x" * (n + 1) for n in range(8)}
 
 
 def check(run: Volume, files: Mapping[str, bytes]) -> None:
-    """Look that the published results are those of these files, and of all."""
+    """Check that exactly these files have published results."""
     is_bad = {name: data.startswith(b"-") for name, data in files.items()}
     ordered = sorted(files.items())
     assert list(outputs(run).items()) == [
@@ -821,8 +825,8 @@ def check(run: Volume, files: Mapping[str, bytes]) -> None:
 
 
 def test_only_what_has_changed(volume: Volume) -> None:
-    """A changed file, a new one, one whose output is gone and one that failed are mapped, and what
-    is removed is left out; a second takeover takes over from the first."""
+    """Changed and new files, files with a missing output and failed files are mapped. Removed files
+    are left out. A second takeover also takes over what the first took over."""
     files, names = {**MANY, "in/7": b"-"}, list[str]()
     run = job(volume, files, NUM_PARTS=3)
     note = mapped_names(names)
@@ -856,7 +860,7 @@ def test_only_what_has_changed(volume: Volume) -> None:
 
 
 def test_the_parts_of_what_is_missing_are_even(volume: Volume) -> None:
-    """What is taken over counts for no part's share: of eight files of which four are left, two
+    """Results that are taken over do not count in the shares: of eight files with four to map, two
     parts have two each."""
     files, names = {f"in/{n}": b"-" if n > 3 else b"x" * 99 for n in range(8)}, list[str]()
     run = job(volume, files)
@@ -872,7 +876,7 @@ def test_the_parts_of_what_is_missing_are_even(volume: Volume) -> None:
 
 @pytest.mark.parametrize("failed", [1, 8], ids=["one", "all"])
 def test_from_a_run_with_too_many_failures(volume: Volume, tmp_path: Path, failed: int) -> None:
-    """What failed for a reason outside of the files is made again when that is put right."""
+    """Files that failed for an external reason are mapped again after this reason is fixed."""
     log, good = tmp_path / "log", tmp_path / "good"
     then = f"cat; case $INPUT_NAMES in in/[{8 - failed}-7]) test -e {good} || exit 2;; esac"
     run = job(volume, MANY, MAP_COMMAND=logged(log, then))
@@ -886,7 +890,7 @@ def test_from_a_run_with_too_many_failures(volume: Volume, tmp_path: Path, faile
 
 
 def test_a_changed_item(volume: Volume) -> None:
-    """A file whose item is another is mapped again, also where the two are equal in Python."""
+    """A file with another item is mapped again, also if Python considers both items equal."""
     items: list[dict[str, Any]] = [{"name": name, "v": 1} for name in MANY]
     run = job(volume, MANY, INPUT="@list.jsonl", MAP_SETTINGS="a test")
     names = list[str]()
@@ -912,8 +916,8 @@ def test_a_changed_item(volume: Volume) -> None:
     ids=str,
 )
 def test_other_settings(volume: Volume, other: dict[str, str]) -> None:
-    """Results of others are not taken over; back with the first, the first run's are, though a
-    newer one has published."""
+    """Results for other settings are not taken over. With the first settings again, the first run's
+    results are, although a newer run has published."""
     names = list[str]()
     note = mapped_names(names)
     run = job(volume, MANY)
@@ -928,7 +932,7 @@ def test_other_settings(volume: Volume, other: dict[str, str]) -> None:
 
 
 def test_a_folder_of_results_that_is_damaged(volume: Volume) -> None:
-    """It is as if it were not there."""
+    """A damaged folder of results is ignored."""
     names = list[str]()
     note = mapped_names(names)
     run = job(volume, MANY)
@@ -946,7 +950,7 @@ def test_a_folder_of_results_that_is_damaged(volume: Volume) -> None:
 
 @pytest.mark.parametrize("per_pod", [1, 2])
 def test_an_output_that_is_gone_before_the_last_step(volume: Volume, per_pod: int) -> None:
-    """Nothing was published: ONLY_MISSING maps that part again, and not the others."""
+    """Nothing was published: ONLY_MISSING maps only this part again."""
     names = list[str]()
     note = mapped_names(names)
     run = job(volume, MANY, PARTS_PER_POD=per_pod, NUM_PARTS=2)
@@ -964,7 +968,7 @@ def test_an_output_that_is_gone_before_the_last_step(volume: Volume, per_pod: in
 
 
 def test_a_job_of_outputs(volume: Volume) -> None:
-    """The outputs of a job are the inputs of the next one, at their versions; failed files are left
+    """The outputs of a job are the inputs of the next job, at their versions. Failed files are left
     out. A replaced output is refused."""
     run = job(volume, {**MANY, "in/3": b"-"}, RUN_DIR="one", OUTPUT_SUFFIX=".1")
     items = [{"name": name, "of": [name]} for name in MANY]
@@ -986,7 +990,7 @@ def test_a_job_of_outputs(volume: Volume) -> None:
     place = str(final(run)[0]["output"])
     volume.write(place, b"?")
     outcome = chain.run("split")
-    assert (outcome.code, f"{place} is not the output that line 1 of" in outcome.words) == (
+    assert (outcome.code, f"{place} is not the output in line 1 of" in outcome.words) == (
         75,
         True,
     )
@@ -996,7 +1000,7 @@ def test_a_job_of_outputs(volume: Volume) -> None:
 
 
 def test_a_late_map_of_an_older_run(volume: Volume) -> None:
-    """Its plan has other inputs: what it writes, nobody reads."""
+    """Its plan has other inputs: no step reads its output."""
     run = job(volume, FILES)
     older = run.having(PLAN_ID="", **RUN)
     older.split()
@@ -1020,8 +1024,8 @@ def test_a_late_map_of_an_older_run(volume: Volume) -> None:
 @pytest.mark.parametrize("same", [True, False], ids=["same bytes", "other bytes"])
 @pytest.mark.parametrize("first", [True, False], ids=["record of the first", "of the second"])
 def test_a_part_that_is_mapped_twice(volume: Volume, same: bool, first: bool) -> None:
-    """Two attempts of a part, whose outputs and records come in any order: the result is right, or
-    refused, and never tells of bytes that are not there."""
+    """Two attempts of a part write their outputs and records in any order: the result is right, or
+    refused, and never names bytes that do not exist."""
     run = job(volume, {"in/a": b"a", "in/b": b"b"}, NUM_PARTS=1)
     run.split()
 
@@ -1036,9 +1040,9 @@ def test_a_part_that_is_mapped_twice(volume: Volume, same: bool, first: bool) ->
 
     other = b"1" if same else b"22"
     path = run.record_path("0", MAP_SETTINGS="a test")
-    # The second one runs within the first one's last file, and has its record before it.
+    # The second attempt runs while the first maps its last file, and writes its record first.
     assert attempt(b"1", lambda: attempt(other)).code == 0
-    if first:  # the second has overwritten in/a since, and the first in/b
+    if first:  # in/a is now the second attempt's, and in/b the first's
         record = path.read_bytes()
         assert attempt(other).code == 0
         path.write_bytes(record)
@@ -1052,15 +1056,15 @@ def test_a_part_that_is_mapped_twice(volume: Volume, same: bool, first: bool) ->
     else:
         assert (outcome.code, same) == (75, False)
         assert run.final("outputs.jsonl") is None
-    # However it was, to map it once more puts it right.
+    # In each case, mapping the part again fixes it.
     assert attempt(b"3").code == 0
     assert merged(run, upper).code == 0
     assert outputs(run) == {"in/a": b"a3", "in/b": b"b3"}
 
 
 def test_the_last_step_is_killed(volume: Volume) -> None:
-    """At every operation, among them those between outputs.jsonl and the result; a retry makes the
-    same, and what was killed is nothing that others take for whole."""
+    """The last step is killed at every operation, also between outputs.jsonl and the result. A
+    retry makes the same result, and no other run uses the incomplete one."""
     files = {**FILES, "in/x": b"-"}
     settings = {**RUN, "TOLERATED_FAILURES": 1, "MAP_SETTINGS": "a test"}
     run = job(volume, files, **settings)
@@ -1084,7 +1088,7 @@ def test_the_last_step_is_killed(volume: Volume) -> None:
 
 
 def test_a_late_last_step(volume: Volume) -> None:
-    """Of an older run: it ends well, and the newer one's outputs.jsonl stays."""
+    """The late last step of an older run succeeds, and the newer run's outputs.jsonl stays."""
     run = job(volume, FILES, MAP_SETTINGS="a test")
     older, newer = run.having(**RUN), run.having(**{**NEXT, "ONLY_MISSING": "false"})
     map_all(older, upper)
@@ -1100,8 +1104,8 @@ def test_a_late_last_step(volume: Volume) -> None:
 
 
 def test_an_older_last_step_again(volume: Volume) -> None:
-    """A newer run takes over from an older one whose last step was killed before its result. That
-    is tried again meanwhile: the newer run ends well all the same."""
+    """A newer run takes over from an older run with a last step that was killed before its result.
+    Meanwhile the older last step is retried: the newer run still succeeds."""
     run = job(volume, MANY, MAP_SETTINGS="a test")
     older, newer = run.having(**RUN), run.having(**NEXT)
     map_all(older, some_fail)
@@ -1126,7 +1130,7 @@ def test_an_older_last_step_again(volume: Volume) -> None:
 
 
 def test_part_outputs_have_names_of_their_own(volume: Volume) -> None:
-    """The lines of a part and the output of a file whose name is as its."""
+    """The lines of a part and the output of a file with a similar name do not collide."""
     files = {"0": b"zero", "1-x": b"one"}
     run = job(volume, {f"in/{name}": data for name, data in files.items()}, OUTPUT_DIR="map-output")
     assert do(run, upper).code == 0
@@ -1140,16 +1144,16 @@ def test_part_outputs_have_names_of_their_own(volume: Volume) -> None:
 
 
 def test_an_output_is_none_of_the_inputs(volume: Volume) -> None:
-    """OUTPUT may be neither a listed file nor the list: the run would replace it."""
+    """OUTPUT must not be a listed file or the list: the run would replace it."""
     run = job(volume, {"in/a": b"1\n", "l.txt": b"in/a\n"}, INPUT="@l.txt")
     for output in ("in/a", "l.txt"):
         outcome = run.run("split", OUTPUT=output)
         assert outcome.code == 2, outcome.words
-        assert f"which is or names {output}, and the run writes that" in outcome.words
+        assert f" with {output}: change OUTPUT or RUN_DIR" in outcome.words
 
 
 def test_damage_that_a_map_swallows(volume: Volume) -> None:
-    """It is the file's failure all the same."""
+    """Damage that the map ignores is still the file's failure."""
 
     def careless(part: Part) -> dict[str, int]:
         with suppress(Exception):
@@ -1164,7 +1168,7 @@ def test_damage_that_a_map_swallows(volume: Volume) -> None:
 
 @pytest.mark.parametrize("command", ["cat", "sh -c 'cat \"$@\"' x {inputs}"])
 def test_nothing_to_reduce(volume: Volume, command: str) -> None:
-    """Where all files have failed, the program of the last step has no input."""
+    """If all files have failed, the program of the last step has an empty input."""
     run = job(volume, FILES, MAP_COMMAND="sh -c 'cat; exit 2'", TOLERATED_FAILURES="100%")
     assert do(run, "map", REDUCE_COMMAND=command).code == 0
     assert run.final("result.out") == b""
@@ -1172,16 +1176,16 @@ def test_nothing_to_reduce(volume: Volume, command: str) -> None:
 
 
 def test_a_name_that_is_too_long(volume: Volume) -> None:
-    """The name of an output that the storage does not take is the failure of that file."""
+    """An output name that the storage does not accept is the failure of this file."""
     long = "x" * 250 if not volume.in_bucket else "/".join(["x" * 90] * 10)
     run = job(volume, {f"in/{long}": b"1", "in/y": b"2"}, TOLERATED_FAILURES=1)
     assert do(run, upper, OUTPUT_SUFFIX="." + "y" * 63).code == 0
     assert ends(run) == {f"in/{long}": 2, "in/y": 0}
-    assert "give a shorter OUTPUT_SUFFIX" in final(run)[0]["said"]
+    assert "use a shorter OUTPUT_SUFFIX" in final(run)[0]["said"]
 
 
 def test_what_failed_without_a_last_step(volume: Volume, tmp_path: Path) -> None:
-    """With ONLY_MISSING a part of which a file has failed is mapped again."""
+    """With ONLY_MISSING a part with a failed file is mapped again."""
     flag = tmp_path / "repaired"
     command = f"sh -c 'cat; grep -q WARN $1 && [ ! -e {flag} ] && exit 2; exit 0' x {{input}}"
     run = job(volume, FILES, MAP_COMMAND=command)
@@ -1194,7 +1198,7 @@ def test_what_failed_without_a_last_step(volume: Volume, tmp_path: Path) -> None
 
 @pytest.mark.folder
 def test_links_that_do_not_match(volume: Volume) -> None:
-    """They are in nobody's way; one to a folder, which may hold what matches, is refused."""
+    """Links that do not match are ignored. A link to a folder that may have matches is refused."""
     run = job(volume, {"in/a/b.log": b"INFO", "other/c.log": b"INFO"}, INPUT="in/**/*.log")
     (run.root / "in/a/link").symlink_to("b.log")
     assert do(run, "count").code == 0
@@ -1204,12 +1208,12 @@ def test_links_that_do_not_match(volume: Volume) -> None:
 
 
 def test_a_list_that_the_run_replaces(volume: Volume) -> None:
-    """The outputs.jsonl of the same RUN_DIR is no list: the run puts its own there. That of a run
-    in results/ is one."""
+    """The outputs.jsonl of the same RUN_DIR is refused as a list: the run replaces it. The one of a
+    run in results/ is accepted."""
     run = job(volume, FILES)
     assert do(run, upper).code == 0
     outcome = run.run("split", INPUT="@outputs.jsonl")
-    assert (outcome.code, "or @results/RUN/outputs.jsonl" in outcome.words) == (2, True)
+    assert (outcome.code, "use @results/RUN/outputs.jsonl" in outcome.words) == (2, True)
     (folder,) = run.results()
     chain = run.having(INPUT=f"@results/{folder}/outputs.jsonl")
     assert do(chain, upper).code == 0
@@ -1217,7 +1221,7 @@ def test_a_list_that_the_run_replaces(volume: Volume) -> None:
 
 
 def test_a_map_that_changes_its_item(volume: Volume) -> None:
-    """The item of the line is that of the list."""
+    """The item of the line is the item in the list."""
 
     def spoils(part: Part) -> None:
         list(part.pieces())
@@ -1230,7 +1234,7 @@ def test_a_map_that_changes_its_item(volume: Volume) -> None:
 
 
 def test_large_items(volume: Volume) -> None:
-    """An item is as large for a program as it is in the list; one that is no UTF-8 comes, too."""
+    """A program gets an item as large as in the list, also one that is not UTF-8."""
     texts = ["é" * 32_000, "界" * 21_000, "\\ud83d"]
     lines = [f'{{"name":"in/{at}","x":"{text}"}}' for at, text in enumerate(texts)]
     files = {f"in/{at}": b"" for at in range(3)}
@@ -1243,7 +1247,8 @@ def test_large_items(volume: Volume) -> None:
 
 
 def test_an_item_that_is_too_large(volume: Volume) -> None:
-    """For a program: its file fails, and no other. The lines of the others are a next job's."""
+    """For a program, only this file fails. The lines of the others can be the list of a next
+    job."""
     sizes = {"in/a": 100_000, "in/b": 200_000}
     lines = [f'{{"name":"{name}","x":"{"x" * size}"}}' for name, size in sizes.items()]
     files = {**dict.fromkeys(sizes, b"1\n"), "l.jsonl": "\n".join(lines).encode()}
@@ -1251,7 +1256,7 @@ def test_an_item_that_is_too_large(volume: Volume) -> None:
     outcome = do(run, "map", MAP_COMMAND="cat", TOLERATED_FAILURES=1)
     assert outcome.code == 0, outcome.words
     assert ends(run) == {"in/a": 0, "in/b": 2}
-    assert "takes 200022 bytes as JSON" in final(run)[1]["said"]
+    assert "got 200022: shorten the item" in final(run)[1]["said"]
 
     after = volume.having(INPUT="@one/outputs.jsonl", SPLIT_MODE="files", RUN_DIR="two")
     assert do(after, "map", MAP_COMMAND="cat").code == 0
@@ -1260,7 +1265,7 @@ def test_an_item_that_is_too_large(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_an_output_in_the_way_of_another(volume: Volume) -> None:
-    """One of the two files fails, whichever comes second."""
+    """The second of the two files fails, in any order."""
     run = job(volume, {"in/a": b"1", "in/a.d/b": b"2"}, NUM_PARTS=1, OUTPUT_SUFFIX=".d")
     assert do(run, upper, TOLERATED_FAILURES=1).code == 0
     assert ends(run) == {"in/a": 0, "in/a.d/b": 2}
@@ -1268,20 +1273,20 @@ def test_an_output_in_the_way_of_another(volume: Volume) -> None:
 
 @pytest.mark.folder
 def test_what_a_killed_pod_was_writing(volume: Volume) -> None:
-    """It is no item of the next job."""
+    """An unfinished file is not an item of the next job."""
     run = job(volume, {**FILES, "in/.x.png.0123456789abcdef.tmp": b"half"})
     assert do(run, "count").code == 0
     assert list(ends(run)) == list(FILES)
 
 
 def test_a_limit_of_several_programs(volume: Volume) -> None:
-    """SCRATCH_SIZE is a limit of each program, and none of the worker: with several at once an
-    output that is larger, through stdout, goes well, and a larger file does not."""
+    """SCRATCH_SIZE limits each program, and not the worker. With several programs in parallel, a
+    larger output through stdout succeeds, and a larger file does not."""
     run = job(volume, {f"in/{at}": b"x" * 2000 for at in range(12)}, NUM_PARTS=1)
     more: dict[str, object] = {"SCRATCH_SIZE": 1000, "FILES_AT_ONCE": 4}
     assert do(run, "map", MAP_COMMAND="cat", **more).code == 0
     assert {len(data or b"") for data in outputs(run).values()} == {2000}
-    command = "sh -c 'sleep 0.3; cat >$0' {output}"  # the limit comes right after the start
+    command = "sh -c 'sleep 0.3; cat >$0' {output}"  # the limit is set right after the start
     outcome = do(run, "map", MAP_COMMAND=command, TOLERATED_FAILURES="100%", **more)
     assert outcome.code == 0
     assert set(ends(run).values()) == {2}

@@ -1,4 +1,5 @@
-"""First bytes: what cannot be read as text is refused, and text that begins alike is not."""
+"""First bytes: files in other formats than text are refused, and text with a similar beginning is
+accepted."""
 
 from __future__ import annotations
 
@@ -36,36 +37,36 @@ def zipped(data: bytes) -> bytes:
     return made.getvalue()
 
 
-# What it is, and what to do.
+# The format and the remedy.
 CODED: dict[str, tuple[bytes, str]] = {
-    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it before"),
-    "gzip of nothing": (gzip.compress(b""), "gzip, .*: decompress it before"),
-    "zstd": (zstd(DATA), "zstd, .*: decompress it before"),
-    "xz": (lzma.compress(DATA), "xz, .*: decompress it before"),
+    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it first"),
+    "gzip of nothing": (gzip.compress(b""), "gzip, .*: decompress it first"),
+    "zstd": (zstd(DATA), "zstd, .*: decompress it first"),
+    "xz": (lzma.compress(DATA), "xz, .*: decompress it first"),
     **{
-        f"bzip2 -{level}": (bz2.compress(DATA, level), "bzip2, .*: decompress it before")
+        f"bzip2 -{level}": (bz2.compress(DATA, level), "bzip2, .*: decompress it first")
         for level in range(1, 10)
     },
-    "bzip2 of nothing": (bz2.compress(b""), "bzip2, .*: decompress it before"),
-    "zip": (zipped(DATA), "zip, .*: unpack it before"),
+    "bzip2 of nothing": (bz2.compress(b""), "bzip2, .*: decompress it first"),
+    "zip": (zipped(DATA), "zip, .*: unpack it first"),
     "UTF-16, little end first": (
         codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
-        "UTF-16, .*: convert it to UTF-8 before",
+        "UTF-16, .*: convert it to UTF-8 first",
     ),
     "UTF-16, big end first": (
         codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
-        "UTF-16, .*: convert it to UTF-8 before",
+        "UTF-16, .*: convert it to UTF-8 first",
     ),
     "UTF-32, little end first": (
         codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
-        "UTF-32, .*: convert it to UTF-8 before",
+        "UTF-32, .*: convert it to UTF-8 first",
     ),
     "UTF-32, big end first": (
         codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
-        "UTF-32, .*: convert it to UTF-8 before",
+        "UTF-32, .*: convert it to UTF-8 first",
     ),
     **{
-        f"{coding} without a mark": (TEXT.encode(coding), f"{what}, .*: convert it to UTF-8 before")
+        f"{coding} without a mark": (TEXT.encode(coding), f"{what}, .*: convert it to UTF-8 first")
         for what, coding in (
             ("UTF-16", "utf-16-le"), ("UTF-16", "utf-16-be"),
             ("UTF-32", "utf-32-le"), ("UTF-32", "utf-32-be"),
@@ -73,14 +74,14 @@ CODED: dict[str, tuple[bytes, str]] = {
     },
     "zstd after a frame to skip": (
         b"\x5d\x2a\x4d\x18\2\0\0\0hi" + zstd(DATA),
-        "zstd, .*: decompress it before",
+        "zstd, .*: decompress it first",
     ),
 }  # fmt: skip
 MARKS = [mark for mark, *_ in formats.FORMATS]
 
 
 def check(words: str, name: str, pattern: str) -> None:
-    """The sentence names the file, the format and the remedy."""
+    """The message names the file, the format and the remedy."""
     what, _, remedy = pattern.partition(", .*: ")
     assert f'error="{name} is {what}, ' in words
     assert remedy in words
@@ -88,7 +89,7 @@ def check(words: str, name: str, pattern: str) -> None:
 
 @pytest.mark.parametrize(("data", "pattern"), CODED.values(), ids=CODED)
 def test_split_refuses(volume: Volume, data: bytes, pattern: str) -> None:
-    """A single file, and one among others: exit code 2, and nothing is written."""
+    """A single file, and a file among others: exit code 2, and nothing is written."""
     volume.write(INPUT, data)
     volume.write("in/app.log", DATA)
     volume.write("in/app.log.1", data)
@@ -105,8 +106,8 @@ def test_split_refuses(volume: Volume, data: bytes, pattern: str) -> None:
 def test_the_map_refuses(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, data: bytes, pattern: str, mode: str
 ) -> None:
-    """Of more files than split looks at, the map that reads a file's first byte refuses it: that
-    part has no record and the run no result."""
+    """With more files than split checks, the map that reads a file's first byte refuses it. Its
+    part has no record and the run has no result."""
     monkeypatch.setattr(formats, "MAX_LOOKS", 2)
     volume = volume.having(INPUT="in/", NUM_PARTS=3, SPLIT_MODE=mode)
     files = {"a": DATA, "b": DATA, "c": data, "d": DATA}
@@ -129,8 +130,8 @@ def test_the_map_refuses(
 def test_the_first_is_named(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, mode: str, looks: int
 ) -> None:
-    """Of a folder with text and several files that are none, whoever looks names the first in byte
-    order, however its bytes lie in the pieces that are read."""
+    """In a folder with text and several other files, split and the map name the first file in byte
+    order, for any size of the pieces that are read."""
     monkeypatch.setattr(formats, "MAX_LOOKS", looks)
     volume = volume.having(INPUT="in/", NUM_PARTS=1, SPLIT_MODE=mode)
     coded = [data for data, _ in CODED.values()]
@@ -150,7 +151,7 @@ def test_the_first_is_named(
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_1000_files(volume: Volume, mode: str) -> None:
-    """Split looks at 1,000 files, and at none of 1,001: then the map does."""
+    """Split checks 1,000 files, and none of 1,001: then the map checks them."""
     volume = volume.having(INPUT="in/", NUM_PARTS=2, SPLIT_MODE=mode)
     for number in range(999):
         volume.write(f"in/{number:04}", b"INFO\n")
@@ -167,7 +168,7 @@ def test_1000_files(volume: Volume, mode: str) -> None:
 
 
 def texts() -> Iterator[bytes]:
-    """Texts that begin like something else, or are shorter than a mark."""
+    """Texts that begin like another format, or are shorter than a mark."""
     for mark in MARKS:
         for end in range(1, len(mark)):
             if not mark[:end].startswith(tuple(MARKS)):
@@ -179,7 +180,7 @@ def texts() -> Iterator[bytes]:
 
 
 def test_text_is_not_refused(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks, split or the map: counted as it stands."""
+    """Neither split nor the map refuses text: it is counted unchanged."""
     files = [*dict.fromkeys(texts())]
     assert len(files) > 20
     for number, data in enumerate(files):

@@ -1,4 +1,4 @@
-"""`--help` of every entrypoint: its contract, with the settings and defaults that it reads."""
+"""`--help` of every entrypoint: its documentation, with the settings and defaults that it reads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pipeline import INPUT, LEVEL_1, MAINS, WORKERS, Volume, bare_environ
 
 pytestmark = pytest.mark.usefixtures("storage")
 
-Settings = dict[str, str]  # by name the default, which may be empty
+Settings = dict[str, str]  # defaults by name; a default may be empty
 
-# Arguments and settings of runs that read all that the worker reads; the last one of each fails.
+# Arguments and settings of runs that together read every setting of the worker. The last run of
+# each worker fails.
 RUNS: dict[str, list[tuple[list[str], dict[str, object]]]] = {
     "split": [([], {"SPLIT_MODE": "files"}), ([], {}), ([], {"NUM_PARTS": 0})],
     "count": [([], {"PART_ID": 0}), ([], {})],
@@ -36,25 +37,25 @@ raise SystemExit(map_part(lambda part: {"lines": len(list(part.lines()))}))
 
 
 class Recorder(dict[str, str]):
-    """An environment that knows what was read of it, and with which default."""
+    """An environment that records which settings are read, and with which default."""
 
     def __init__(self, environ: dict[str, str], read: Settings) -> None:
         super().__init__(environ)
         self.read = read
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        """The setting, noted."""
+        """Record the setting and return it."""
         self.read[name] = self.read.get(name) or default or ""
         return super().get(name, default)
 
     def __getitem__(self, name: str) -> str:
-        """The setting, noted."""
+        """Record the setting and return it."""
         self.get(name)
         return super().__getitem__(name)
 
 
 def help_of(*command: str | Path, **environ: str) -> str:
-    """What a program prints at --help, which has to go well without any setting."""
+    """Return the output of a program for --help, which must succeed without any setting."""
     done = subprocess.run(
         [sys.executable, *command, "--help"],
         env={**bare_environ(), **environ},
@@ -66,7 +67,7 @@ def help_of(*command: str | Path, **environ: str) -> str:
 
 
 def told(text: str) -> tuple[Settings, set[str]]:
-    """The settings that a help names, and those of a bucket."""
+    """Return the settings in a help text, and the settings of a bucket."""
     of_all, _, of_bucket = text.partition("\nAll take ")[2].partition(" in a bucket\n")
     takes = re.findall(r"\nTakes +(.*(?:\n {8}.*)*)", text)
     names = r"\b([A-Z][A-Z_]{3,})(?:=([^\s]+))?(?=[\s,]|$)"
@@ -76,8 +77,8 @@ def told(text: str) -> tuple[Settings, set[str]]:
 
 @pytest.mark.parametrize("worker", RUNS)
 def test_the_settings_are_those_that_are_read(volume: Volume, worker: str) -> None:
-    """No setting too many, none too few, no other default. Those of credentials, of which there
-    are many, are in workers/README.md."""
+    """The help names exactly the settings that are read, with their defaults. The many settings of
+    credentials are in workers/README.md."""
     volume.write(INPUT, b"INFO\n")
     for number in range(2):
         volume.write(LEVEL_1.format(number), b"A")
@@ -117,7 +118,7 @@ def test_the_settings_are_those_of_the_readme(worker: str) -> None:
 
 @pytest.mark.folder
 def test_the_contract_comes_first(tmp_path: Path) -> None:
-    """The docstring of the program, that of a custom map as well; nothing is done."""
+    """--help prints the docstring of the program, also of a custom map, and does nothing else."""
     custom = tmp_path / "lines.py"
     custom.write_text(MAP)
     for path in (custom, *(WORKERS / f"{worker}.py" for worker in RUNS)):

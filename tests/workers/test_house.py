@@ -1,4 +1,4 @@
-"""The house of the workers: imports go one way, and no room is too large to read in one go."""
+"""The structure of the workers: imports go one way, and files are short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import fanfold
 import pytest
 from pipeline import WORKERS, bare_environ
 
-# From the bottom up: a room may import those before it, and an entrypoint may import all of them.
+# From the bottom up: a room may import only the rooms before it. An entrypoint may import all
+# rooms.
 ROOMS = [
     "fanfold.errors",
     "fanfold.names",
@@ -55,14 +56,13 @@ ROOMS = [
     "fanfold.mapping",
     "fanfold",
 ]
-# Lines, run.py aside. Of the whole, 3,210 are for text; 710 for what users bring: a program (its
-# words, files, process, end and the sentences of its errors, 410), streams for it, map.py,
-# functions for every step, and an API that imports only what is asked for; 210 for several parts
-# per pod: their ids, their failures, what a retry skips; and 1,610 for files as items: patterns,
-# lists and listings of them (460), what is compressed (150), a map per file and its failures (310),
-# outputs.jsonl and what is taken over from it (200), settings, cuts, their errors, and requests
-# that take little memory and CPU time (60); 500 for the page of a run; 70 for the progress that a
-# map tells Argo; and 30 for keywords that are searched for by a rare byte of theirs.
+# Maximum lines, without run.py. WHOLE is 3,210 for text; 710 for users' programs (its words, files,
+# process, end and error messages: 410), their streams, map.py, functions for every step, and an API
+# with lazy imports; 210 for several parts per pod: their ids, their failures, the parts that a
+# retry skips; 1,610 for files as items: patterns, lists and listings (460), compressed files (150),
+# a map per file and its failures (310), outputs.jsonl and results taken over from it (200),
+# settings, cuts, their errors, and requests that take little memory and CPU time; 500 for the page
+# of a run; 70 for the progress of a map; 30 for keywords that are searched for by a rare byte.
 ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70 + 30
 PATHS = {
     ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
@@ -72,12 +72,12 @@ ENTRYPOINTS = sorted(set(PATHS) - set(ROOMS))
 
 
 def lines(path: Path) -> int:
-    """How long a file is."""
+    """Return the number of lines of a file."""
     return path.read_text().count("\n")
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of ours that a file imports, wherever in it."""
+    """Return the modules of the project that a file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -90,7 +90,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_room_has_its_place() -> None:
-    """A new file of the package is added to the list above, and to the one of README.md."""
+    """A new file of the package must be in the list above, and in the list of README.md."""
     tree = re.findall(r"(?m)^ +(\w+\.py) ", (WORKERS / "README.md").read_text().split("```")[1])
 
     assert set(ROOMS) <= set(PATHS)
@@ -100,15 +100,15 @@ def test_every_room_has_its_place() -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_imports_go_one_way(name: str) -> None:
-    """Down, so that there is no circle; nobody imports an entrypoint, or the package as its users
-    do."""
+    """Imports go down, so there is no circle. No file imports an entrypoint, or the package as its
+    users do."""
     below = ROOMS[: ROOMS.index(name)] if name in ROOMS else ROOMS[:-1]
 
     assert imported(PATHS[name]) <= set(below)
 
 
 def test_sizes() -> None:
-    """A room is read in one go; the whole does not grow unnoticed."""
+    """A room is short, and the whole does not grow unnoticed."""
     long = {name: lines(path) for name, path in PATHS.items() if name != "run"}
 
     assert {
@@ -118,7 +118,7 @@ def test_sizes() -> None:
 
 
 def test_the_api_is_imports_and_no_more() -> None:
-    """What a custom map imports is named in one place."""
+    """All names of the API are in one place."""
     docstring, _, choice, names = ast.parse(PATHS["fanfold"].read_text()).body
 
     assert isinstance(docstring, ast.Expr)
@@ -149,7 +149,8 @@ def test_the_api_is_imports_and_no_more() -> None:
     ],
 )
 def test_a_start_is_short(name: str, without: str) -> None:
-    """A worker imports only what it uses: with thousands of pods each import is paid for."""
+    """A worker imports only the rooms that it uses: with thousands of pods each import has a
+    cost."""
     code = f"import sys, {name}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],

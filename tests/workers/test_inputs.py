@@ -1,10 +1,11 @@
-"""The files that INPUT names in the mode files: a file, a folder, a pattern, a list."""
+"""The files that INPUT names in mode files: a file, a folder, a pattern, a list."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import os
+import re
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -24,29 +25,29 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 
 def find(volume: Volume, source: str, mode: str = "files") -> Inputs:
-    """What split finds, with a RUN_DIR that no pattern here can hold."""
+    """Return the inputs that split finds, with a RUN_DIR that matches no pattern of these tests."""
     environ = volume.environ({"RUN_DIR": "run/a/b/c"})
     return find_inputs(open_storage(environ)[0], source, mode, environ)
 
 
 def names(inputs: Inputs) -> list[str]:
-    """Their names."""
+    """Return their names."""
     return [json.loads(line)[0] for line in inputs.lines]
 
 
 def items(inputs: Inputs) -> list[Any]:
-    """Their items."""
+    """Return their items."""
     return [Input(*json.loads(line)).item for line in inputs.lines]
 
 
 def as_stored(volume: Volume, name: str) -> list[object]:
-    """What the line of an input says of a file, without an item."""
+    """Return the line of an input without an item."""
     with open_storage(volume.environ({}))[0].open(name) as file:
         return [name, file.size, file.version]
 
 
 def put_list(volume: Volume, *lines: object, name: str = "items.jsonl") -> None:
-    """A list with these lines."""
+    """Write a list with these lines."""
     volume.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
@@ -70,8 +71,8 @@ SOURCES: dict[str, Callable[[str], bool]] = {
 @hypothesis.settings(max_examples=20)
 @given(tree=st.sets(st.sampled_from(TREE), min_size=1))
 def test_files_folders_and_patterns(tree: set[str]) -> None:
-    """Those that are meant, in byte order, each as it is stored; none is an error that names the
-    source."""
+    """Exactly the named files are found, in byte order, as stored. If there are none, the error
+    names the source."""
     with Volume.temporary() as volume:
         for name in tree:
             volume.write(name, name.encode())
@@ -86,12 +87,12 @@ def test_files_folders_and_patterns(tree: set[str]) -> None:
             else:
                 with pytest.raises(WorkerError) as error:
                     find(volume, source)
-                assert str(error.value).startswith(f"INPUT {source} is ")
+                assert re.match(f"INPUT must .* got {re.escape(repr(source))}", str(error.value))
                 assert error.value.exit_code == 2
 
 
 def test_first_bytes(volume: Volume) -> None:
-    """A file need not be text, unless it is read as such."""
+    """A file need not be text, unless it is read as text."""
     for name in ("in/a", "in/b"):
         volume.write(name, gzip.compress(b"x"))
     volume.write("list", b"in/a\nin/b\n")
@@ -105,7 +106,7 @@ def test_first_bytes(volume: Volume) -> None:
 
 @pytest.mark.parametrize("name", ["@a", "a*", "[a]", "b?"])
 def test_letters(volume: Volume, name: str) -> None:
-    """In the other modes no sign stands for something else."""
+    """In the other modes there are no wildcards."""
     for other in (name, "a", "ab", "bb"):
         volume.write(other, b"INFO\n")
     for mode in ("copy", "range"):
@@ -122,7 +123,8 @@ FILES = ["a", "b/a", "b/c/d", "b.c", "é", "c d", ".h"]
     st.booleans(),
 )
 def test_lists(listed: list[str], end: str, closed: bool) -> None:
-    """Of names and of objects, in any order: the files in byte order, each with its object."""
+    """Lists of names and of objects, in any order: the files are in byte order, each with its
+    object."""
     with Volume.temporary() as volume:
         for name in FILES:
             volume.write(name, name.encode())
@@ -146,8 +148,8 @@ def test_lists(listed: list[str], end: str, closed: bool) -> None:
 
 @pytest.mark.folder
 def test_a_name_of_bytes(volume: Volume) -> None:
-    """What is no UTF-8 is a name in a folder, on a list of both kinds; and other ways to write a
-    path mean the same file."""
+    """In a folder a name need not be UTF-8, in both kinds of lists. Different spellings of a path
+    mean the same file."""
     volume.write("\udcff", b"x")
     volume.write("l.txt", b".//\xff")
     volume.write("l.jsonl", b'{"name":"\xff"}\r\n')
@@ -163,22 +165,22 @@ DONE = {
     "output_bytes": 1,
     "digest": "",
 }
-NO_OBJECT = "Line 2 of l.jsonl must be a JSON object with a name"
-NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl"
+NO_OBJECT = "Line 2 of l.jsonl must be a JSON object with a string as name"
+NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
 
 
 @pytest.mark.parametrize(
     ("kind", "line", "said"),
     [
-        ("txt", b"/b", "The name in line 2 of l.txt is '/b': give a name in WORK_DIR"),
-        ("txt", b"../b", "The name in line 2 of l.txt is '../b': give a name in WORK_DIR"),
-        ("txt", b"b\0", "The name in line 2 of l.txt is 'b.x00': give a name in WORK_DIR"),
-        ("txt", b"b/", "The name in line 2 of l.txt must be that of a file, got 'b/'"),
-        ("txt", b"a", "Lines 1 and 2 of l.txt both name 'a'"),
-        ("txt", b"none", "none, which line 2 of l.txt names, is no file in WORK_DIR"),
-        ("txt", b"a/b", "a/b, which line 2 of l.txt names, is no file in WORK_DIR"),
-        ("txt", b"x" * 1048577, "Line 2 of l.txt has more than 1048576 bytes"),
-        ("txt", b"x" * 3_000_000, "Line 2 of l.txt has more than 1048576 bytes"),
+        ("txt", b"/b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '/b'"),
+        ("txt", b"../b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '../b'"),
+        ("txt", b"b\0", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got 'b.x00'"),
+        ("txt", b"b/", "The name in line 2 of l.txt must name a file, got 'b/'"),
+        ("txt", b"a", "l.txt must name a file once, got 'a' in lines 1 and 2"),
+        ("txt", b"none", r"none \(in line 2 of l.txt\) must be a file in WORK_DIR"),
+        ("txt", b"a/b", r"a/b \(in line 2 of l.txt\) must be a file in WORK_DIR"),
+        ("txt", b"x" * 1048577, "Line 2 of l.txt must have at most 1048576 bytes"),
+        ("txt", b"x" * 3_000_000, "Line 2 of l.txt must have at most 1048576 bytes"),
         ("jsonl", b"b", NO_OBJECT),
         ("jsonl", b"[]", NO_OBJECT),
         ("jsonl", b'"name"', NO_OBJECT),
@@ -189,11 +191,15 @@ NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl
         ("jsonl", b'{"name":"b","x":1e999}', NO_OBJECT),
         ("jsonl", b'{"name":"b","x":' + b"[" * 900 + b"]" * 900 + b"}", NO_OBJECT),
         ("jsonl", b'{"name":"b"}{"name":"c"}', NO_OBJECT),
-        ("jsonl", b'{"name":""}', "The name in line 2 of l.jsonl must be that of a file, got ''"),
+        ("jsonl", b'{"name":""}', "The name in line 2 of l.jsonl must name a file, got ''"),
         ("jsonl", rb'{"name":"b\ud83d"}', "The name in line 2 of l.jsonl must be UTF-8"),
-        ("jsonl", b'{"name":"a"}', "Lines 1 and 2 of l.jsonl both name 'a'"),
-        ("jsonl", b'{"name":"%b"}' % (b"x" * 1048576), "Line 2 of l.jsonl has more than 1048576"),
-        ("jsonl", {**DONE, "output": None}, "Line 2 of l.jsonl says that 'a' has made no output"),
+        ("jsonl", b'{"name":"a"}', "l.jsonl must name a file once, got 'a' in lines 1 and 2"),
+        (
+            "jsonl",
+            b'{"name":"%b"}' % (b"x" * 1048576),
+            "Line 2 of l.jsonl must have at most 1048576",
+        ),
+        ("jsonl", {**DONE, "output": None}, "Line 2 of l.jsonl must have an output, got 'a'"),
         ("jsonl", {**DONE, "output": 1}, NO_LINE),
         ("jsonl", {**DONE, "output_version": None}, NO_LINE),
         ("jsonl", {**DONE, "output_bytes": None}, NO_LINE),
@@ -201,12 +207,16 @@ NO_LINE = "Line 2 of l.jsonl must be one that a run wrote into its outputs.jsonl
         ("jsonl", {**DONE, "exit": None}, NO_LINE),
         ("jsonl", {**DONE, "exit": False}, NO_LINE),
         ("jsonl", {"name": "a", "output": "b"}, NO_LINE),
-        ("jsonl", {**DONE, "output": "../x"}, "The output in line 2 of l.jsonl is '../x'"),
-        ("jsonl", {**DONE, "output": "none"}, "none, which line 2 of l.jsonl names, is no file"),
+        (
+            "jsonl",
+            {**DONE, "output": "../x"},
+            "The output in line 2 of l.jsonl must be a name in WORK_DIR, .* got '../x'",
+        ),
+        ("jsonl", {**DONE, "output": "none"}, r"none \(in line 2 of l.jsonl\) must be a file"),
     ],
 )
 def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str) -> None:
-    """Each is an error of the operator that names the line."""
+    """Each is an error for the operator that names the line."""
     volume.write("a", b"x")
     text = line if isinstance(line, bytes) else json.dumps(line).encode()
     first = b"a" if kind == "txt" else b'{"name":"a"}'
@@ -221,15 +231,15 @@ def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str)
     [
         ("@", "INPUT must name a list after its @, got '@'"),
         ("@in/", "INPUT must name a list after its @, got '@in/'"),
-        ("@/list", "The list in INPUT is '/list': give a name in WORK_DIR"),
-        ("@../list", "The list in INPUT is '../list': give a name in WORK_DIR"),
-        ("@none", "none, which INPUT @none names, is no file in WORK_DIR"),
-        ("@empty/none", "empty/none, which INPUT @empty/none names, is no file in WORK_DIR"),
-        ("@empty", "INPUT is @empty and empty names no file: "),
+        ("@/list", "The list in INPUT must be a name in WORK_DIR, .* got '/list'"),
+        ("@../list", "The list in INPUT must be a name in WORK_DIR, .* got '../list'"),
+        ("@none", r"none \(in INPUT @none\) must be a file in WORK_DIR"),
+        ("@empty/none", r"empty/none \(in INPUT @empty/none\) must be a file in WORK_DIR"),
+        ("@empty", "INPUT must be a list that names a file, got @empty: "),
     ],
 )
 def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
-    """So are those that cannot be read, or have no name."""
+    """Lists that cannot be read, and lists without a name, are refused."""
     volume.write("empty", b"\n\r\n\n")
     with pytest.raises(WorkerError, match=said) as error:
         find(volume, source)
@@ -240,7 +250,7 @@ def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
 def test_what_only_a_listing_has(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """A file that cannot be opened and is listed may come up again: a retry can help."""
+    """A listed file that cannot be opened may appear later: a retry can help."""
     volume.write("a", b"x")
     volume.write("list", b"a\n")
     environ = volume.environ({})
@@ -259,7 +269,7 @@ def test_what_only_a_listing_has(
 
 @pytest.mark.parametrize("source", ["in/", "in/*", "@list", "@list.jsonl"])
 def test_too_many(volume: Volume, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """As many files as may be are taken, and no more."""
+    """The maximum number of files is accepted, and one more is refused."""
     for number in range(3):
         volume.write(f"in/{number}", b"x")
     volume.write("list", b"in/0\nin/1\nin/2\n")
@@ -267,12 +277,12 @@ def test_too_many(volume: Volume, monkeypatch: pytest.MonkeyPatch, source: str) 
     monkeypatch.setattr(settings, "MAX_INPUTS", 3)
     assert len(find(volume, source).lines) == 3
     monkeypatch.setattr(settings, "MAX_INPUTS", 2)
-    with pytest.raises(WorkerError, match="has more than 2 files"):
+    with pytest.raises(WorkerError, match="must name at most 2 files, got more"):
         find(volume, source)
 
 
 def test_outputs_of_an_earlier_job(volume: Volume) -> None:
-    """They are the inputs, at the versions that were published; what has failed is left out."""
+    """Outputs are the inputs, at their published versions. Failed files are left out."""
     lines: list[dict[str, object]] = []
     for name in ("c", "a", "b"):
         volume.write(f"out/{name}.gz", name.encode())
@@ -288,15 +298,17 @@ def test_outputs_of_an_earlier_job(volume: Volume) -> None:
     assert items(inputs) == [["a"], ["b"], ["c"]]
     assert inputs.left_out == 2
     volume.write("out/b.gz", b"another")
-    with pytest.raises(OldViewError, match=r"out/b\.gz is not the output that line 4 of"):
+    with pytest.raises(OldViewError, match=r"out/b\.gz is not the output in line 4 of"):
         find(volume, "@items.jsonl")
     put_list(volume, failed)
-    with pytest.raises(WorkerError, match=r"names no file \(1 have failed\)"):
+    with pytest.raises(
+        WorkerError, match=r"must be a list that names a file, got .*, where 1 files have failed: "
+    ):
         find(volume, "@items.jsonl")
 
 
 def test_items_in_a_plan(volume: Volume) -> None:
-    """They are written and read with their inputs; who reads segments need not know them."""
+    """Items are written and read with their inputs. Readers of segments ignore them."""
     given = [
         Input("a", 1, "v"),
         Input("b", 2, "w", {"name": "b", "x": [None, "é"]}),

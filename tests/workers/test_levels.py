@@ -1,5 +1,5 @@
-"""The aggregation against a model of a few lines: result.txt is the concatenation of the files of
-level 1 as they are now, or there is none."""
+"""The aggregation against a model of a few lines: result.txt is the concatenation of the current
+files of level 1, or there is no result."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ RUNS: dict[str, dict[str, object]] = {
 
 
 class Write(NamedTuple):
-    """Put a file of level 1 there, or another in its place."""
+    """Write or replace a file of level 1."""
 
     number: int
     data: bytes
 
 
 class Remove(NamedTuple):
-    """Take one away."""
+    """Remove a file of level 1."""
 
     number: int
 
@@ -45,7 +45,7 @@ class Process(NamedTuple):
 
 
 class Merge(NamedTuple):
-    """The last step of a run, with any NUMBER and LEVEL, once more or not."""
+    """The last step of a run, with any NUMBER and LEVEL, possibly repeated."""
 
     run: str
     number: int
@@ -53,7 +53,7 @@ class Merge(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """A whole run, as wide as level 1 is, in the order of the levels."""
+    """A whole run over all files of level 1, level by level."""
 
     run: str
     fan_in: int
@@ -74,16 +74,16 @@ operations = st.lists(
 
 
 class Model:
-    """The files of level 1, and what must follow from them."""
+    """The files of level 1, and the results that must follow from them."""
 
     def __init__(self, volume: Volume) -> None:
-        """Begin with four files."""
+        """Start with four files."""
         self.volume, self.files = volume, dict[int, bytes]()
         for number in range(4):
             self.do(Write(number, b"%d" % number))
 
     def do(self, operation: Operation) -> None:
-        """Do it, and look at what a last step has published."""
+        """Do the operation, and check what a last step has published."""
         volume = self.volume
         match operation:
             case Write(number, data):
@@ -107,8 +107,8 @@ class Model:
                 assert run != "by hand" or volume.final(JOINED) == right
 
     def merge(self, run: str, step: Callable[[], Any]) -> int:
-        """Run a last step: what it publishes is the concatenation of level 1. By hand of all of
-        it; with RUN_ID files that came later may be left out."""
+        """Run a last step. It publishes the concatenation of level 1. By hand it needs all files;
+        with RUN_ID new files may be left out."""
         before = self.volume.final(JOINED), self.volume.results()
         outcome = step()
         if outcome.code:
@@ -122,7 +122,7 @@ class Model:
             right = b"".join(self.files[number] for number in range(proven))
             assert results[name]["result.txt"] == right
             assert proven == len(self.files) or run != "by hand"
-        else:  # an attempt after one that has published
+        else:  # an attempt after a successful attempt
             assert results[name] == before[1][name]
         assert self.volume.final(JOINED) == results[max(results)]["result.txt"]
         return 0
@@ -138,7 +138,7 @@ class Model:
 @example(todo=[Process("by hand", n, 1, 2) for n in (0, 1)] + [Remove(0), Merge("by hand", 2, 2)])
 @example(todo=[Aggregate("a", 2, 2), Remove(3), Remove(2), Aggregate("a", 2, 2)])
 def test_the_model(todo: list[Operation]) -> None:
-    """Any steps of any runs in any order, and level 1 changing between them."""
+    """Any steps of any runs in any order, while level 1 changes."""
     with Volume.temporary() as volume:
         model = Model(volume)
         for operation in todo:
@@ -146,8 +146,8 @@ def test_the_model(todo: list[Operation]) -> None:
 
 
 def test_new_files(volume: Volume) -> None:
-    """Files of level 1 that came after the first level was made are not of this run: their number
-    is logged, and the next run has them."""
+    """Files of level 1 that are added after the first level was made are not in this run: their
+    number is logged, and the next run includes them."""
     files = [b"%d\n" % number for number in range(6)]
     volume.write_level_1(files[:4])
     run = volume.having(**RUNS["a"])
@@ -163,16 +163,15 @@ def test_new_files(volume: Volume) -> None:
 
 
 def test_a_number_that_is_too_small(volume: Volume) -> None:
-    """With RUN_ID the last step sees that the run has made more files than NUMBER: half a result is
-    none. The same run begun again with fewer files is whole."""
+    """With RUN_ID the last step detects that the run has made more files than NUMBER, and makes no
+    partial result. The same run, started again with fewer files, succeeds."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1)
     run.write_level_1([b"%d\n" % number for number in range(8)])
     run.process(8)
     outcome = run.run("merge", 2, LEVEL=2)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert "was made of the files 6 to 7 of level 1, and the result would be of the first 4" in (
-        outcome.words
-    )
+    assert "NUMBER must cover all files of level 1, got the first 4, and " in outcome.words
+    assert "was made of the files 6 to 7: set NUMBER" in outcome.words
     assert run.run("merge", 4, LEVEL=2).code == 0
 
     for number in range(4, 8):
@@ -183,7 +182,8 @@ def test_a_number_that_is_too_small(volume: Volume) -> None:
 
 
 def test_a_level_that_takes_too_few(volume: Volume) -> None:
-    """FILES of an inner level is too small: the last step sees what nobody has taken."""
+    """FILES of an inner level is too small: the last step finds the files that no group has
+    read."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1)
     run.write_level_1([b"%x" % number for number in range(16)])
     for number in range(8):
@@ -192,7 +192,7 @@ def test_a_level_that_takes_too_few(volume: Volume) -> None:
         assert run.run("process", number, 2, FILES=4).code == 0
     outcome = run.run("merge", 2, LEVEL=3)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert "was made of the files 14 to 15 of level 1" in outcome.words
+    assert "was made of the files 14 to 15: set NUMBER" in outcome.words
     for number in range(4):
         assert run.run("process", number, 2, FILES=8).code == 0
     assert run.run("merge", 4, LEVEL=3).code == 0
@@ -200,7 +200,7 @@ def test_a_level_that_takes_too_few(volume: Volume) -> None:
 
 
 def test_levels_that_are_gone_and_never_were(volume: Volume) -> None:
-    """After CLEAN a retry of the last step goes well; with another NUMBER or LEVEL it does not."""
+    """After CLEAN a retry of the last step succeeds, but not with another NUMBER or LEVEL."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1, CLEAN="true")
     run.write_level_1([b"a", b"b", b"c", b"d"])
     run.process(4)
@@ -211,7 +211,7 @@ def test_levels_that_are_gone_and_never_were(volume: Volume) -> None:
 
 @pytest.mark.parametrize("name", ["4.log", "04.txt", "4.TXT", "deep/4.txt"])
 def test_what_nobody_reads_is_no_file_that_came_later(volume: Volume, name: str) -> None:
-    """Without FILES, only the last step sees it."""
+    """Without FILES, only the last step detects a file that no step reads."""
     run = volume.having(RUN_ID="a", RUN_STARTED=1)
     run.write_level_1([b"a", b"b", b"c", b"d"])
     run.write(f"aggregation-demo/l1/{name}", b"e")
@@ -219,15 +219,15 @@ def test_what_nobody_reads_is_no_file_that_came_later(volume: Volume, name: str)
         assert run.run("process", number, 1).code == 0
     outcome = run.run("merge", 2, LEVEL=2)
     assert (outcome.code, run.final(JOINED)) == (2, None)
-    assert f"l1/{name} is there and nobody reads it" in outcome.words
+    assert f"l1/{name} is a file that no step reads" in outcome.words
 
 
 def test_too_many_files(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than there is memory for are refused."""
+    """More files than fit in memory are refused."""
     monkeypatch.setattr(levels, "MAX_LEVEL_1", 3)
     volume.write_level_1([b"a", b"b", b"c"])
     assert volume.aggregate(3, fan_in=3, levels=2).code == 0
     volume.write_level_1([b"a", b"b", b"c", b"d"])
     outcome = volume.run("process", 0, 1, FILES=4, FAN_IN=4)
     assert outcome.code == 2
-    assert "aggregation-demo/l1/ has 4 files and may have 3" in outcome.words
+    assert "aggregation-demo/l1/ must have at most 3 files, got 4" in outcome.words

@@ -1,4 +1,4 @@
-"""What every storage says of many names: of those that are wanted below a folder, and of a list."""
+"""Listings of every storage: the wanted names below a folder, and look-ups of a list of names."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 @dataclass
 class These:
-    """These names are wanted."""
+    """Selects exactly these names."""
 
     wanted: Iterable[str]
     begin: str = "in/"
 
     def matches(self, name: str) -> bool:
-        """Whether it is one of them."""
+        """Whether this is one of the names."""
         return name in self.wanted
 
     def may_hold(self, folder: str) -> bool:
-        """Whether one of them is there."""
+        """Whether one of the names is below this folder."""
         return any(name.startswith(folder) for name in self.wanted)
 
 
@@ -37,7 +37,7 @@ NAMES = ["in/a", "in/b/a", "in/b/c/a", "in/b.c", "in/é", "in/d/e/f", "in/.x", "
 
 @given(there=st.sets(st.sampled_from(NAMES)), asked=st.lists(st.sampled_from([*NAMES, "in/a/b"])))
 def test_names_and_versions(there: set[str], asked: list[str]) -> None:
-    """As they are, in the order of the bytes and in the order given."""
+    """Names are in byte order. Versions are current and in the order of the request."""
     with Volume.temporary() as volume:
         for name in there:
             volume.write(name, os.fsencode(name))
@@ -55,7 +55,7 @@ def test_names_and_versions(there: set[str], asked: list[str]) -> None:
 
 @pytest.mark.folder
 def test_folders_that_hold_nothing_wanted(volume: Volume) -> None:
-    """They are not read, and a link is refused only where it would be wanted."""
+    """Folders without wanted names are not read. A link is refused only if it matches."""
     for name in ("in/a/1", "in/b/1"):
         volume.write(name, b"x")
     (volume.root / "in/b/link").symlink_to(volume.root / "in/a")

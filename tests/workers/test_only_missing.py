@@ -1,4 +1,4 @@
-"""ONLY_MISSING=true: a rerun fans out over what is left, and over nothing else."""
+"""ONLY_MISSING=true: a rerun fans out only over the missing parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL = [str(number) for number in range(PARTS)]
 
 @pytest.fixture(params=["copy", "range"])
 def done(volume: Volume, request: pytest.FixtureRequest) -> Volume:
-    """A volume on which a run with PARTS parts has ended well."""
+    """A volume with a finished run of PARTS parts."""
     volume.write(INPUT, DATA)
     made = volume.having(NUM_PARTS=PARTS, SPLIT_MODE=request.param, ONLY_MISSING="true")
     made.log_count()
@@ -34,11 +34,11 @@ def done(volume: Volume, request: pytest.FixtureRequest) -> Volume:
 
 
 def edit(**changes: object) -> Callable[[bytes], bytes]:
-    """A record that is whole, with other fields."""
+    """Change fields of a valid record."""
     return lambda text: records.seal({**records.unseal(text), **changes})
 
 
-# What is wrong with a record, and the word that merge.py has for it.
+# The damage to a record, and merge.py's word for it.
 BROKEN: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
     "missing": ("missing", lambda _: None),
     "empty": ("corrupt", lambda _: b""),
@@ -61,7 +61,7 @@ BROKEN: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
 
 
 def test_nothing_is_left(done: Volume) -> None:
-    """After a run that ended well: [], and what is there stays as it is."""
+    """After a successful run: [] is printed, and no file changes."""
     before = done.tree()
 
     assert done.split() == []
@@ -69,7 +69,7 @@ def test_nothing_is_left(done: Volume) -> None:
 
 
 def test_without_it_all_parts_are_mapped(done: Volume) -> None:
-    """The default lists every part, whatever is there."""
+    """By default every part is listed, whatever exists."""
     assert done.split(ONLY_MISSING="false") == ALL
 
 
@@ -77,8 +77,8 @@ def test_without_it_all_parts_are_mapped(done: Volume) -> None:
 def test_a_result_that_is_not_valid(
     done: Volume, problem: str, change: Callable[[bytes], bytes | None]
 ) -> None:
-    """merge.py takes no such result, writes nothing and names the part; ONLY_MISSING lists just
-    that part, and when it is counted again the total is right."""
+    """merge.py refuses such a record, writes nothing and names the part. ONLY_MISSING lists only
+    this part. After it is counted again, the total is right."""
     part, total = done.record_path("0"), done.run_dir / "result.json"
     if (text := change(part.read_bytes())) is None:
         part.unlink()
@@ -88,9 +88,9 @@ def test_a_result_that_is_not_valid(
     before = done.tree()
     outcome = done.run("merge")
 
-    assert outcome.code == 75  # a mount may show what was there before
-    assert f"1 {problem} (0): map these again" in outcome.words
-    assert "a retry elsewhere can help" in outcome.words
+    assert outcome.code == 75  # a mount may show an older file
+    assert f"1 {problem} (0): map these parts again" in outcome.words
+    assert "a retry on another node can help" in outcome.words
     assert done.tree() == before
 
     assert done.split() == ["0"]
@@ -100,7 +100,7 @@ def test_a_result_that_is_not_valid(
 
 
 def test_other_keywords(done: Volume) -> None:
-    """The results of other keywords are no results for these; the plan stays what it was."""
+    """Results for other keywords do not count. The plan does not change."""
     plan = done.plan()
 
     assert done.split(KEYWORDS="1,2") == ALL
@@ -110,8 +110,8 @@ def test_other_keywords(done: Volume) -> None:
 
 @pytest.mark.parametrize("data", [DATA + b"\n", DATA.replace(b"5", b"9"), b""])
 def test_a_changed_input(done: Volume, data: bytes) -> None:
-    """After a change of the input, even one that keeps its size, all parts are mapped again. What
-    was made of the old one stays where it was."""
+    """After a change of the input, also with the same size, all parts are mapped again. Files of
+    the old input stay in place."""
     before = done.tree()
     del before[INPUT], before["split-output/plan.json"], before["result.json"], before[REPORT]
     done.write(INPUT, data)
@@ -125,8 +125,8 @@ def test_a_changed_input(done: Volume, data: bytes) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_an_input_changed_in_the_middle(volume: Volume, mode: str) -> None:
-    """An input of the same size, changed far from the ends of its parts, is another input: no copy
-    and no result of the old one counts for it."""
+    """An input of the same size that changed far from the ends of its parts is another input: no
+    copy and no result of the old input counts."""
     data = (DATA * 500)[:100_000]
     done = volume.having(NUM_PARTS=2, SPLIT_MODE=mode, ONLY_MISSING="true")
     done.write(INPUT, data)
@@ -140,8 +140,8 @@ def test_an_input_changed_in_the_middle(volume: Volume, mode: str) -> None:
 
 @pytest.mark.folder
 def test_another_log_with_its_old_time(done: Volume) -> None:
-    """`cp -p`, `rsync -t` and `tar x` put another log of the same size in place with the time of
-    the first one: it is counted anew."""
+    """`cp -p`, `rsync -t` and `tar x` replace a log by another of the same size and time: the new
+    log is counted."""
     path = done.root / INPUT
     old = path.stat()
     time.sleep(0.05)  # the clock of ctime ticks every few milliseconds
@@ -157,8 +157,8 @@ def test_another_log_with_its_old_time(done: Volume) -> None:
 
 
 def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An input is replaced by another, whose split makes its copies and then fails, and is put back
-    as it was: none of these copies counts for it."""
+    """An input is replaced by another. The split of the other makes copies and fails. Then the
+    first input is restored: none of these copies counts for it."""
     data = (DATA * 500)[:100_000]
     run = volume.having(NUM_PARTS=1, SPLIT_MODE="copy", ONLY_MISSING="true", RUN_DIR="run")
     path = run.write(INPUT, data)
@@ -187,14 +187,14 @@ def test_an_input_that_comes_back(volume: Volume, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_copy_that_is_missing_or_short(volume: Volume) -> None:
-    """A copy is not forced to the disk, so a crash of the node can leave it short, or none: the
-    next split makes it again, with ONLY_MISSING too, and leaves those alone that are whole."""
+    """A copy is not forced to the disk, so after a crash of the node it may be short or missing.
+    The next split makes this copy again, also with ONLY_MISSING, and keeps complete copies."""
     volume.write(INPUT, DATA)
     done = volume.having(NUM_PARTS=PARTS, ONLY_MISSING="true")
     done.split()
     before = done.copies(PARTS)
     whole = done.copy_path(1)
-    marked = whole.read_bytes().lower()  # which shows whether it was made again
+    marked = whole.read_bytes().lower()  # shows whether the copy was made again
     whole.write_bytes(marked)
     done.copy_path(2).unlink()
     done.copy_path(3).write_bytes(before[3][:-1])
@@ -205,7 +205,7 @@ def test_a_copy_that_is_missing_or_short(volume: Volume) -> None:
 
 
 def test_a_copy_goes_on_where_it_stopped(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A split that fails at its fourth copy: the next one makes the copies from there on."""
+    """After a split that fails at its fourth copy, the next split makes the remaining copies."""
     volume.write(INPUT, DATA)
     run = volume.having(NUM_PARTS=PARTS)
     kind: Any = Bucket if run.in_bucket else Folder
@@ -228,8 +228,8 @@ def test_a_copy_goes_on_where_it_stopped(volume: Volume, monkeypatch: pytest.Mon
 
 
 def test_leftovers_of_a_larger_run(done: Volume) -> None:
-    """The parts and results of an earlier run with more parts, and the hidden files of pods that
-    were killed, are never read."""
+    """Parts and results of an earlier run with more parts, and hidden files of killed pods, are
+    never read."""
     more = done.having(NUM_PARTS=PARTS * 3)
     assert len(more.log_count()) == PARTS * 3
     for name in ("split-output/.plan.json.00.tmp", "cout-output/.0.json.00.tmp", ".result.json.0"):

@@ -1,4 +1,4 @@
-"""A map of one's own: the very one that README.md shows, and what map_part does for it."""
+"""Custom maps: the examples of README.md, and what map_part does for them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ CLASSES = {"2xx": 90, "3xx": 60, "4xx": 90, "5xx": 60}
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The examples of workers/README.md, as files beside the workers would be: what runs each of
-    them in the place of count.py."""
+    """Write the examples of workers/README.md to files. Return the code that runs each of them."""
     sources = re.findall(
         r"^```python\n(.*?map_part.*?)^```", (WORKERS / "README.md").read_text(), re.M | re.S
     )
@@ -42,7 +41,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_the_example(volume: Volume, examples: list[str], mode: str) -> None:
-    """split, the first example as a process of its own for every part, merge: what a model finds.
+    """split, the first example as a process for every part, merge: the result equals the model.
     Under other MAP_SETTINGS every part is still to be mapped."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE=mode, MAP_SETTINGS=SETTINGS)
@@ -65,7 +64,7 @@ def test_the_example(volume: Volume, examples: list[str], mode: str) -> None:
 
 
 def test_the_example_that_writes(volume: Volume, examples: list[str]) -> None:
-    """The second example: OUTPUT has the lines of errors in the order of the log, and result.json
+    """The second example: OUTPUT has the lines with errors in the order of the log, and result.json
     has no numbers."""
     log = b"".join(b"%d [%b] a\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(60))
     volume.write(INPUT, log)
@@ -89,8 +88,8 @@ def test_the_example_that_writes(volume: Volume, examples: list[str]) -> None:
     piece=strategies.pieces(),
 )
 def test_lines_of_any_input(files: dict[str, bytes], parts: int, mode: str, piece: int) -> None:
-    """A map that counts lines by their first byte sees every line of every file once and whole,
-    wherever the parts are cut: one at the end of a file without a line end, too."""
+    """A map that counts lines by their first byte sees every line of every file once and
+    completely, for any cuts, also a line without a line end at the end of a file."""
 
     def first_bytes(part: Part) -> Mapping[str, int]:
         return Counter(line[:1].hex() or "empty" for line in part.lines())
@@ -112,7 +111,7 @@ def test_lines_of_any_input(files: dict[str, bytes], parts: int, mode: str, piec
 
 
 def test_nothing(volume: Volume) -> None:
-    """A map that returns nothing has no numbers for its part, and the part is done."""
+    """A map that returns None has no numbers for its part, and the part is done."""
     volume.write(INPUT, b"1\n2\n3\n")
     volume = volume.having(NUM_PARTS=3, MAP_SETTINGS="odd")
 
@@ -128,7 +127,7 @@ def test_nothing(volume: Volume) -> None:
 
 
 def test_reading_twice(volume: Volume) -> None:
-    """A map may read its part again, and must have read all of it the last time."""
+    """A map may read its part again. The last time it must read all of it."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="twice")
     volume.split()
@@ -158,7 +157,7 @@ def test_numbers_with_a_fraction(volume: Volume) -> None:
 
 @pytest.mark.parametrize("text", [None, ""])
 def test_without_map_settings(volume: Volume, text: str | None) -> None:
-    """A map of one's own has to say what it counts."""
+    """A custom map must set MAP_SETTINGS."""
     volume.write(INPUT, LOG)
     volume.split()
     before = volume.tree()
@@ -166,7 +165,7 @@ def test_without_map_settings(volume: Volume, text: str | None) -> None:
     outcome = made.run_map(lambda part: Counter(part.pieces()), 0)
 
     assert outcome.code == 2
-    assert "MAP_SETTINGS is not set: say in it what the map does" in outcome.words
+    assert "MAP_SETTINGS must be set, got no value" in outcome.words
     assert volume.tree() == before
 
 
@@ -190,8 +189,8 @@ BAD: dict[str, Any] = {
 
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD)
 def test_an_answer_that_no_merge_can_add(volume: Volume, answer: Any) -> None:
-    """A map that gives anything but numbers by name is wrong itself: it fails at once, and
-    publishes nothing that merge.py would have to refuse, or would write a result of."""
+    """A map that returns other things than numbers by name is a bug: it fails immediately, and
+    publishes nothing that merge.py would refuse or could not write."""
     volume.write(INPUT, LOG)
     volume = volume.having(MAP_SETTINGS="1")
     volume.split()
@@ -201,7 +200,7 @@ def test_an_answer_that_no_merge_can_add(volume: Volume, answer: Any) -> None:
         assert b"".join(part.pieces())
         return answer
 
-    with pytest.raises(TypeError):  # a traceback, for a bug that is the map's
+    with pytest.raises(TypeError):  # a traceback, because the map has a bug
         volume.run_map(bad, 0)
     assert volume.tree() == before
 
@@ -218,7 +217,7 @@ SUMS: dict[str, tuple[list[int | float], int | float]] = {
 
 @pytest.mark.parametrize(("parts", "total"), SUMS.values(), ids=SUMS)
 def test_sums(volume: Volume, parts: list[int | float], total: int | float) -> None:
-    """Integers of any size add up exactly, and a float stays one."""
+    """Integers of any size are added up exactly, and floats stay floats."""
     volume.write(INPUT, b"0\n1\n2\n")
     outcome = volume.fan_out(lambda part: {"é": parts[int(*part.lines())]}, **THREE)
     assert outcome.code == 0, outcome.words
@@ -226,7 +225,7 @@ def test_sums(volume: Volume, parts: list[int | float], total: int | float) -> N
     assert type((volume.totals() or {})["é"]) is type(total)
 
 
-# Numbers of the parts that have no exact sum; the part that is named.
+# Numbers of the parts without an exact sum, and the part in the error.
 MIXED: dict[str, tuple[list[int | float], str]] = {
     "a float and an integer": ([0.5, 1, 1], "1"),
     "an integer and a float": ([1, 1, 0.5], "2"),
@@ -239,29 +238,31 @@ MIXED: dict[str, tuple[list[int | float], str]] = {
 
 @pytest.mark.parametrize(("parts", "named"), MIXED.values(), ids=MIXED)
 def test_two_kinds_of_numbers(volume: Volume, parts: list[int | float], named: str) -> None:
-    """A name with integers in one part and floats in another is refused, whatever the order."""
+    """A name with integers in one part and floats in another is refused, in any order."""
     volume.write(INPUT, b"0\n1\n2\n")
     volume.write("result.json", b"an older one")
     volume.write("result.out", b"an older one")
     outcome = volume.fan_out(lambda part: {"n": parts[int(*part.lines())]}, **THREE)
     assert outcome.code == 2
-    assert re.search(f"'n' is .* in part {named} and another kind of number in", outcome.words)
+    assert re.search(
+        f"'n' must be all integers or all floats, got .* in part {named} ", outcome.words
+    )
     assert (volume.final("result.json"), volume.final("result.out")) == (b"an older one",) * 2
     assert volume.results() == {}
 
 
 @pytest.mark.parametrize("number", [1e308, -1e308, 5 * 10**3999], ids=["inf", "-inf", "digits"])
 def test_a_total_that_is_too_large(volume: Volume, number: int | float) -> None:
-    """Each part's number is fine, and the total is none that JSON or Python has."""
+    """Each part's number is valid, but the total is not a number in JSON or Python."""
     volume.write(INPUT, b"0\n1\n2\n")
     outcome = volume.fan_out(lambda part: {"n": number * len(list(part.lines()))}, **THREE)
     assert outcome.code == 2
-    assert "the total of 'n' is too large: let the map return less" in outcome.words
+    assert "the total of 'n' is too large: return smaller numbers" in outcome.words
     assert volume.results() == {}
 
 
 def test_names_of_all_kinds(volume: Volume) -> None:
-    """Any text is a name, and each has its own kind of number; names are in order."""
+    """Any text is a name, and each name has its own kind of number. Names are sorted."""
     numbers: dict[str, int | float] = {"": 1, "a\nb": 0.5, "\0": 2, "磁盘": 3, '"': 4.0}
     volume.write(INPUT, b"0\n1\n2\n")
     assert volume.fan_out(lambda part: numbers if list(part.lines()) else {}, **THREE).code == 0
@@ -273,7 +274,7 @@ def test_names_of_all_kinds(volume: Volume) -> None:
 
 
 def first_pieces(part: Part) -> None:
-    """Take all pieces but the last."""
+    """Read all pieces except the last."""
     count = len(list(part.pieces()))
     pieces = part.pieces()
     for _ in range(count - 1):
@@ -281,7 +282,7 @@ def first_pieces(part: Part) -> None:
 
 
 def first_lines(part: Part) -> None:
-    """Take all lines but the last."""
+    """Read all lines except the last."""
     count = len(list(part.lines()))
     lines = part.lines()
     for _ in range(count - 1):
@@ -289,13 +290,13 @@ def first_lines(part: Part) -> None:
 
 
 def again(part: Part) -> None:
-    """Take all, and then only some again."""
+    """Read everything, and then only a part again."""
     assert b"".join(part.pieces())
     next(part.pieces())
 
 
 def two_at_once(part: Part) -> None:
-    """Take half of it twice."""
+    """Read half of it twice."""
     for pieces in part.pieces(), part.pieces():
         taken = 0
         while taken < part.size // 2:
@@ -320,8 +321,8 @@ PARTLY: dict[str, Callable[[Part], object]] = {
     + [(name, 1 << 20) for name in PARTLY if name not in ("the first piece", "some again")],
 )
 def test_a_map_that_does_not_take_all(volume: Volume, name: str, piece: int) -> None:
-    """A map that takes only some of its part is a bug and keeps its traceback, of many pieces or
-    of one: half a part is no result."""
+    """A map that reads only some of its part, of one or many pieces, is a bug and keeps its
+    traceback: half a part is not a result."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=2, MAP_SETTINGS="1")
     volume.split()
@@ -338,7 +339,7 @@ def test_a_map_that_does_not_take_all(volume: Volume, name: str, piece: int) -> 
 
 
 def test_a_map_that_leaves_a_line_without_an_end(volume: Volume) -> None:
-    """The last line is still to be taken when all bytes have been."""
+    """The last line is not read yet when all bytes have been read."""
     volume.write(INPUT, b"1\n2")
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
     volume.split()
@@ -355,7 +356,7 @@ TAKEN: list[Callable[[Part], object]] = [
 
 @pytest.mark.parametrize("take", TAKEN, ids=["no call", "a call", "a loop"])
 def test_a_part_without_a_byte(volume: Volume, take: Callable[[Part], object]) -> None:
-    """An empty part is taken whether the map asks for it or not."""
+    """An empty part counts as read, whether the map reads it or not."""
     volume.write(INPUT, b"")
 
     def function(part: Part) -> None:
@@ -367,9 +368,9 @@ def test_a_part_without_a_byte(volume: Volume, take: Callable[[Part], object]) -
 @pytest.mark.parametrize("hidden", [False, True], ids=["raised", "hidden"])
 @pytest.mark.parametrize("at", [0, 1, 2, None], ids=["0", "1", "2", "the end"])
 def test_a_map_whose_input_is_overwritten(volume: Volume, at: int | None, hidden: bool) -> None:
-    """In the mode range, an input that is overwritten in place before a piece, or after the last
-    one: the map fails, also if it stops right after the last byte, or hides the error. What a map
-    in a bucket may have by then is all of one version, and the proof fails."""
+    """In mode range, an input is overwritten in place before a piece or after the last piece. The
+    map fails, also if it stops right after the last byte or ignores the error. In a bucket the map
+    may have bytes of one version, and the proof fails."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=1, SPLIT_MODE="range", MAP_SETTINGS="1")
     volume.split()
@@ -405,7 +406,7 @@ def test_a_map_whose_input_is_overwritten(volume: Volume, at: int | None, hidden
 
 @pytest.mark.parametrize("code", [None, 0, 3])
 def test_a_map_that_exits(volume: Volume, code: int | None) -> None:
-    """Not with 0 before its record is there."""
+    """sys.exit(0) before the record is written is an error."""
     volume.write(INPUT, b"INFO\n")
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
     volume.split()
@@ -418,10 +419,10 @@ def test_a_map_that_exits(volume: Volume, code: int | None) -> None:
 
 
 def test_count_with_the_settings_of_another_map(volume: Volume) -> None:
-    """MAP_SETTINGS names another job than count.py works for."""
+    """MAP_SETTINGS belongs to another job than count.py's."""
     volume.write(INPUT, b"INFO\n")
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
     volume.split()
     outcome = volume.run("count", PART_ID=0)
     assert outcome.code == 2
-    assert "MAP_SETTINGS is for a custom map" in outcome.words
+    assert "MAP_SETTINGS must not be set for count.py" in outcome.words

@@ -1,4 +1,4 @@
-"""Several parts per pod: the ids of groups, and a pod that maps one part after the other."""
+"""Several parts per pod: ids of groups, and a pod that maps one part after the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALL = "0-7"
 
 @pytest.fixture
 def run(volume: Volume) -> Volume:
-    """A run of eight parts, which is split. It has a custom map, or a program."""
+    """A run of eight parts after split, with a custom map or a program."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=8, SPLIT_MODE="range", PARTS_PER_POD=8, MAP_SETTINGS="1")
     assert volume.split() == [ALL]
@@ -42,19 +42,19 @@ def run(volume: Volume) -> Volume:
 
 
 def ids(text: str) -> list[int]:
-    """The parts that a PART_ID names: the model."""
+    """The part ids in a PART_ID: the model."""
     pairs = [list(map(int, word.split("-"))) for word in text.split(",")]
     return [number for pair in pairs for number in range(pair[0], pair[-1] + 1)]
 
 
 def echo(part: Part) -> Mapping[str, int]:
-    """Write what is read, and count."""
+    """Write the bytes that are read, and count."""
     part.write(data := b"".join(part.pieces()))
     return {"INFO": data.count(b"INFO"), "parts": 1}
 
 
 def failing(errors: Mapping[int, BaseException]) -> tuple[Callable[[Part], Any], list[str]]:
-    """A map that fails in some parts, and the parts that it is called with."""
+    """A map that fails in some parts, and the list of its calls."""
     called: list[str] = []
 
     def function(part: Part) -> Mapping[str, int]:
@@ -68,7 +68,7 @@ def failing(errors: Mapping[int, BaseException]) -> tuple[Callable[[Part], Any],
 
 
 def done(volume: Volume) -> str:
-    """The parts of the newest plan that have a record, as a text of digits."""
+    """Return the parts of the newest plan with a record, as a text of digits."""
     found = volume.record_path("0").parent
     names = (
         sorted(path.name for path in found.iterdir()) if volume.in_bucket or found.is_dir() else []
@@ -77,7 +77,7 @@ def done(volume: Volume) -> str:
 
 
 def errors(outcome: Outcome) -> list[tuple[str, ...]]:
-    """The part and the exit code in each line of an error of a part."""
+    """Return the part and the exit code of each error line of a part."""
     return re.findall(r"event=error part=(\d+) exit=(\d+) error=", outcome.words)
 
 
@@ -87,8 +87,8 @@ def errors(outcome: Outcome) -> list[tuple[str, ...]]:
 @pytest.mark.folder
 @given(numbers=st.sets(st.integers(0, 60) | st.integers(0, part_ids.MAX_PARTS - 1), min_size=1))
 def test_ids_are_read_as_they_are_shown(numbers: set[int]) -> None:
-    """Any parts, shown and parsed: each once, in order, by the model too, and in as few ranges as
-    there are gaps."""
+    """Any parts, formatted and parsed: each once, in order, as in the model, with the minimum
+    number of ranges."""
     text = part_ids.show(part_ids.ranges(sorted(numbers)))
 
     assert [*itertools.chain.from_iterable(part_ids.parse(text))] == sorted(numbers) == ids(text)
@@ -103,8 +103,8 @@ def test_ids_are_read_as_they_are_shown(numbers: set[int]) -> None:
     most=st.integers(0, 9),
 )
 def test_groups(count: int, per_pod: int, missing: set[int], most: int) -> None:
-    """Each part that is missing is in one group, that of its neighbours. A group holds nothing
-    else, unless it is the whole one, and has at most so many ranges."""
+    """Each missing part is in the group of its neighbours. A group has only missing parts, unless
+    it is the whole group, and a limited number of ranges."""
     wanted = missing & set(range(count))
     groups = [*part_ids.groups(count, per_pod, set(range(count)) - wanted, most)]
     whole = [range(at, min(at + per_pod, count)) for at in range(0, count, per_pod)]
@@ -126,19 +126,19 @@ def test_groups(count: int, per_pod: int, missing: set[int], most: int) -> None:
      "0-999999999", f"0-{10**30}", "0," * 10**6],
 )  # fmt: skip
 def test_nonsense_is_refused(run: Volume, text: str) -> None:
-    """Exit code 2 and a sentence that is no longer than an operator reads; nothing is mapped."""
+    """Exit code 2 and a short message; nothing is mapped."""
     outcome = run.run_map(echo, text)
 
     assert (outcome.code, done(run)) == (2, "")
-    said = json.dumps(f"PART_ID is {text!r:.40}", ensure_ascii=False)
-    assert said.strip('"') in outcome.words
-    assert "or several in ascending order, such as 0-49 or 0-3,7" in outcome.words
+    shown = json.dumps(f"got {text!r:.40}", ensure_ascii=False)
+    assert shown.strip('"') in outcome.words
+    assert "or ascending ones such as 0-49 or 0-3,7" in outcome.words
     assert len(outcome.words) < 600
 
 
 @pytest.mark.folder
 def test_ids_take_no_memory() -> None:
-    """Ranges are kept as ranges, and what is far too large is not even begun."""
+    """Ranges stay ranges, and a range that is too large is refused immediately."""
     alternate = ",".join(map(str, range(0, part_ids.MAX_PARTS, 2)))
     for text, most in (("0-99999", 20_000), ("0-999999999", 20_000), (alternate, 12_000_000)):
         tracemalloc.start()
@@ -152,16 +152,16 @@ def test_ids_take_no_memory() -> None:
 
 
 def test_parts_beyond_the_plan(run: Volume) -> None:
-    """One part too many ends the group before it begins."""
+    """A part beyond the plan ends the group before its first part."""
     for text, plan_id, code in (("0-8", run.plan()["id"], 2), ("0-3,8", "", 75)):
         outcome = run.run_map(echo, text, PLAN_ID=plan_id)
         assert (outcome.code, done(run), errors(outcome)) == (code, "", [])
-        assert f"PART_ID is {text} and" in outcome.words
-        assert "has 8 parts, counted from 0: give some of these" in outcome.words
+        assert "PART_ID must be less than 8, the number of parts in " in outcome.words
+        assert f", got {text}: use a part id that split printed" in outcome.words
 
 
 def test_what_split_prints(run: Volume) -> None:
-    """Groups of neighbours; a part alone without a range; single ids by default."""
+    """Groups of neighbours; a single part without a range; single ids by default."""
     assert run.split(PARTS_PER_POD=1) == list("01234567")
     assert run.split(PARTS_PER_POD=3) == ["0-2", "3-5", "6-7"]
     assert run.split(PARTS_PER_POD=7) == ["0-6", "7"]
@@ -169,11 +169,13 @@ def test_what_split_prints(run: Volume) -> None:
     for text in ("0", "100001", "", "1-2"):
         outcome = run.run("split", PARTS_PER_POD=text)
         assert (outcome.code, outcome.output) == (2, "")
-        assert f"PARTS_PER_POD is {text!r}: give a whole number from 1 to 100000" in outcome.words
+        assert (
+            f"PARTS_PER_POD must be a whole number from 1 to 100000, got {text!r}" in outcome.words
+        )
 
 
 def test_the_limit_of_pods(run: Volume) -> None:
-    """MAX_PODS pods are allowed, and one more is not, whatever is missing of the parts."""
+    """MAX_PODS pods are allowed, and one more is not, however many parts are missing."""
     run = run.having(PARTS_PER_POD=4)
     assert run.split(MAX_PODS=2) == ["0-3", "4-7"]
     assert run.run_map(echo, "0-3").code == 0
@@ -183,12 +185,13 @@ def test_the_limit_of_pods(run: Volume) -> None:
 
 
 def test_the_longest_ids_fit() -> None:
-    """The ids of the most pods that MAX_PODS can allow are whole in what Argo keeps."""
+    """The longest ids of MAX_PODS pods fit in the output that Argo reads."""
     assert len(split.as_json(["99998-99999"] * settings.MAX_PODS)) < split.STDOUT
 
 
 def test_the_limit_of_what_is_printed(run: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where ranges of what is missing would take more than Argo keeps, whole groups are printed."""
+    """If the ranges of missing parts would exceed the output that Argo reads, whole groups are
+    printed."""
     run = run.having(PARTS_PER_POD=4, ONLY_MISSING="true")
     assert run.run_map(echo, "1,3,5").code == 0
     printed = '["0,2","4,6-7"]\n'
@@ -205,7 +208,7 @@ def test_the_limit_of_what_is_printed(run: Volume, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("mode", ["copy", "range"])
 @pytest.mark.parametrize("step", ["count", "map", "own"])
 def test_a_group_is_its_parts(volume: Volume, mode: str, step: str) -> None:
-    """A built-in map, a program and a custom map make of a group what they make of its parts; each
+    """A built-in map, a program and a custom map make the same from a group as from its parts. Each
     part has its record, and a program gets the id of the part."""
     files = [DATA[:300], b"", DATA[300:] + b"end"]
     for name, data in zip("abc", files, strict=True):
@@ -241,7 +244,7 @@ def test_a_group_is_its_parts(volume: Volume, mode: str, step: str) -> None:
 @pytest.mark.folder
 @given(files=strategies.folders(), parts=strategies.parts(), per_pod=st.integers(1, 5))
 def test_groups_of_any_input(files: dict[str, bytes], parts: int, per_pod: int) -> None:
-    """Whatever the parts and the files in them: the totals of the model."""
+    """For any parts with any files, the totals equal the model."""
     settings = {"INPUT": "in/", "NUM_PARTS": parts, "PARTS_PER_POD": per_pod, "SPLIT_MODE": "range"}
     with Volume.temporary(**settings) as volume:
         for name, data in files.items():
@@ -251,7 +254,7 @@ def test_groups_of_any_input(files: dict[str, bytes], parts: int, per_pod: int) 
 
 
 def test_any_parts_of_a_plan(run: Volume) -> None:
-    """Parts with gaps between them, of which each takes its own bytes."""
+    """Parts with gaps between them: each reads its own bytes."""
     assert run.run_map(echo, "0,2-3,7").code == 0
     assert run.run_map(echo, "1,4-6").code == 0
     run.merge()
@@ -281,8 +284,8 @@ FAILURES: dict[str, tuple[dict[int, BaseException], int]] = {
 def test_a_part_that_fails(
     run: Volume, tmp_path: Any, raised: dict[int, BaseException], code: int
 ) -> None:
-    """The others are mapped and published. A line tells of each failure, the last one, which the
-    workflow shows, of all; a retry maps what has failed."""
+    """The other parts are mapped and published. A log line reports each failure. The last line,
+    which the workflow shows, reports all. A retry maps the failed parts."""
     function, called = failing(raised)
     file = tmp_path / "error"
     outcome = run.run_map(function, ALL, ERROR_FILE=file, **ARGO)
@@ -311,7 +314,7 @@ def test_a_part_that_fails(
     ("codes", "code"), [("2", 2), ("2 2", 2), ("7", 7), ("7 7", 7), ("2 7", 75), ("75 2", 75)]
 )
 def test_a_program_that_fails(run: Volume, codes: str, code: int) -> None:
-    """The exit codes of a program are judged part by part."""
+    """The exit codes of a program are judged for each part."""
     wanted = dict(zip("36", codes.split(), strict=False))
     cases = " ".join(f"{part}) exit {end};;" for part, end in wanted.items())
     run = run.having(MAP_COMMAND=f"sh -c 'cat; case $PART_ID in {cases} esac'")
@@ -322,7 +325,7 @@ def test_a_program_that_fails(run: Volume, codes: str, code: int) -> None:
 
 
 def test_many_failures_in_a_sentence(volume: Volume) -> None:
-    """It names the first ones, and says that there are more."""
+    """The message names the first failures and mentions the others."""
     volume.write(INPUT, DATA)
     volume = volume.having(NUM_PARTS=60, SPLIT_MODE="range", MAP_SETTINGS="1")
     volume.split()
@@ -334,7 +337,7 @@ def test_many_failures_in_a_sentence(volume: Volume) -> None:
 
 
 def test_what_all_parts_share_ends_at_once(run: Volume) -> None:
-    """A plan that is not there, or settings: one sentence, no line per part."""
+    """A missing plan or a wrong setting: one message, not a line per part."""
     for more, code in (
         ({"PLAN_ID": "0" * 32}, 75),
         ({"RUN_ID": ""}, 2),
@@ -350,7 +353,7 @@ def test_what_all_parts_share_ends_at_once(run: Volume) -> None:
 
 
 def calls(volume: Volume, part_id: str = ALL, **settings: object) -> str:
-    """Map a group, which has to go well; gives the parts that were mapped, as a text of digits."""
+    """Map a group, which must succeed; return the mapped parts as a text of digits."""
     function, called = failing({})
     outcome = volume.run_map(function, part_id, **settings)
     assert outcome.code == 0, outcome.words
@@ -363,8 +366,8 @@ OTHER: dict[str, Any] = {"RUN_ID": "b", "RUN_STARTED": 2}
 
 
 def test_what_a_retry_skips(run: Volume) -> None:
-    """With RUN_ID what this run has done, and of other runs nothing; with ONLY_MISSING whatever of
-    the job is valid; by hand nothing. A part alone is mapped."""
+    """With RUN_ID a retry skips the finished parts of this run only. With ONLY_MISSING it skips all
+    valid parts of the job. By hand it skips nothing. A single part is always mapped."""
     assert calls(run, "1,3-4", **ARGO) == "134"
     assert calls(run, "0-5", **ARGO) == "025"
     assert calls(run, "0-5", **ARGO) == ""
@@ -400,7 +403,7 @@ DAMAGED: dict[str, Callable[[Volume], object]] = {
 def test_what_is_damaged_is_mapped_again(
     run: Volume, damage: Callable[[Volume], object], more: dict[str, Any]
 ) -> None:
-    """A record that is not valid, or an output that is not there as it was."""
+    """A record that is not valid, or an output that is missing or changed."""
     assert calls(run, **more) == "01234567"
     damage(run)
     assert calls(run, **more) == "3"
@@ -409,8 +412,8 @@ def test_what_is_damaged_is_mapped_again(
 
 
 def test_only_missing_in_groups(run: Volume) -> None:
-    """What is missing is printed in ranges; of more than 8 of them the whole group, of which the
-    map skips what is done. Copies are made of what is missing alone."""
+    """Missing parts are printed as ranges; with more than 8 ranges, the whole group, of which the
+    map skips the finished parts. Copies are made only of missing parts."""
     run = run.having(NUM_PARTS=40, PARTS_PER_POD=20, SPLIT_MODE="copy", ONLY_MISSING="true")
     assert run.split() == ["0-19", "20-39"]
     function, called = failing(dict.fromkeys([*range(0, 18, 2), 25, 26, 30], OURS))
@@ -432,7 +435,7 @@ def test_only_missing_in_groups(run: Volume) -> None:
 
 
 def program(gate: str, seen: str) -> str:
-    """A program that notes the part, and waits in part 3 as long as the file `gate` is there."""
+    """A program that logs the part, and waits in part 3 while the file `gate` exists."""
     wait = f"test $PART_ID = 3 && while test -e {gate}; do sleep 0.01; done"
     return "sh -c " + shlex.quote(f"echo $PART_ID >>{seen}; {wait}; cat")
 
@@ -447,8 +450,8 @@ def until(is_true: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_pod_that_is_reclaimed(run: Volume, tmp_path: Any, number: signal.Signals) -> None:
-    """A process in the middle of a group is killed, or ends with 143: what it has done stays, and
-    its retry does the rest alone."""
+    """A process in the middle of a group is killed, or ends with 143. Its finished parts stay, and
+    its retry maps only the others."""
     seen, gate = tmp_path / "seen", tmp_path / "gate"
     gate.touch()
     run = run.having(MAP_COMMAND=program(str(gate), str(seen)), **ARGO)
@@ -469,7 +472,7 @@ def test_a_pod_that_is_reclaimed(run: Volume, tmp_path: Any, number: signal.Sign
 
 
 def test_a_group_that_runs_twice(run: Volume, tmp_path: Any) -> None:
-    """Two pods of one group at once, one of which is ahead: the result is of each part once."""
+    """Two pods of one group in parallel, one of them ahead: the result has each part once."""
     seen, gate = tmp_path / "seen", tmp_path / "gate"
     gate.touch()
     run = run.having(MAP_COMMAND=program(str(gate), str(seen)), **ARGO)
@@ -486,8 +489,8 @@ def test_a_group_that_runs_twice(run: Volume, tmp_path: Any) -> None:
 
 
 def test_a_group_of_an_older_run(run: Volume) -> None:
-    """It is late, and the input is another by now: it refuses, or maps what nobody asks for. The
-    newer run, which has mapped half of its parts, skips nothing of it."""
+    """A late group, after a change of the input: it fails, or its output is not used. The newer
+    run, which has mapped half of its parts, skips none because of it."""
     older = run.having(PLAN_ID=run.plan()["id"], **ARGO)
     assert calls(older, "0-3") == "0123"
     newer = run.having(**OTHER)
@@ -514,12 +517,12 @@ def test_a_group_of_an_older_run(run: Volume) -> None:
     [("", 75), ("Succeeded", 75), ("Skipped", 75), ("Failed", 2), ("Errored", 2)],
 )
 def test_the_status_of_the_map(run: Volume, status: str, code: int) -> None:
-    """What is missing after a map that has failed is final; what a mount may show wrong is not, and
-    a whole result is one, whatever has failed."""
+    """After a failed map, missing records are final. Records that a mount may show wrong are not
+    final, and a complete result is valid in any case."""
     assert calls(run, "0-5,7") == "0123457"
     outcome = run.run("merge", MAP_STATUS=status)
     assert (outcome.code, run.totals()) == (code, None)
-    assert "1 missing (6): map these again" in outcome.words
+    assert "1 missing (6): map these parts again" in outcome.words
     assert (f"MAP_STATUS is {status}: no retry" in outcome.words) == (code == 2)
     record = run.record_path("0").read_bytes()
     run.record_path("0").write_bytes(b"")
@@ -531,18 +534,18 @@ def test_the_status_of_the_map(run: Volume, status: str, code: int) -> None:
 
 
 def test_a_status_that_is_none(run: Volume) -> None:
-    """Such as a parameter that Argo did not fill in."""
+    """For example a parameter that Argo did not replace."""
     for text in ("{{tasks.map.status}}", "failed", "Running"):
         outcome = run.run("merge", MAP_STATUS=text)
         assert outcome.code == 2
-        assert f"MAP_STATUS is {text!r}: give one of " in outcome.words
+        assert f"got {text!r}: use one of these" in outcome.words
 
 
 # --- many
 
 
 def mapped_by(process: int, volume: Volume, groups: Iterable[str]) -> Iterator[int]:
-    """Map groups in a process of their own; gives its id."""
+    """Map groups in a new process; return its id."""
     pid = os.fork()
     if pid == 0:
         code = 1

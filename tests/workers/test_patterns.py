@@ -17,7 +17,7 @@ NAMES = ["/".join(steps) for count in (1, 2, 3) for steps in product(SOME, repea
 
 
 def step_matches(pattern: str, step: str) -> bool:
-    """Whether a step of a pattern stands for a step of a name."""
+    """Whether a step of a pattern matches a step of a name."""
     if not pattern:
         return not step
     if pattern[0] == "*":
@@ -32,7 +32,7 @@ def step_matches(pattern: str, step: str) -> bool:
 
 
 def model(pattern: list[str], name: list[str]) -> bool:
-    """Whether the steps of a pattern stand for those of a name."""
+    """Whether the steps of a pattern match the steps of a name."""
     if pattern in (["**"], [""]):  # every file below
         return bool(name)
     if pattern[:1] == ["**"]:
@@ -48,8 +48,8 @@ def model(pattern: list[str], name: list[str]) -> bool:
 @example("a/**/b")
 @given(PATTERNS)
 def test_pattern(pattern: str) -> None:
-    """It matches what the model does; what it matches begins as it says, and is in folders that
-    may hold it."""
+    """The pattern matches what the model matches. Matching names begin with its prefix, and are in
+    folders that may have matches."""
     found = Pattern(pattern)
 
     matched = list(filter(found.matches, NAMES))
@@ -78,7 +78,7 @@ def test_pattern(pattern: str) -> None:
     ],
 )
 def test_folders(pattern: str, folder: str, *, expected: bool) -> None:
-    """A folder without anything wanted is known by its name."""
+    """A folder without wanted files is detected by its name."""
     assert Pattern(pattern).may_hold(folder) == expected
 
 
@@ -92,7 +92,7 @@ def test_folders(pattern: str, folder: str, *, expected: bool) -> None:
     ],
 )
 def test_no_pattern_takes_long(pattern: str, name: str) -> None:
-    """What would go back and forth for years takes a moment."""
+    """Patterns that would backtrack for years take a moment."""
     began = time.process_time()
     assert not Pattern(pattern).matches(name)
     assert time.process_time() - began < 2

@@ -1,4 +1,4 @@
-"""The pipelines against a model that is three lines of Python over the whole input."""
+"""The pipelines against a model of three lines of Python over the whole input."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MODES = ("copy", "range")
 
 
 def in_order(files: Mapping[str, bytes]) -> list[bytes]:
-    """The files of a folder in byte order of their names."""
+    """Return the files of a folder in byte order of their names."""
     return [files[name] for name in sorted(files, key=os.fsencode)]
 
 
 def has_surrogates(name: str) -> bool:
-    """Whether a name stands for bytes that are not UTF-8."""
+    """Whether a name has bytes that are not UTF-8."""
     return name != name.encode(errors="ignore").decode()
 
 
 def longest_line(files: list[bytes]) -> int:
-    """The bytes of the longest line, its end included."""
+    """Return the length of the longest line in bytes, with its line end."""
     return max((len(line) + 1 for data in files for line in data.split(b"\n")), default=0)
 
 
@@ -55,10 +55,9 @@ def longest_line(files: list[bytes]) -> int:
 def test_log_count_is_the_model(
     *, files: dict[str, bytes], words: list[str], parts: int, mode: str, piece: int, seed: int
 ) -> None:
-    """Any bytes in any number of files, any NUM_PARTS, any keywords, either mode: split, every
-    part counted twice in any order, and merged is the model. The key of the single file is "".
-    """
-    assume(not (BucketPath.place and any(map(has_surrogates, files))))  # OSS has UTF-8
+    """Any bytes in any number of files, any NUM_PARTS, any keywords, both modes: split, every part
+    counted twice in any order, and merge equal the model. The key of a single file is ""."""
+    assume(not (BucketPath.place and any(map(has_surrogates, files))))  # names in OSS are UTF-8
     contents = in_order(files)
     total = sum(map(len, contents))
     with Volume.temporary(NUM_PARTS=parts, SPLIT_MODE=mode, KEYWORDS=",".join(words)) as made:
@@ -100,8 +99,8 @@ def test_log_count_is_the_model(
 
 @given(data=strategies.contents(), parts=strategies.parts(), mode=st.sampled_from(MODES))
 def test_the_same_input_and_settings_give_the_same_plan(data: bytes, parts: int, mode: str) -> None:
-    """A split that runs again commits the very same plan, in another RUN_DIR and with other
-    pieces, too; another mode or NUM_PARTS gives another id."""
+    """A second split commits the same plan, also in another RUN_DIR and with other pieces. Another
+    mode or NUM_PARTS makes another id."""
     with Volume.temporary(NUM_PARTS=parts, SPLIT_MODE=mode) as volume:
         volume.write(INPUT, data)
         plans = []
@@ -127,8 +126,8 @@ def test_the_same_input_and_settings_give_the_same_plan(data: bytes, parts: int,
 def test_a_tree_of_files_is_their_concatenation(
     files: list[bytes], fan_in: int, levels: int, piece: int, seed: random.Random
 ) -> None:
-    """Any number of files, any FAN_IN and any number of levels: the levels of process.py, each in
-    any order and every file twice, and merge.py at the end are plain concatenation."""
+    """Any number of files, any FAN_IN and any number of levels: process.py, for each file twice and
+    in any order, and merge.py concatenate the files."""
     with Volume.temporary(RUN_DIR="run", FAN_IN=fan_in) as volume, pieces_of(piece):
         for number, data in enumerate(files):
             volume.write(f"run/aggregation-demo/l1/{number}.txt", data)
@@ -147,8 +146,7 @@ def test_a_tree_of_files_is_their_concatenation(
 
 
 def test_process_without_files_wants_whole_groups(volume: Volume) -> None:
-    """Eight files, FAN_IN and LEVEL by default, without FILES: the pipeline as its manifest
-    calls it."""
+    """Eight files with the default FAN_IN and LEVEL, without FILES, as in the manifest."""
     data = [f"file {number}\r\n".encode() * number for number in range(8)]
     for number, one in enumerate(data):
         volume.write(f"aggregation-demo/l1/{number}.txt", one)
@@ -164,7 +162,7 @@ def test_process_without_files_wants_whole_groups(volume: Volume) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_as_processes(volume: Volume, mode: str, tmp_path: Path) -> None:
-    """The defaults, with real processes: what they print, and where."""
+    """The defaults, with real processes: their output, and its stream."""
     volume.write(INPUT, data := b"INFO a\nWARN b\nERROR c INFO\n" * 100)
     split = volume.call("split", SPLIT_MODE=mode, PLAN_ID_FILE=tmp_path / "id")
     assert split.part_ids == ["0", "1", "2", "3", "4"]
@@ -181,8 +179,8 @@ def test_as_processes(volume: Volume, mode: str, tmp_path: Path) -> None:
 
 
 def test_names_of_inputs_are_in_byte_order(volume: Volume) -> None:
-    """A folder below INPUT comes where the bytes of its whole name put it, not where a walk of
-    the folders comes to it."""
+    """A folder below INPUT is sorted by the bytes of the whole names, not by the order of a
+    walk."""
     names = ["in/a", "in/a.b", "in/a/x", "in/B", "in/é"]
     for name, number in zip(names[1:], numbers(), strict=False):
         volume.write(name, b"%d\n" % number)

@@ -1,5 +1,5 @@
-"""Programs of the users' own: what each gets, and what comes of every way in which it may end.
-tests/faults has them late, doubled and killed."""
+"""Users' programs: what each program gets, and the outcome of every way to end. tests/faults has
+late, doubled and killed programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 LINES = b"".join(b"%d %b\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(40_000))
 README = (WORKERS / "README.md").read_text()
-REST = "cat >/dev/null; "  # what a shell does not read by itself
+REST = "cat >/dev/null; "  # reads the rest of stdin, which a shell does not read
 
 
 @pytest.fixture
@@ -37,19 +37,19 @@ def scratch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def volume(volume: Volume, scratch: Path) -> Volume:
-    """One with an input of several pipes, and one part."""
+    """A volume with an input of several pipe buffers, and one part."""
     volume.write(INPUT, LINES)
     return volume.having(NUM_PARTS=1, SPLIT_MODE="range", SCRATCH_DIR=scratch)
 
 
 def shell(script: str, *arguments: str) -> str:
-    """A command that runs a script."""
+    """Return a command that runs a script."""
     assert "'" not in script
     return " ".join(["sh -c", f"'{script}'", "x", *arguments])
 
 
 def map_all(volume: Volume) -> Outcome:
-    """Split and map, up to the first map that fails, the outcome of which it gives."""
+    """Split and map, up to the first map that fails; return the last outcome."""
     outcome = Outcome(0, "", "")
     for part_id in volume.split():
         outcome = volume.run("map", PART_ID=part_id)
@@ -59,7 +59,7 @@ def map_all(volume: Volume) -> Outcome:
 
 
 def made(volume: Volume, **settings: object) -> bytes | None:
-    """OUTPUT after the whole pipeline, which has to go well."""
+    """Return OUTPUT after the whole pipeline, which must succeed."""
     volume = volume.having(**settings)
     outcome = map_all(volume)
     assert outcome.code == 0, outcome.words
@@ -69,7 +69,7 @@ def made(volume: Volume, **settings: object) -> bytes | None:
 
 
 def refused(volume: Volume, **settings: object) -> Outcome:
-    """The outcome of a map that has to fail, and has to leave nothing that anybody sees."""
+    """Return the outcome of a map that must fail and leave nothing visible."""
     volume = volume.having(**settings)
     volume.split()
     before = {name for name, data in volume.tree().items() if data is not None}
@@ -82,7 +82,7 @@ def refused(volume: Volume, **settings: object) -> Outcome:
 
 
 class Case(NamedTuple):
-    """A map, what it makes of LINES in one part, or how it fails."""
+    """A map, and its output from LINES in one part, or its failure."""
 
     command: str
     output: bytes | None = None
@@ -103,11 +103,11 @@ CASES = {
     "does not read, but fails": Case(shell("exit 9"), None, 9, "exit code 9"),
     "forks and exits": Case(shell("cat; sleep 1000 & echo b"), LINES + b"b\n"),
     "prints no line end": Case(shell(f"{REST}printf a"), b"a"),
-    "exits 141": Case(EXITS_141, None, 141, "141 and MAP_EXIT_OK is '0'"),
+    "exits 141": Case(EXITS_141, None, 141, "MAP_EXIT_OK (0), got exit code 141"),
     "exits 141, which is listed": Case(EXITS_141, LINES, 0, "", {"MAP_EXIT_OK": "0,141"}),
     "a signal": Case(KILLED, None, 137, "exit code 137"),
     "a signal that is listed": Case(KILLED, LINES, 0, "", {"MAP_EXIT_OK": "137,0"}),
-    "exits 2": Case(shell(f"{REST}exit 2"), None, 2, "exit code 2 and"),
+    "exits 2": Case(shell(f"{REST}exit 2"), None, 2, "exit code 2: "),
     "finds nothing": Case("grep nothing", None, 1, "on stderr: nothing"),
     "finds nothing, which is listed": Case("grep nothing", b"", 0, "", {"MAP_EXIT_OK": "0,1"}),
     "its last words": Case(shell("cat; seq 9 >&2; exit 3"), None, 3, "stderr: 5 | 6 | 7 | 8 | 9\""),
@@ -135,11 +135,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_ends(volume: Volume, scratch: Path, case: Case) -> None:
-    """What comes of it, from a file (in a bucket a pipe) and from a part of one: bytes, or an exit
-    code, a sentence and nothing else. Nothing is left in SCRATCH_DIR, and no process."""
+    """The outcome with a file as input (in a bucket a pipe), and with a part of a file: the output,
+    or an exit code and a message. Nothing is left in SCRATCH_DIR, and no process."""
     settings, others = {"MAP_COMMAND": case.command, **case.settings}, children()
     if "at least" in case.words and not volume.in_bucket:
-        volume.write("in/0", LINES)  # so that the part is of more than one file
+        volume.write("in/0", LINES)  # so that the part has more than one file
         volume.write("in/1", b"")
         settings |= {"INPUT": "in/", "NUM_PARTS": 2}
     if case.output is None:
@@ -153,8 +153,8 @@ def test_ends(volume: Volume, scratch: Path, case: Case) -> None:
 
 
 def test_stdin(volume: Volume) -> None:
-    """A part that is a whole file is the program's stdin itself; any other comes through a pipe.
-    Where a part goes on in another file, a line does not."""
+    """If a part is a whole file, this file is the program's stdin. Any other part comes through a
+    pipe. Where a part continues in another file, a line does not."""
     what = shell("readlink /proc/self/fd/0; cat")
     for mode, parts in (("range", 1), ("copy", 1), ("copy", 2), ("range", 2)):
         at = volume.having(SPLIT_MODE=mode, NUM_PARTS=parts, MAP_COMMAND=what)
@@ -176,13 +176,13 @@ MAPPED = """python3 -c 'import mmap, os; os.write(1, mmap.mmap(0, 0, mmap.MAP_SH
 
 @pytest.mark.parametrize("what", ["cat /dev/stdin", "wc -c", "tac", READ_AT, MAPPED])
 def test_no_offset_tells(volume: Volume, what: str) -> None:
-    """A program that opens a file anew, asks for its size, maps it or reads it elsewhere than at
-    its offset looks as if it had not read it: it is refused, with a remedy for just that. Both
-    remedies hold; what comes through a pipe must be read."""
+    """A program that opens a file again, asks for its size, maps it or reads it at other offsets
+    seems not to have read it. It is refused, with a remedy for this case. Both remedies work. Data
+    in a pipe must be read."""
     if not volume.in_bucket:
         words = refused(volume, MAP_COMMAND=what).words
         assert "got an offset before the end of this file" in words
-        assert "as tac does, write sh -c 'cat | tac' or tac {input}" in words
+        assert "as tac does, use sh -c 'cat | tac' or tac {input}" in words
     if what not in (READ_AT, MAPPED):  # which need a file
         done = subprocess.run(what.split(), input=LINES, capture_output=True, check=True)
         assert made(volume, MAP_COMMAND=shell(f"cat | {what}")) == done.stdout
@@ -192,7 +192,7 @@ def test_no_offset_tells(volume: Volume, what: str) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_part_without_a_byte(volume: Volume, mode: str) -> None:
-    """The program runs for it, too, with nothing to read."""
+    """The program also runs for an empty part, with an empty stdin."""
     volume.write(INPUT, b"a\n")
     volume = volume.having(NUM_PARTS=3, SPLIT_MODE=mode)
     for what in ("wc -l", shell("wc -l <$1", "{input}")):
@@ -204,7 +204,8 @@ NAME = """a b'"$(x).log"""
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_any_name(volume: Volume, scratch: Path, parts: int) -> None:
-    """A name arrives as it is: as an argument, and in the environment. A copy keeps it, too."""
+    """A name is passed unchanged as an argument and in the environment. A copy also keeps the
+    name."""
     name = f"in put/{NAME}"
     volume.write(name, b"0\n1\n")
     script = shell('echo "$1"; echo "$INPUT_NAMES"; cat "$1"', "{input}")
@@ -222,8 +223,8 @@ def test_any_name(volume: Volume, scratch: Path, parts: int) -> None:
 
 
 def test_the_environment(volume: Volume, scratch: Path) -> None:
-    """It is the container's own, without keys, and with what tells the program where it is. That
-    of the worker cannot be read."""
+    """A program gets the container's environment, without keys, and with the variables of its step.
+    It cannot read the worker's environment."""
     keys = {"OSS_ACCESS_KEY_SECRET": "s", "ALIBABA_CLOUD_ROLE_ARN": "r"}
     volume = volume.having(MINE="it's", NUM_PARTS=2, HOME="/", **{} if volume.in_bucket else keys)
     prctl = ctypes.CDLL(None).prctl
@@ -243,7 +244,7 @@ def test_the_environment(volume: Volume, scratch: Path) -> None:
 
 
 def test_very_many_names(volume: Volume) -> None:
-    """More names than an environment holds are left out of it."""
+    """If there are more names than the environment can have, INPUT_NAMES is not set."""
     for number in range(300):
         volume.write(f"in/{number}{'n' * 240}", b"")
     found = made(volume, INPUT="in/", MAP_COMMAND=shell(f"{REST}echo $INPUT_NAMES"))
@@ -251,7 +252,7 @@ def test_very_many_names(volume: Volume) -> None:
 
 
 def test_another_image(volume: Volume) -> None:
-    """Outputs of other MAP_SETTINGS, or of another command, do not count."""
+    """Outputs for other MAP_SETTINGS, or another command, do not count."""
     volume = volume.having(NUM_PARTS=2)
     old, new = (
         {"MAP_COMMAND": "cat", "MAP_SETTINGS": "1"},
@@ -272,40 +273,40 @@ def test_another_image(volume: Volume) -> None:
 
 
 BAD = {
-    "nothing": ({}, "MAP_COMMAND must be a program, got '': set it to one, such as grep ERROR"),
+    "nothing": ({}, "MAP_COMMAND must be a program, got '': set a command such as grep ERROR"),
     "no word": ({"MAP_COMMAND": " \n"}, "MAP_COMMAND must be a program, got ' \\\\n'"),
     "an empty word": ({"MAP_COMMAND": "''"}, "MAP_COMMAND must be a program, got \\\"''\\\""),
     "half a quote": (
         {"MAP_COMMAND": "grep 'a"},
-        "MAP_COMMAND must have quotes in pairs, got \\\"grep 'a\\\": close the open one",
+        "MAP_COMMAND must have quotes in pairs, got \\\"grep 'a\\\": add a quote",
     ),
     "a placeholder in a script": (
         {"MAP_COMMAND": "sh -c 'cat {input}'"},
-        "MAP_COMMAND must have {input} as a word of its own, got 'cat {input}': the name of a file "
-        "is no part of a script, so write sh -c '... \\\"$1\\\" ...' x {input}",
+        "MAP_COMMAND must have {input} as a separate word, got 'cat {input}': pass the file name "
+        "as an argument, as in sh -c '... \\\"$1\\\" ...' x {input}",
     ),
     "a placeholder in a variable": (
         {"MAP_COMMAND": "env A={inputs} cat"},
-        "got 'A={inputs}': the name of a file is no part of a script, so write sh -c '...",
+        "got 'A={inputs}': pass the file name as an argument, as in sh -c '...",
     ),
     "a placeholder in an option": ({"MAP_COMMAND": "sort -o{output}"}, "got '-o{output}'"),
-    "no codes": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "0,x"}, "MAP_EXIT_OK is 'x'"),
-    "not 0": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "1"}, "must have 0 in it, got '1': give 0 and"),
-    "no size": ({"MAP_COMMAND": "cat", "SCRATCH_SIZE": "1Gi"}, "SCRATCH_SIZE is '1Gi'"),
+    "no codes": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "0,x"}, "0 to 255, got 'x'"),
+    "not 0": ({"MAP_COMMAND": "cat", "MAP_EXIT_OK": "1"}, "must contain 0, got '1': add 0"),
+    "no size": ({"MAP_COMMAND": "cat", "SCRATCH_SIZE": "1Gi"}, "got '1Gi'"),
     "no folder for a program that may need none": (
         {"MAP_COMMAND": "cat", "SCRATCH_DIR": "/nothing/there"},
-        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': use another",
     ),
     "no folder": (
         {"MAP_COMMAND": "cat {input}", "SCRATCH_DIR": "/nothing/there"},
-        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': give another",
+        "SCRATCH_DIR must be a folder that can be written, got '/nothing/there': use another",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("settings", "words"), BAD.values(), ids=BAD)
 def test_bad_settings(volume: Volume, settings: Mapping[str, object], words: str) -> None:
-    """One sentence and exit 2, before anything is read."""
+    """One message and exit code 2, before anything is read."""
     outcome = volume.run("map", PART_ID=0, **settings)
     assert outcome.code == 2
     assert words in outcome.words
@@ -315,7 +316,8 @@ def test_bad_settings(volume: Volume, settings: Mapping[str, object], words: str
 @pytest.mark.folder
 @given(st.lists(st.sampled_from(["a", " ", "\t", "'", '"', "\\", "\\$ ", "é", "*"])).map("".join))
 def test_words_of_a_shell(text: str) -> None:
-    """The words are those that a POSIX shell makes of them; what it does not take is refused."""
+    """A command is split into the same words as by a POSIX shell. What a shell does not accept is
+    refused."""
     script = 'set -f; eval "set -- $1" && for word; do printf "%s\\n" "$word"; done'
     done = subprocess.run(["sh", "-c", script, "x", text], capture_output=True, text=True)
     is_right = done.returncode == 0 and not re.search(r"(?<!\\)(\\\\)*\\$", text)
@@ -328,7 +330,7 @@ def test_words_of_a_shell(text: str) -> None:
 
 @pytest.mark.folder
 def test_words_on_several_lines() -> None:
-    """A line end is between words, unless it is quoted; one behind a backslash is nothing."""
+    """A line end separates words, unless it is quoted. A backslash before a line end removes it."""
     for text, words in {
         "a\nb": ["a", "b"],
         "a \\\n  b": ["a", "b"],
@@ -341,7 +343,7 @@ def test_words_on_several_lines() -> None:
         assert command.split_words("X", text) == words
 
 
-# Prints the most memory that the process ever had, at its end.
+# At its end, prints the maximum memory of the process.
 PEAK = r"""if True:
     import atexit, re, sys
     def peak():
@@ -352,9 +354,9 @@ PEAK = r"""if True:
 
 
 def test_ten_gibibytes(volume: Volume) -> None:
-    """A program's output is held in pieces, so 256 MiB prove in seconds what 10 GiB would: they
-    take far less memory than their size. In a bucket these are 31 parts of an upload, each 20 KiB
-    larger than the one before; 10 GiB would be 700, the last one of 22 MiB."""
+    """A program's output is handled in pieces: 256 MiB take far less memory than their size, so 10
+    GiB do, too. In a bucket 256 MiB are 31 parts of an upload, each 20 KiB larger than the one
+    before; 10 GiB would be 700 parts, the last of 22 MiB."""
     size, most = 256 << 20, (96 if volume.in_bucket else 32) << 20
     volume = volume.having(MAP_COMMAND=shell(f"{REST}exec head -c {size} /dev/zero"))
     volume.split()
@@ -372,8 +374,8 @@ DEAF = shell('trap "" TERM; echo $$ >&2; while :; do sleep 0.1; done')
 
 @pytest.mark.parametrize("what", [SLEEPER, DEAF, shell("sleep 1000 & echo $! >&2; wait")])
 def test_sigterm(volume: Volume, what: str) -> None:
-    """SIGTERM to a worker ends its program, one that ignores SIGTERM too, and what that started;
-    then the worker ends with 143, and nobody sees an output."""
+    """SIGTERM to a worker ends its program, also one that ignores SIGTERM, and the processes that
+    it started. Then the worker exits with 143, and no output is visible."""
     volume = volume.having(MAP_COMMAND=what)
     volume.split()
     before = set(volume.tree())
@@ -390,7 +392,7 @@ def test_sigterm(volume: Volume, what: str) -> None:
 
 
 def is_dead(pid: int) -> bool:
-    """Whether a process has ended, or is about to: SIGKILL takes a moment."""
+    """Whether a process has ended, or will in a moment after SIGKILL."""
     for _ in range(1000):
         try:
             if ") Z " in Path(f"/proc/{pid}/stat").read_text():
@@ -402,8 +404,8 @@ def is_dead(pid: int) -> bool:
 
 
 def test_nothing_of_the_group_is_left(volume: Volume) -> None:
-    """What a program leaves behind is ended when it has ended, and what it has closed its pipes
-    for, too."""
+    """Processes that a program leaves behind are ended after its end, also if they have closed
+    their pipes."""
     for script in ("cat; sleep 1000 & echo $! >&2", "cat; sleep 1000 >&- 2>&- & echo $! >&2"):
         volume.split(MAP_COMMAND=shell(script))
         outcome = volume.run("map", PART_ID=0, MAP_COMMAND=shell(script))
@@ -430,8 +432,9 @@ HOLDS = shell(
 def test_what_has_left_the_group(
     volume: Volume, scratch: Path, monkeypatch: pytest.MonkeyPatch, what: str, more: bytes | None
 ) -> None:
-    """What a program leaves behind outside of its group, so that it lives on: what it writes to
-    stdout counts if it ends soon, or else nothing does. Nobody waits for what holds stderr."""
+    """A process that leaves the group of its program lives on. Its output to stdout counts if it
+    ends soon; otherwise no output counts. A worker does not wait for a process that keeps stderr
+    open."""
     monkeypatch.setattr(child, "ENDING", 2 if more else 0.5)
     volume = volume.having(MAP_COMMAND=f"{HOLDS} '{what}'")
     start = time.monotonic()
@@ -439,17 +442,18 @@ def test_what_has_left_the_group(
         if more is None:
             outcome = refused(volume)
             assert outcome.code == 2
-            assert "MAP_COMMAND must end with all that it started, got a process" in outcome.words
+            assert "MAP_COMMAND must end after all that it started, got a process" in outcome.words
         else:
             assert made(volume) == LINES + more
     finally:
         with suppress(ProcessLookupError):
             os.kill(int((scratch / "pid").read_text()), signal.SIGKILL)
-    assert time.monotonic() - start < 30  # of a sleep of 100 seconds
+    assert time.monotonic() - start < 30  # a sleep of 100 seconds
 
 
 def test_stderr_comes_line_by_line(volume: Volume) -> None:
-    """Before the program has ended, whole lines; a line of more than 64 KiB is not waited for."""
+    """Whole lines are logged while the program runs. A line of more than 64 KiB is logged in
+    pieces."""
     script = "printf a >&2; echo b >&2; head -c 100000 /dev/zero >&2; cat; exec sleep 1000"
     volume.split(MAP_COMMAND=shell(script))
     with volume.start("map", PART_ID=0, MAP_COMMAND=shell(script)) as worker:
@@ -470,14 +474,14 @@ CHANGES = {
 }
 
 
-@pytest.mark.folder  # in a bucket test_inputs.py of the faults replaces it
+@pytest.mark.folder  # in a bucket, tests/faults/test_inputs.py replaces it
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     "step", ["map by stdin", "map", "group", "last step", "last step of parts"]
 )
 def test_a_file_that_changes(volume: Volume, step: str, change: str) -> None:
-    """An input that changes while the program runs, which has its path or has it as stdin: nothing
-    counts, whatever its bytes, its size and its time are in the end."""
+    """An input changes while the program runs and has its path, or has it as stdin: the output does
+    not count, whatever the bytes, the size and the time of the file are in the end."""
     script = f'f="$1"; t=$TMPDIR/copy; cat "$f"; sleep 0.02; {CHANGES[change]}'
     command = shell(script, "{inputs}")
     volume.write_level_1([LINES])
@@ -515,7 +519,7 @@ HALF = """if True:
 @pytest.mark.parametrize("step", ["map", "merge"])
 def test_half_a_copy(volume: Volume, scratch: Path, step: str) -> None:
     """A worker is killed while it copies inputs to SCRATCH_DIR, before it has checked them: no
-    later attempt takes that copy for its input."""
+    later attempt uses this copy as its input."""
     volume = volume.having(NUM_PARTS=2, MAP_COMMAND="cat {input}", REDUCE_COMMAND="cat {inputs}")
     volume.split()
     if step == "merge":
@@ -536,7 +540,7 @@ def test_half_a_copy(volume: Volume, scratch: Path, step: str) -> None:
 
 
 def log_count(volume: Volume, **settings: object) -> Outcome:
-    """Split, map every part by program, merge: the outcome of the last."""
+    """Split, map every part by program, merge; return the outcome of merge."""
     volume = volume.having(**settings)
     outcome = map_all(volume)
     assert outcome.code == 0, outcome.words
@@ -559,8 +563,7 @@ JOINED_FILES = b"".join(FILES)
     ],
 )
 def test_groups(volume: Volume, scratch: Path, command: str, result: bytes) -> None:
-    """A program in every step of process-data: a group's files one after the other, as they are, or
-    as files."""
+    """A program in every step of process-data: it gets a group's files joined, or as files."""
     volume.write_level_1(FILES)
     volume = volume.having(PROCESS_COMMAND=command, REDUCE_COMMAND=command, **ARGO)
     outcome = volume.aggregate(5, levels=3)
@@ -572,8 +575,8 @@ def test_groups(volume: Volume, scratch: Path, command: str, result: bytes) -> N
 
 @pytest.mark.parametrize("count", [8, 6, 2])
 def test_between_files(volume: Volume, count: int) -> None:
-    """Whoever joins the files, a program or none, nothing is added between them: they may be
-    compressed, or pictures."""
+    """Nothing is added between files, whether they are joined by a program or by fanfold: they may
+    be compressed, or pictures."""
     files = [b"", b"a", b"", b"b\n", b"\n", b"c", b"\xff\0", b""][:count]
     volume.write_level_1(files)
     result = b"".join(files)
@@ -591,7 +594,7 @@ def test_between_files(volume: Volume, count: int) -> None:
 
 
 def test_a_level_that_no_program_has_made(volume: Volume) -> None:
-    """With PROCESS_COMMAND the files of level 1 are not taken for what the program makes."""
+    """With PROCESS_COMMAND the files of level 1 are not used as output of the program."""
     volume.write_level_1(FILES)
     outcome = volume.run("merge", 5, LEVEL=1, PROCESS_COMMAND="sort {inputs}")
     assert outcome.code == 2
@@ -599,7 +602,8 @@ def test_a_level_that_no_program_has_made(volume: Volume) -> None:
 
 
 def test_another_output_of_the_same_run(volume: Volume) -> None:
-    """A retry with another OUTPUT makes that file, too; an older run's does not stay there."""
+    """A retry with another OUTPUT also writes this file. An older run's file of this name does not
+    stay."""
     volume = volume.having(MAP_COMMAND="cat", RUN_STARTED=1)
     older = volume.having(RUN_ID="a", OUTPUT="report")
     assert log_count(older, REDUCE_COMMAND=shell(f"{REST}echo old")).code == 0
@@ -611,7 +615,8 @@ def test_another_output_of_the_same_run(volume: Volume) -> None:
 
 @pytest.mark.parametrize("command", ["cat |sort", "cat&& sort", "cat;", "cat 2>/dev/null", "a<b"])
 def test_an_operator_of_a_shell(volume: Volume, command: str) -> None:
-    """There is no shell: split says so, before it reads. In quotes it is an argument."""
+    """No shell runs the command: split refuses the operator before it reads. In quotes it is an
+    argument."""
     for worker in ("split", "map"):
         outcome = volume.run(worker, PART_ID=0, MAP_COMMAND=command)
         assert outcome.code == 2
@@ -622,7 +627,7 @@ def test_an_operator_of_a_shell(volume: Volume, command: str) -> None:
 
 
 def test_what_a_group_is_told(volume: Volume) -> None:
-    """FILE_NUMBER, LEVEL and the names of the files."""
+    """The program gets FILE_NUMBER, LEVEL and the names of the files."""
     volume.write_level_1(FILES)
     script = shell(f'{REST}echo "$FILE_NUMBER $LEVEL $INPUT_NAMES"')
     volume = volume.having(PROCESS_COMMAND=script, REDUCE_COMMAND="cat")
@@ -635,8 +640,8 @@ def test_what_a_group_is_told(volume: Volume) -> None:
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_reduce(volume: Volume, parts: int) -> None:
-    """The outputs of the parts, in order, become OUTPUT through a program; numbers are added up as
-    before. Also where no map wrote; but count.py never does."""
+    """The outputs of the parts, in order, become OUTPUT through a program. Numbers are added up as
+    before. The program also runs if no map wrote, but not for count.py."""
     volume = volume.having(NUM_PARTS=parts, MAP_COMMAND="grep WARN")
     warned = re.findall(rb"\d+ WARN\n", LINES)
     for what, result in {
@@ -653,7 +658,7 @@ def test_reduce(volume: Volume, parts: int) -> None:
     counting.count(counting.split())
     outcome = counting.run("merge")
     assert (outcome.code, counting.results()) == (2, {})
-    assert "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS" in outcome.words
+    assert "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS" in outcome.words
     custom = counting.having(MAP_SETTINGS="1")
     assert custom.fan_out(lambda part: {"n": sum(1 for _ in part.lines())}).code == 0
     assert custom.final("result.out") == b"0\n"
@@ -661,7 +666,7 @@ def test_reduce(volume: Volume, parts: int) -> None:
 
 
 def test_a_suffix(volume: Volume) -> None:
-    """{output} has that of the file that it becomes."""
+    """{output} has the suffix of the file that it becomes."""
     script = shell(f"{REST}echo $1 >$1", "{output}")
     volume = volume.having(MAP_COMMAND="cat", REDUCE_COMMAND=script, OUTPUT="some.tar.gz")
     assert log_count(volume).code == 0
@@ -671,20 +676,28 @@ def test_a_suffix(volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("false", 1, "REDUCE_COMMAND ended with exit code 1 and REDUCE_EXIT_OK is '0'"),
-        ("echo a", 2, "REDUCE_COMMAND must read all of its stdin, got a program that ended before"),
+        (
+            "false",
+            1,
+            "REDUCE_COMMAND must end with one of REDUCE_EXIT_OK (0), got exit code 1",
+        ),
+        (
+            "echo a",
+            2,
+            "REDUCE_COMMAND must read all of its stdin, got a program that ended earlier",
+        ),
         ("no-such-program", 2, "the program 'no-such-program' cannot be run"),
         ("cat {input}", 2, "REDUCE_COMMAND must have {inputs} for 2 inputs, got {input}"),
         (
             "cat a{inputs}",
             2,
-            "REDUCE_COMMAND must have {inputs} as a word of its own, got 'a{inputs}'",
+            "REDUCE_COMMAND must have {inputs} as a separate word, got 'a{inputs}'",
         ),
         (shell("cat >$1; exit 3", "{output}"), 3, "exit code 3"),
     ],
 )
 def test_a_last_step_that_fails(volume: Volume, command: str, code: int, words: str) -> None:
-    """It publishes nothing, in both pipelines; nor does a group."""
+    """A failed program publishes nothing, in both pipelines and in groups."""
     volume.write_level_1(FILES[:4])
     volume = volume.having(NUM_PARTS=2, MAP_COMMAND="cat")
     settings = {"REDUCE_COMMAND": command}
@@ -701,7 +714,8 @@ def test_a_last_step_that_fails(volume: Volume, command: str, code: int, words: 
 
 
 def test_another_last_step(volume: Volume) -> None:
-    """A retry of a last step leaves what it has published; one with another program does not."""
+    """A retry of a last step keeps its published result. With another program, it publishes
+    another."""
     volume = volume.having(MAP_COMMAND="cat", **ARGO)
     assert log_count(volume, REDUCE_COMMAND="wc -l").code == 0
     first = volume.results()
@@ -715,7 +729,7 @@ def test_another_last_step(volume: Volume) -> None:
 
 
 def test_functions(volume: Volume) -> None:
-    """The same in Python: a function gets streams and yields bytes, all of which it must read."""
+    """The same in Python: a function gets streams and yields bytes, and must read all streams."""
 
     def backwards(streams: Sequence[Stream]) -> Iterator[bytes]:
         yield from (b"".join(stream.pieces())[::-1] for stream in reversed(streams))
@@ -741,7 +755,7 @@ def test_functions(volume: Volume) -> None:
 @pytest.mark.parametrize("ids", [{}, ARGO], ids=["by hand", "argo"])
 @pytest.mark.parametrize("suffix", [".png", ".tar.gz", ".json", ""])
 def test_file_suffix(volume: Volume, suffix: str, ids: Mapping[str, object]) -> None:
-    """The files of all levels have it, and {output}; the result keeps its name."""
+    """The files of all levels and {output} have the suffix. The result keeps its name."""
     for number in range(5):
         volume.write(f"aggregation-demo/l1/{number}{suffix}", b"%d" % number)
     script = "sh -c 'cat \"$@\" >$0; echo ${0##*/} >>$0' {output} {inputs}"
@@ -753,14 +767,12 @@ def test_file_suffix(volume: Volume, suffix: str, ids: Mapping[str, object]) -> 
     assert len(made) == 3
     assert all(re.search(rf"[0-9a-f]{{16}}{re.escape(suffix)}$", name) for name in made)
     if suffix:
-        assert (
-            "0.txt is not there" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
-        )
+        assert "0.txt is missing" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
 
 
 @pytest.mark.parametrize("suffix", ["txt", "/a", ".a/b", ".", "..", ".a b", ".é", f".{'a' * 70}"])
 def test_no_suffix(volume: Volume, suffix: str) -> None:
-    """One sentence and exit 2."""
+    """One message and exit code 2."""
     for worker, arguments in (("process", (0, 1)), ("merge", (1,))):
         outcome = volume.run(worker, *arguments, FILE_SUFFIX=suffix)
         assert outcome.code == 2
@@ -768,7 +780,7 @@ def test_no_suffix(volume: Volume, suffix: str) -> None:
 
 
 def test_levels_by_hand(volume: Volume) -> None:
-    """Those that another program has made are not taken: a level is made anew, or is missing."""
+    """Files of another program are not used: a level is made again, or is missing."""
     volume.write_level_1(FILES[:4])
     assert volume.having(PROCESS_COMMAND="sort {inputs}").aggregate(4).code == 0
     assert volume.final(JOINED) == b"b\nd\na\nc\n"
@@ -782,13 +794,13 @@ def test_levels_by_hand(volume: Volume) -> None:
 
 
 def examples() -> dict[str, dict[str, str]]:
-    """The example in each row of the table of workers/README.md, by the step."""
+    """Return the example in each row of the table in workers/README.md, by step."""
     rows = re.findall(r"(?m)^\| `(\w+\.py.*?)` \| `(\w+_COMMAND=.*?)` \|", README)
     return {step: dict(word.split("=", 1) for word in shlex.split(text)) for step, text in rows}
 
 
 def test_the_examples(volume: Volume) -> None:
-    """They do what the table says."""
+    """The examples do what the table says."""
     found = examples()
     assert len(found) == 4
     log = log_count(volume, NUM_PARTS=3, **found["map.py"], **found["merge.py"])
@@ -804,7 +816,7 @@ def test_the_examples(volume: Volume) -> None:
 
 
 def test_the_example_of_a_function(volume: Volume, tmp_path: Path) -> None:
-    """process_group, as workers/README.md shows it."""
+    """The example of process_group in workers/README.md."""
     (source,) = re.findall(r"(?ms)^```python\n((?:(?!```).)*?process_group.*?)^```", README)
     script = tmp_path / "merge_sorted.py"
     script.write_text(source)

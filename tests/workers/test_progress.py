@@ -1,4 +1,4 @@
-"""What a map says of its progress in the file that ARGO_PROGRESS_FILE names."""
+"""The progress of a map, in the file that ARGO_PROGRESS_FILE names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = b"".join(b"INFO %06d is here\n" % number for number in range(100))
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The file; its folder is not on the volume."""
+    """The file. Its folder is not on the volume."""
     return tmp_path / "progress"
 
 
@@ -32,12 +32,12 @@ def run(volume: Volume, file: Path) -> Volume:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a map write whenever there is something to say."""
+    """Let a map write each time that it has progress."""
     monkeypatch.setattr(progress, "EVERY", 0)
 
 
 def said(file: Path) -> int:
-    """The hundredths that the file tells; -1 if there is no file."""
+    """Return the percentage in the file, or -1 without a file."""
     if not file.exists():
         return -1
     done, of = file.read_text().split("/")
@@ -48,8 +48,8 @@ def said(file: Path) -> int:
 @pytest.mark.parametrize("mode", ["copy", "range"])
 @pytest.mark.usefixtures("at_once")
 def test_bytes_of_all_parts(run: Volume, file: Path, mode: str) -> None:
-    """Of several parts of one pod: the bytes that all have read, of the bytes of all. To have read
-    everything is not to have ended."""
+    """With several parts per pod: the bytes that were read, of the bytes of all parts. After
+    everything is read, the map has not ended yet."""
     seen: list[int] = []
 
     def watching(part: Part) -> Mapping[str, int]:
@@ -70,8 +70,8 @@ def test_bytes_of_all_parts(run: Volume, file: Path, mode: str) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_what_an_attempt_has_not_to_do(run: Volume, file: Path) -> None:
-    """An attempt that comes after a failed one: what is there counts as done, and what the failed
-    one said last does not stay."""
+    """An attempt after a failed one: finished parts count as done, and the progress of the failed
+    attempt is replaced."""
     seen: list[int] = []
 
     def watching(part: Part) -> Mapping[str, int]:
@@ -94,7 +94,7 @@ def test_what_an_attempt_has_not_to_do(run: Volume, file: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_files(run: Volume, file: Path, lanes: int) -> None:
-    """In the mode files: the files that are done, by programs side by side as well."""
+    """In mode files: the number of finished files, also with programs in parallel."""
     for number in range(20):
         run.write(f"in/{number:02}", b"INFO\n" * (1 + 50 * number))
     run = run.having(INPUT="in/", SPLIT_MODE="files", NUM_PARTS=1, FILES_AT_ONCE=lanes)
@@ -106,8 +106,8 @@ def test_files(run: Volume, file: Path, lanes: int) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_files_one_by_one(run: Volume, file: Path) -> None:
-    """In the mode files a map sees how many files were done before each, however large they are.
-    What is taken over from an earlier run counts as done."""
+    """In mode files a map sees the number of files before each file, whatever their sizes. Results
+    taken over from an earlier run count as done."""
     seen: list[int] = []
 
     def watching(part: Part) -> Mapping[str, int]:
@@ -133,8 +133,8 @@ def test_files_one_by_one(run: Volume, file: Path) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_a_program(run: Volume, file: Path) -> None:
-    """How far a program has read its stdin, if that is the file itself; of a pipe, how much was
-    put into it. This program reads half, and goes on when half is told."""
+    """How far a program has read its stdin if this is a file; for a pipe, how much was written to
+    it. This program reads half, and continues when half is reported."""
     script = (
         "import os, sys, time\n"
         "half = os.read(0, 1000)\n"
@@ -155,8 +155,8 @@ def test_a_program(run: Volume, file: Path) -> None:
 
 
 def test_once_in_three_seconds(run: Volume, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is written when three seconds have passed since the start or the last time. A map
-    that takes less writes none."""
+    """The file is written three seconds after the start, and then every three seconds. A shorter
+    map does not write it."""
     now, seen = 1000.0, list[int]()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
 
@@ -178,8 +178,8 @@ def test_once_in_three_seconds(run: Volume, file: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("where", ["no-folder/file", "", "pipe", "/dev/full"])
 def test_a_file_that_cannot_be_written(run: Volume, tmp_path: Path, where: str) -> None:
-    """The map ends as well as ever."""
-    os.mkfifo(tmp_path / "pipe")  # nobody reads it
+    """The map succeeds as before."""
+    os.mkfifo(tmp_path / "pipe")  # a pipe without a reader
     run.split()
     for part in range(4):
         settings = {"PART_ID": part, "ARGO_PROGRESS_FILE": tmp_path / where}
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_written(run: Volume, tmp_path: Path, where: str) 
 
 @pytest.mark.usefixtures("at_once")
 def test_others_say_nothing(run: Volume, file: Path) -> None:
-    """split, process and merge: Argo counts their pods as one each."""
+    """split, process and merge do not write it: Argo counts their pods as one each."""
     run.log_count(MAP_SETTINGS="")
     assert said(file) == 99
     file.unlink()

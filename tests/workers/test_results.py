@@ -1,5 +1,5 @@
-"""What the last step publishes: OUTPUT, summary.json, the results of a run, the final names, and
-what Argo takes as output parameters."""
+"""The files that the last step publishes: OUTPUT, summary.json, the results of a run, the final
+names, and the output parameters of Argo."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def own(volume: Volume) -> Volume:
 
 
 def echo(part: Part) -> None:
-    """Write what is read."""
+    """Write the bytes that are read."""
     for piece in part.pieces():
         part.write(piece)
 
@@ -57,8 +57,8 @@ def nothing(part: Part) -> None:
 def test_the_output_is_the_parts_in_order(
     data: bytes, parts: int, mode: str, piece: int, seed: Any
 ) -> None:
-    """Any input, any number of parts, each mapped twice and in any order: a map that writes what it
-    reads makes the input again."""
+    """Any input, any number of parts, each mapped twice and in any order: a map that copies its
+    input makes the input again."""
     with Volume.temporary(NUM_PARTS=parts, SPLIT_MODE=mode, MAP_SETTINGS="1") as volume:
         volume.write(INPUT, data)
         with pieces_of(piece):
@@ -75,7 +75,7 @@ def test_the_output_is_the_parts_in_order(
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "in/" + "é" * 124 + "x.jsonl"])
 def test_an_output_with_a_long_name(own: Volume, name: str) -> None:
-    """It may be as long as the storage allows: what it is written under before has room as well."""
+    """A name may be as long as the storage allows: the temporary name also fits."""
     assert own.fan_out(echo, OUTPUT=name).code == 0
 
     assert own.final(name) == DATA
@@ -83,7 +83,7 @@ def test_an_output_with_a_long_name(own: Volume, name: str) -> None:
 
 
 def test_a_part_that_writes_nothing(own: Volume) -> None:
-    """Parts without an output are left out; the record of the others names one."""
+    """Parts without an output are left out. The records of the other parts name one."""
     outcome = own.fan_out(lambda part: nothing(part) if part.id == "1" else echo(part))
     assert outcome.code == 0
 
@@ -97,7 +97,7 @@ def test_a_part_that_writes_nothing(own: Volume) -> None:
 
 
 def test_many_writes(own: Volume) -> None:
-    """Pieces of any size, empty ones too, and numbers beside them."""
+    """Pieces of any size, also empty ones, and numbers in addition."""
 
     def writes(part: Part) -> dict[str, int]:
         for line in part.lines():
@@ -114,7 +114,7 @@ def test_many_writes(own: Volume) -> None:
 
 
 def test_another_name(own: Volume) -> None:
-    """OUTPUT may be in a folder of RUN_DIR; results/ has it below the same name."""
+    """OUTPUT may be in a folder of RUN_DIR. results/ has the same name."""
     own = own.having(RUN_DIR="run", OUTPUT="out/of the/lines.log")
     assert own.fan_out(echo).code == 0
     assert own.final("out/of the/lines.log") == DATA
@@ -124,8 +124,8 @@ def test_another_name(own: Volume) -> None:
 
 
 def test_yesterday_s_does_not_stay(own: Volume) -> None:
-    """A run whose maps write nothing leaves OUTPUT empty if a file of that name is there, and
-    makes none if not."""
+    """If the maps of a run write nothing, OUTPUT becomes empty if it exists. Otherwise it is not
+    created."""
     assert own.fan_out(nothing, MAP_SETTINGS="2").code == 0
     assert own.final("result.out") is None
     assert own.fan_out(echo).code == 0
@@ -140,8 +140,9 @@ def test_yesterday_s_does_not_stay(own: Volume) -> None:
 
 
 def test_yesterday_s_and_an_old_view(own: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No map wrote, and the record of the run that has made OUTPUT is listed and cannot be read, as
-    on a mount with an old view: a retry, and no word of a file that is the user's."""
+    """No map wrote. The record of the run that made OUTPUT is listed but cannot be read, as on a
+    mount with an old view: a retry can help, and the message does not take OUTPUT for a user's
+    file."""
     assert own.fan_out(echo, **RUN).code == 0
     kind = type(storage.open_storage(own.environ({}))[1])
     stream = kind.stream
@@ -161,19 +162,19 @@ def test_yesterday_s_and_an_old_view(own: Volume, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_file_of_the_user_s(own: Volume) -> None:
-    """A file that no run has put at OUTPUT is not emptied: the last step refuses to leave it beside
-    a result that has nothing to do with it."""
+    """A file at OUTPUT that no run has written is not emptied: the last step refuses to leave it
+    next to an unrelated result."""
     own.write("result.out", b"mine")
     own.fan_out(nothing, MAP_SETTINGS="2")
     outcome = own.run("merge", MAP_SETTINGS="2")
     assert (outcome.code, own.totals(), own.final("result.out")) == (2, None, b"mine")
-    assert "OUTPUT is 'result.out', where a file is" in outcome.words
+    assert "got 'result.out': move the file away" in outcome.words
     own.merge(MAP_SETTINGS="2", OUTPUT="other.out")
     assert (own.totals(), own.final("result.out")) == ({}, b"mine")
 
 
 def test_a_file_of_the_user_s_in_place_of_ours(own: Volume) -> None:
-    """That a run has once put a file at OUTPUT does not make what is there now a run's."""
+    """If a user replaces OUTPUT after a run has written it, the file is the user's."""
     own.fan_out(echo)
     own.write("result.out", b"mine")
     own.fan_out(nothing, MAP_SETTINGS="2")
@@ -182,7 +183,7 @@ def test_a_file_of_the_user_s_in_place_of_ours(own: Volume) -> None:
 
 
 def test_two_attempts_that_write_different_bytes(own: Volume) -> None:
-    """The record says which attempt counts: the last one that has committed."""
+    """The record decides which attempt counts: the last that has committed."""
     own.fan_out(echo)
 
     def other(part: Part) -> None:
@@ -197,7 +198,7 @@ def test_two_attempts_that_write_different_bytes(own: Volume) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_map_that_fails_writes_nothing(own: Volume, error: type[BaseException]) -> None:
-    """What it has written by then is no output, and does not stay."""
+    """The output of a failed map does not exist."""
     own.split()
     before = own.tree()
 
@@ -224,8 +225,8 @@ CHANGES: dict[str, Callable[[bytes], bytes] | None] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_an_output_that_was_changed(own: Volume, change: Callable[[bytes], bytes] | None) -> None:
-    """An output that is not the one that its record names, or is gone: no result, and the part is
-    listed as missing."""
+    """If an output is missing or is not the one in its record: no result, and the part is listed as
+    missing."""
     for part_id in own.split():
         own.run_map(echo, part_id)
     path = own.run_dir / own.record("1")["output"][0]
@@ -245,7 +246,7 @@ def test_an_output_that_was_changed(own: Volume, change: Callable[[bytes], bytes
 
 
 def test_the_summary_of_log_count(volume: Volume) -> None:
-    """By name and number; result.json has the totals and nothing else."""
+    """By name and number. result.json has only the totals."""
     for name, data in {"in/a": DATA, "in/b": b"", "in/c": DATA}.items():
         volume.write(name, data)
     run = volume.having(INPUT="in/", NUM_PARTS=4, MAP_SETTINGS="1", **RUN)
@@ -296,8 +297,8 @@ def test_the_summary_of_process_data(volume: Volume) -> None:
 
 
 def test_the_newest_run_has_the_final_names(volume: Volume) -> None:
-    """By RUN_STARTED, then RUN_ID: an older run that ends later exits 0, has its results under its
-    own name, says so, and leaves the final names alone."""
+    """By RUN_STARTED, then RUN_ID: an older run that ends later exits with 0, has its results under
+    its own name, logs that it is late, and does not change the final names."""
     volume = volume.having(NUM_PARTS=2)
     runs = [("b", 1, b"INFO 1\n"), ("a", 2, b"WARN\n"), ("c", 2, b"INFO 3\nINFO\n"), ("d", 1, b"")]
     newest: tuple[int, str] = (0, "")
@@ -324,8 +325,7 @@ def test_the_newest_run_has_the_final_names(volume: Volume) -> None:
 
 @pytest.fixture
 def two_runs(own: Volume) -> tuple[Volume, Volume]:
-    """An older and a newer run of one input, both mapped: the older one's maps write, the newer
-    one's do not."""
+    """An older and a newer run of one input, both mapped. Only the maps of the older run write."""
     older = own.having(RUN_ID="a", RUN_STARTED=1)
     newer = own.having(RUN_ID="b", RUN_STARTED=2, MAP_SETTINGS="2")
     for run, function in ((older, echo), (newer, nothing)):
@@ -335,12 +335,12 @@ def two_runs(own: Volume) -> tuple[Volume, Volume]:
 
 
 def test_a_late_run_leaves_no_output_beside_a_newer_total(two_runs: tuple[Volume, Volume]) -> None:
-    """The newer run had nothing for OUTPUT, so the late one's must not be there."""
+    """The newer run has no OUTPUT, so the late run's must not be there."""
     older, newer = two_runs
     newer.merge()
     older.merge()
     assert older.final("result.out") is None
-    # An attempt of the older run, killed before it had looked again.
+    # An attempt of the older run that was killed before it had checked again.
     older.write("result.out", DATA)
     older.merge()
     assert older.final("result.out") == b""
@@ -349,7 +349,7 @@ def test_a_late_run_leaves_no_output_beside_a_newer_total(two_runs: tuple[Volume
 
 
 def test_each_final_name_is_the_newest_run_s_that_has_it(two_runs: tuple[Volume, Volume]) -> None:
-    """An OUTPUT that the newer run does not know belongs to the older one, late or not."""
+    """An OUTPUT that the newer run does not have belongs to the older run, late or not."""
     older, newer = two_runs
     newer.merge(OUTPUT="newer.out")
     older.merge()
@@ -358,7 +358,7 @@ def test_each_final_name_is_the_newest_run_s_that_has_it(two_runs: tuple[Volume,
 
 
 def other_folder(own: Volume, name: str) -> None:
-    """A copy of the newest results, by hand."""
+    """Copy the newest results by hand."""
     source = max(own.results())
     for file, data in own.results()[source].items():
         own.write(f"results/{name}/{file}", data)
@@ -366,7 +366,7 @@ def other_folder(own: Volume, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["keep-me", "20300101T000000Z-b", "zz/20260101T000000Z-a"])
 def test_a_copy_in_results_is_no_run(own: Volume, name: str) -> None:
-    """Whatever its name: a later run still gets the final names."""
+    """For any name of the copy, a later run gets the final names."""
     run = own.having(**RUN, MAP_SETTINGS="")
     run.log_count(KEYWORDS="INFO")
     other_folder(own, name)
@@ -383,8 +383,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_late_run_beside_damaged_results(own: Volume, damage: Callable[[Path], object]) -> None:
-    """What somebody did to a newer run's folder does not fail an older run; the final name stays
-    with the newer one."""
+    """Damage to a newer run's folder does not fail an older run. The newer run keeps the final
+    name."""
     own = own.having(MAP_SETTINGS="")
     newer, older = own.having(RUN_ID="b", RUN_STARTED=2), own.having(RUN_ID="a", RUN_STARTED=1)
     newer.log_count(KEYWORDS="1")
@@ -399,7 +399,8 @@ def test_a_late_run_beside_damaged_results(own: Volume, damage: Callable[[Path],
 
 
 def test_results_that_are_removed_meanwhile(own: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand or by a lifecycle rule, after they were listed: a late run is late all the same."""
+    """If results are removed after they were listed, by hand or by a lifecycle rule, a late run is
+    still late."""
     own = own.having(MAP_SETTINGS="")
     for name, started in (("a", 1), ("c", 3), ("d", 4)):
         own.having(RUN_ID=name, RUN_STARTED=started).log_count(KEYWORDS="1")
@@ -421,7 +422,7 @@ def test_results_that_are_removed_meanwhile(own: Volume, monkeypatch: pytest.Mon
 
 @pytest.mark.folder
 def test_a_link_in_results(own: Volume) -> None:
-    """One to the newest run, as people set it, is nobody's results."""
+    """A link to the newest run, which a user has made, is not a run."""
     own = own.having(MAP_SETTINGS="", **RUN)
     own.log_count(KEYWORDS="INFO")
     (own.root / "results/latest").symlink_to(FOLDER)
@@ -432,7 +433,8 @@ def test_a_link_in_results(own: Volume) -> None:
 
 @pytest.mark.parametrize("worker", ["split", "count", "merge", "process 0 1", "merge 1"])
 def test_a_start_in_the_future(own: Volume, worker: str) -> None:
-    """It would hold the final names for as long: more than a day ahead is refused by every step."""
+    """Such a run would keep the final names until then: every step refuses a start more than a day
+    ahead."""
     ahead = int(time.time()) + 2 * 86400
     name, *arguments = worker.split()
     own.write_level_1([DATA])
@@ -440,12 +442,12 @@ def test_a_start_in_the_future(own: Volume, worker: str) -> None:
     run = own.having(RUN_ID="a", PART_ID=0, MAP_SETTINGS="")
     outcome = run.run(name, *arguments, RUN_STARTED=ahead)
     assert outcome.code == 2
-    assert f"RUN_STARTED is {ahead}, more than a day after" in outcome.words
+    assert f"RUN_STARTED must be at most a day after this node's time, got {ahead}" in outcome.words
     assert run.run("split", RUN_STARTED=ahead - 86400 - 3600).code == 0
 
 
 def test_by_hand_each_merge_is_a_run(volume: Volume) -> None:
-    """Without RUN_ID the last one to start has the final name, and every one its results."""
+    """Without RUN_ID the last run to start has the final name, and every run has its results."""
     volume.write(INPUT, DATA)
     for words in ("INFO", "1", "2"):
         volume.log_count(KEYWORDS=words)
@@ -458,7 +460,7 @@ def test_by_hand_each_merge_is_a_run(volume: Volume) -> None:
 
 
 def test_a_retry_of_the_merge(own: Volume) -> None:
-    """An attempt after one that has published changes nothing, also if the outputs are gone."""
+    """An attempt after a successful attempt changes nothing, also if the outputs are gone."""
     run = own.having(**RUN)
     assert run.fan_out(echo).code == 0
     before = run.tree()
@@ -471,8 +473,8 @@ def test_a_retry_of_the_merge(own: Volume) -> None:
 
 
 def test_a_run_that_is_begun_again(volume: Volume) -> None:
-    """RUN_ID and RUN_STARTED once more, with other settings or another input: another result, in
-    the place of the first."""
+    """RUN_ID and RUN_STARTED again, with other settings or another input: another result replaces
+    the first."""
     run = volume.having(NUM_PARTS=2, **RUN)
     for data, words in ((DATA, "INFO"), (DATA, "1"), (b"1\n", "1"), (DATA, "INFO")):
         run.write(INPUT, data)
@@ -482,8 +484,8 @@ def test_a_run_that_is_begun_again(volume: Volume) -> None:
 
 
 def test_a_result_that_was_changed_by_hand(volume: Volume) -> None:
-    """What lies in results/ is not the version that was published: the merge of that run publishes
-    it again."""
+    """A file in results/ is not the version that was published: the merge of this run publishes it
+    again."""
     run = volume.having(NUM_PARTS=2, **RUN)
     run.write(INPUT, DATA)
     run.log_count()
@@ -497,7 +499,7 @@ def test_a_result_that_was_changed_by_hand(volume: Volume) -> None:
 
 
 def told(volume: Volume, tmp_path: Path, *arguments: object, **settings: object) -> tuple[str, str]:
-    """What merge.py hands to Argo: the result and where it is."""
+    """Return what merge.py hands to Argo: the result and its path."""
     files = {"RESULT_FILE": tmp_path / "result", "RESULT_PATH_FILE": tmp_path / "path"}
     outcome = volume.run("merge", *arguments, **files, **settings)
     assert (outcome.code, outcome.output) == (0, ""), outcome.words
@@ -505,7 +507,7 @@ def told(volume: Volume, tmp_path: Path, *arguments: object, **settings: object)
 
 
 def where(volume: Volume, name: str) -> str:
-    """The full path of a result."""
+    """Return the full path of a result."""
     work_dir = volume.environ({})["WORK_DIR"]
     return str(Path(work_dir, volume.settings.get("RUN_DIR", ""), "results", FOLDER, name)).replace(
         "oss:/", "oss://"
@@ -513,8 +515,8 @@ def where(volume: Volume, name: str) -> str:
 
 
 def test_the_totals_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
-    """RESULT_FILE gets the totals and RESULT_PATH_FILE the path, both without a line end; a run
-    that is late hands on its own, and so does a retry."""
+    """RESULT_FILE gets the totals and RESULT_PATH_FILE the path, both without a line end. A late
+    run and a retry hand over their own."""
     run = volume.having(RUN_DIR="run", NUM_PARTS=2, **RUN)
     run.write(INPUT, DATA)
     run.log_count()
@@ -528,7 +530,8 @@ def test_the_totals_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_totals_that_are_too_long(own: Volume, tmp_path: Path, more: int) -> None:
-    """Up to 32 KiB: Argo keeps them in the workflow. Beyond, there is only the path."""
+    """Up to 32 KiB, because Argo stores them in the workflow. Beyond, only the path is handed
+    over."""
     run = own.having(**RUN)
     name = "é" * (((32 << 10) - len('{"": 3}')) // 2) + "x" + "y" * more
     assert run.fan_out(lambda part: {name: len(list(part.pieces()))}).code == 0
@@ -539,8 +542,7 @@ def test_totals_that_are_too_long(own: Volume, tmp_path: Path, more: int) -> Non
 
 
 def test_the_joined_file_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
-    """For merge.py NUMBER the bytes and a digest of the result: of what is there, as the storage
-    has it."""
+    """For merge.py NUMBER the size and a digest of the stored result."""
     run = volume.having(**RUN)
     run.write_level_1([b"ab\n", b"c"])
     result, path = told(run, tmp_path, run.process(2), LEVEL=2)
@@ -552,7 +554,7 @@ def test_the_joined_file_for_the_workflow(volume: Volume, tmp_path: Path) -> Non
 
 
 def test_no_result_is_told_if_there_is_none(volume: Volume, tmp_path: Path) -> None:
-    """Where the proof fails, nothing is handed on."""
+    """If the proof fails, nothing is handed over."""
     volume.write(INPUT, DATA)
     volume.split()
     file = tmp_path / "result"

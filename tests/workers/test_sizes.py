@@ -1,6 +1,7 @@
-"""Big inputs and many parts: right, in bounded memory, and no slower than the parts are many.
+"""Big inputs and many parts: the results are right, the memory is bounded, and the time is linear
+in the number of parts.
 
-Sparse files make them cheap: their holes are NUL bytes that lie on no disk.
+Sparse files make these tests cheap: their holes are NUL bytes that are not stored.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from pipeline import INPUT, JOINED, KEYWORDS, LEVEL_1, Volume, model
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 LIMIT = 32 * MIB
-BASE = (
-    25 * MIB
-)  # whatever the run, its page included; and bytes per part or file, where 100,000 of them count
+BASE = 25 * MIB  # for any run, with its page; and bytes per part or file if there are 100,000
 PER_ID, PER_PART, PER_INPUT, PER_FILE, PER_SOURCE = 150, 600, 160, 400, 1200
 PER_ITEM = 200  # in the mode files
 SECONDS_OF_10000, SECONDS_OF_100000 = 1, 10  # of CPU time, for the proof of parts and of level 1
 LINE = b"2026-01-01T00:00:00Z [INFO] caf\xc3\xa9 served\n"
 SECONDS = 30
 
-# Prints the most memory that the process ever had, and its CPU time, at its end. (What wait4 tells
-# of a child may be its parent's.)
+# At its end, prints the maximum memory of the process and its CPU time. (wait4 may return the
+# values of the child's parent.)
 PROLOGUE = """if True:
     import atexit, sys, time
     def peak():
@@ -46,7 +45,7 @@ OWN = """if True:
 
 
 class Used(NamedTuple):
-    """What a worker took: bytes of memory, seconds of CPU time."""
+    """Resources of a worker: bytes of memory, seconds of CPU time."""
 
     memory: int
     seconds: float
@@ -66,13 +65,13 @@ def measured(
 
 
 def peak(volume: Volume, worker: str, *arguments: object, **settings: Any) -> int:
-    """The most resident memory of a worker, in bytes."""
+    """Return the maximum resident memory of a worker in bytes."""
     return measured(volume, worker, *arguments, **settings).memory
 
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volume]:
-    """Inputs of 256 MiB: one line, many lines, and nothing but line ends."""
+    """Inputs of 256 MiB: one line, many lines, and only line ends."""
     volume = Volume(tmp_path_factory.mktemp("big"))
     size = 256 * MIB
     (volume.root / "one-line").write_bytes((b"x" * 1019 + b"INFO ") * (size // 1024))
@@ -87,7 +86,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volume]:
 
 @pytest.mark.parametrize("name", ["one-line", "many-lines", "empty-lines", "not-text"])
 def test_memory_of_count(big: Volume, name: str) -> None:
-    """count.py takes under 32 MiB for a part of 256 MiB, whatever its lines."""
+    """count.py takes less than 32 MiB for a part of 256 MiB, for any lines."""
     volume = big.having(RUN_DIR=f"of-{name}", INPUT=name, NUM_PARTS=1, SPLIT_MODE="range")
     volume.split()
     used = peak(volume, "count", PART_ID=0)
@@ -99,15 +98,14 @@ def test_memory_of_count(big: Volume, name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_memory_of_split(big: Volume, mode: str) -> None:
-    """split.py takes under 32 MiB where it looks for the ends of giant lines, and where it
-    copies."""
+    """split.py takes less than 32 MiB, both to find the ends of giant lines and to copy."""
     for name in ("one-line", "many-lines"):
         volume = big.having(RUN_DIR=f"{mode}-{name}", INPUT=name, NUM_PARTS=8, SPLIT_MODE=mode)
         assert peak(volume, "split") < LIMIT
 
 
 def test_memory_of_process(big: Volume) -> None:
-    """process.py and merge.py NUMBER take under 32 MiB for files of 256 MiB."""
+    """process.py and merge.py NUMBER take less than 32 MiB for files of 256 MiB."""
     big = big.having(RUN_ID="a", RUN_STARTED=1, CLEAN="true")
     levels = big.root / "aggregation-demo/l1"
     levels.mkdir(parents=True)
@@ -122,7 +120,7 @@ def test_memory_of_process(big: Volume) -> None:
 
 
 def write_records(volume: Volume) -> None:
-    """Put a record of every part there, as count.py would; only the first part is counted."""
+    """Write a record for every part, as count.py does. Only the first part is counted."""
     volume.count(["0"])
     first = records.unseal(volume.record_path("0").read_bytes())
     folder = volume.record_path("0").parent
@@ -133,8 +131,8 @@ def write_records(volume: Volume) -> None:
 
 
 def test_the_proof_of_many_parts(tmp_path: Path) -> None:
-    """20,000 parts, most of them empty, with a record of each: proven in bounded memory and in a
-    second of CPU time per 10,000; two that are missing are found, named and listed."""
+    """20,000 parts, most of them empty, with a record each: the proof takes bounded memory and one
+    CPU second per 10,000 parts. Two missing parts are named and listed."""
     volume = Volume(tmp_path).having(NUM_PARTS=20_000, SPLIT_MODE="range")
     volume.write(INPUT, LINE * 1000)
     volume.split()
@@ -153,8 +151,8 @@ def test_the_proof_of_many_parts(tmp_path: Path) -> None:
 
 
 def test_100000_parts(tmp_path: Path) -> None:
-    """As many parts as there may be: all ids are printed, in order; the last part is found in
-    bounded memory; merge names what is missing, and proves that all are there."""
+    """The maximum number of parts: all ids are printed, in order. The last part is found in bounded
+    memory. merge names the missing parts, and proves a complete run."""
     count = 100_000
     volume = Volume(tmp_path).having(NUM_PARTS=count, SPLIT_MODE="range")
     volume.write(INPUT, LINE * 1000)
@@ -173,7 +171,7 @@ def test_100000_parts(tmp_path: Path) -> None:
 
 
 def test_outputs_of_100000_parts(tmp_path: Path) -> None:
-    """Every part has an output: joined in the order of the parts, some hundred bytes of memory
+    """Every part has an output: they are joined in order, with a few hundred bytes of memory
     each."""
     count = 100_000
     volume = Volume(tmp_path).having(NUM_PARTS=count, SPLIT_MODE="range", MAP_SETTINGS="1")
@@ -198,8 +196,8 @@ def test_outputs_of_100000_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_100000_files(tmp_path: Path, mode: str) -> None:
-    """100,000 inputs, half of them in a part: split, a map and the proof take a hundred bytes per
-    file and the bytes of its name."""
+    """100,000 inputs, half of them in one part: split, a map and the proof take a hundred bytes per
+    file plus its name."""
     count = 100_000
     volume = Volume(tmp_path).having(INPUT="in/", NUM_PARTS=2, SPLIT_MODE=mode)
     (tmp_path / "in").mkdir()
@@ -213,14 +211,14 @@ def test_100000_files(tmp_path: Path, mode: str) -> None:
 
 
 def test_the_proof_of_100000_files_of_level_1(tmp_path: Path) -> None:
-    """The last step of 100,000 files, by a fan-in of 8: in ten seconds, with some hundred bytes
-    per file; a file that has changed since is named."""
+    """The last step of 100,000 files with a fan-in of 8 takes ten seconds and a few hundred bytes
+    per file. A changed file is named."""
     count, fan_in = 100_000, 8
     volume = Volume(tmp_path).having(RUN_ID="a", RUN_STARTED=1)
     (tmp_path / "aggregation-demo/l1").mkdir(parents=True)
     for number in range(count):
         (tmp_path / LEVEL_1.format(number)).write_bytes(b"%d\n" % number)
-    group = count // fan_in  # what a tree of four levels would come to
+    group = count // fan_in  # the result of a tree of four levels
     for number in range(fan_in - 1):
         assert volume.run("process", number, 1, FAN_IN=group).code == 0
     used = measured(volume, "process", fan_in - 1, 1, FAN_IN=group, FILES=count)
@@ -238,8 +236,8 @@ def test_the_proof_of_100000_files_of_level_1(tmp_path: Path) -> None:
 
 
 def test_a_tebibyte(tmp_path: Path) -> None:
-    """1 TiB with a line here and there, 1,000 parts, by ranges: in seconds, cut at line ends, and
-    the keywords around the cuts are found."""
+    """1 TiB with few lines, 1,000 parts, by ranges: it takes seconds, the cuts are at line ends,
+    and the keywords around the cuts are found."""
     volume = Volume(tmp_path).having(NUM_PARTS=1000, SPLIT_MODE="range")
     places = [TIB // 1000 * 300 - 20, TIB // 1000 * 300 + 10, TIB // 2 + 5, TIB - len(LINE) - 9]
     volume.sparse(INPUT, TIB, dict.fromkeys(places, b"\n" + LINE))
@@ -257,7 +255,7 @@ def test_a_tebibyte(tmp_path: Path) -> None:
 
 
 def test_no_line_end_in_a_tebibyte(tmp_path: Path) -> None:
-    """1 TiB of one line: the first part has it all."""
+    """1 TiB in one line: the first part has all of it."""
     volume = Volume(tmp_path).having(NUM_PARTS=1000, SPLIT_MODE="range")
     volume.sparse(INPUT, TIB)
     assert len(volume.call("split", timeout=SECONDS).part_ids) == 1000
@@ -267,8 +265,8 @@ def test_no_line_end_in_a_tebibyte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_a_line_of_half_a_gibibyte(tmp_path: Path, mode: str) -> None:
-    """One line of 512 MiB, mostly NUL bytes, without a final line end, keywords at its ends and
-    where pieces meet: counted right, by a process with little memory."""
+    """One line of 512 MiB, mostly NUL bytes, without a line end, with keywords at its ends and at
+    the borders of pieces: it is counted right, with little memory."""
     volume = Volume(tmp_path).having(NUM_PARTS=2, SPLIT_MODE=mode)
     size = GIB // 2
     places = [0, MIB - 2, 2 * MIB - 1, 64 * MIB - 3, size - 4]
@@ -282,7 +280,7 @@ def test_a_line_of_half_a_gibibyte(tmp_path: Path, mode: str) -> None:
 
 
 def test_copies_of_many_pieces(tmp_path: Path) -> None:
-    """A copy of more than one system call's worth is the input's bytes."""
+    """A copy that takes more than one system call is equal to the input."""
     volume = Volume(tmp_path).having(NUM_PARTS=2)
     data = bytes(range(256)) * (600 * 1024) + b"\nend"
     volume.write(INPUT, data)
@@ -292,8 +290,8 @@ def test_copies_of_many_pieces(tmp_path: Path) -> None:
 
 
 def test_20000_files_as_items() -> None:
-    """In the mode files split, a map, the last step, and what takes over from it take at most
-    PER_ITEM bytes for each file beside the base; names have 40 bytes, and each has an output."""
+    """In mode files split, a map, the last step and a takeover use at most PER_ITEM bytes per file
+    in addition to the base. Names have 40 bytes, and each file has an output."""
     count, most = 20_000, BASE + 20_000 * PER_ITEM
     with Volume.temporary() as empty:
         (empty.root / "in").mkdir()

@@ -1,4 +1,4 @@
-"""The public API of custom steps. README.md, "A custom map", has examples."""
+"""The public API for custom steps. README.md, "A custom map", has examples."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ else:
     }
 
     def __getattr__(name):
-        """Import a name when it is asked for: no worker starts with rooms that it does not use."""
+        """Import a name when it is used: no worker imports rooms that it does not need."""
         from importlib import import_module
 
         for room, names in HOMES.items():

@@ -1,7 +1,7 @@
-"""Child: a program as a process, which is started, fed, listened to, and ended.
+"""Child: starts, feeds, reads and ends a program as a process.
 
-It has a process group of its own. SIGTERM goes to the group, then SIGKILL: after ENDING seconds, or
-at once where the program has ended by itself. Nothing of the group is left running.
+The program has its own process group. SIGTERM goes to the group, then SIGKILL: after ENDING
+seconds, or immediately if the program has ended by itself. No process of the group is left running.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fanfold.errors import CommandError, RetryError
 from fanfold.storage.folder import File
 from fanfold.streams import Watch, Write
 
-STEP = 128 << 10  # bytes of a read from a program; a pipe holds two
-TICK = 100  # milliseconds between two looks whether a program that is silent has ended
-ENDING = 10  # seconds that a program has after SIGTERM; the worker has 20
+STEP = 128 << 10  # bytes per read from a program; a pipe has twice this size
+TICK = 100  # milliseconds between two checks whether a silent program has ended
+ENDING = 10  # seconds for a program after SIGTERM; the worker has 20
 NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP,
               errno.ENAMETOOLONG, errno.E2BIG)  # fmt: skip
 PR_SET_DUMPABLE = 4
@@ -33,9 +33,9 @@ def execute(
     words: list[str], environ: Mapping[str, str], file: File | None,
     pieces: Iterator[bytes], *sinks: Write, most: int, watch: Watch | None = None,
 ) -> tuple[int, bool, bool]:  # fmt: skip
-    """The exit code of a program, whether it has read all of its stdin, a file or pieces, and
-    whether its stdout has ended with it. The sinks get its stdout and stderr; `most` limits the
-    bytes of each file that it writes; `watch` is told how far it has read a file."""
+    """Run a program. Return its exit code, whether it read all of its stdin (a file or pieces), and
+    whether its stdout closed with it. The sinks receive its stdout and stderr. `most` limits the
+    bytes of each file that it writes. `watch` is called with its offset in the file."""
     import fcntl
 
     def look() -> None:
@@ -49,7 +49,7 @@ def execute(
             for fd, mode in zip(os.pipe(), "rw", strict=True)
         )
         for each in (feed, out):
-            with suppress(OSError, AttributeError):  # a limit of the user's, or macOS
+            with suppress(OSError, AttributeError):  # a limit of the user, or macOS
                 fcntl.fcntl(each, fcntl.F_SETPIPE_SZ, 2 * STEP)
         ends = dict(zip((stdout, stderr), sinks, strict=True))
         files = file.fd if file else stdin.fileno(), out.fileno(), err.fileno()
@@ -68,29 +68,29 @@ def execute(
 def started(
     words: list[str], environ: Mapping[str, str], files: Sequence[int], most: int
 ) -> Iterator[Child]:
-    """A program in a process group of its own, of which nothing is left at the end."""
+    """Run a program in its own process group. Nothing of the group is left at the end."""
     hide_environment()
     child = Child()
-    came: list[int] = []  # signals between the start of the program and our knowledge of it
-    # Python hands signals to its first thread: in another one nothing comes in between.
-    heeded = (signal.SIGTERM, signal.SIGINT) if get_ident() == main_thread().ident else ()
+    came: list[int] = []  # signals between the start of the program and the assignment of its pid
+    # Only the main thread handles signals: in other threads no signal can come in between.
+    handled = (signal.SIGTERM, signal.SIGINT) if get_ident() == main_thread().ident else ()
     before = [
-        (number, signal.signal(number, lambda number, _: came.append(number))) for number in heeded
+        (number, signal.signal(number, lambda number, _: came.append(number))) for number in handled
     ]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
         try:
-            with limited(most if heeded else 0):
+            with limited(most if handled else 0):
                 child.pid = os.posix_spawnp(
                     words[0], words, environ, setpgroup=0, file_actions=actions,
-                    setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+                    setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # ignored by Python
                 )  # fmt: skip
         except OSError as error:
             if error.errno not in NO_PROGRAM:
                 raise
-            remedy = "name one that is in the image and may be run"
+            remedy = "name an executable program in the image"
             if error.errno == errno.E2BIG:
-                remedy = "give fewer or shorter arguments"
+                remedy = "use fewer or shorter arguments"
             raise CommandError(
                 f"the program {words[0]!r} cannot be run with {len(words) - 1} arguments "
                 f"({error.strerror}): {remedy}"
@@ -98,7 +98,7 @@ def started(
         finally:
             for number, handler in reversed(before):
                 signal.signal(number, handler)
-        if most and not heeded:
+        if most and not handled:
             limit(child.pid, most)
         for one in came:
             signal.raise_signal(one)
@@ -110,7 +110,7 @@ def started(
 
 @contextmanager
 def limited(most: int) -> Iterator[None]:
-    """Let what is started write at most so many bytes to a file, from its first instruction on."""
+    """Limit the size of each file that a started program writes, from its first instruction on."""
     if not most:
         yield
         return
@@ -125,16 +125,16 @@ def limited(most: int) -> Iterator[None]:
 
 
 def limit(pid: int, most: int) -> None:
-    """Limit a program that one of several threads has started: a limit of this process would be one
-    of what the other threads write, too."""
+    """Limit a program that was started by one of several threads: a limit of this process would
+    also limit the other threads."""
     import resource
 
-    with suppress(AttributeError, ProcessLookupError):  # macOS has none; it has ended
+    with suppress(AttributeError, ProcessLookupError):  # macOS; the program has ended
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits(most))
 
 
 def limits(most: int) -> tuple[int, int]:
-    """A limit of so many bytes to a file, or the one that cannot be raised if that is less."""
+    """Return the limits for `most` bytes per file, or the hard limit if that is lower."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -142,12 +142,12 @@ def limits(most: int) -> tuple[int, int]:
 
 
 class Child:
-    """A program that was started."""
+    """A started program."""
 
-    pid, code = 0, -1  # -1 as long as it runs; a shell's 128 + n after signal n
+    pid, code = 0, -1  # -1 while it runs; 128 + n after signal n, as in a shell
 
     def has_ended(self, flags: int = os.WNOHANG) -> bool:
-        """Whether it has ended. With flags=0 wait until it has."""
+        """Whether the program has ended. With flags=0, wait for its end."""
         if self.code < 0:
             try:
                 pid, status = os.waitpid(self.pid, flags)
@@ -159,7 +159,7 @@ class Child:
         return self.code >= 0
 
     def end(self) -> None:
-        """End all of its group; if it has not ended by itself, with SIGTERM at first."""
+        """End all processes of the group: with SIGTERM first if the program still runs."""
 
         def send(number: int) -> None:
             with suppress(ProcessLookupError, PermissionError):
@@ -180,8 +180,8 @@ def converse(
     child: Child, feed: FileIO, pieces: Iterator[bytes], sinks: Mapping[FileIO, Write],
     look: Callable[[], object],
 ) -> None:  # fmt: skip
-    """Feed a program and take what it writes until it has ended, and `look` at it now and then. If
-    it was fed all pieces, `feed` is closed."""
+    """Feed a program and read its output until it has ended, and call `look` regularly. `feed` is
+    closed after all pieces are written."""
     import select
 
     poll, ends = select.poll(), {end.fileno(): end for end in (feed, *sinks)}
@@ -189,10 +189,10 @@ def converse(
         os.set_blocking(fd, False)
         poll.register(fd, select.POLLOUT if each is feed else select.POLLIN)
     held = memoryview(b"")
-    # Of several programs at once each one's thread must see SIGTERM, which only the first gets.
+    # Each thread of several programs must see SIGTERM, which only the main thread gets.
     while not child.has_ended():
         if parallel.terminated:
-            raise RetryError("SIGTERM came")
+            raise RetryError("received SIGTERM")
         look()
         for fd, _ in poll.poll(TICK if ends else TICK // 50):
             if ends[fd] is feed:
@@ -212,8 +212,8 @@ def converse(
 
 
 def drain(pipe: FileIO, sink: Write, seconds: float) -> bool:
-    """Take what is left in a pipe of a program whose group has ended. What has left the group may
-    hold it open: False if it still does after so many seconds."""
+    """Read the rest of a pipe after the program's group has ended. A process that left the group
+    may keep the pipe open: return False if it is open after `seconds`."""
     end = time.monotonic() + seconds
     while (data := pipe.read(STEP)) != b"":
         sink(data or b"")
@@ -225,7 +225,7 @@ def drain(pipe: FileIO, sink: Write, seconds: float) -> bool:
 
 
 def hide_environment() -> None:
-    """Make the environment of this process, where keys may be, unreadable to others of its user."""
+    """Hide this process's environment, which may contain keys, from the user's other processes."""
     if sys.platform == "linux":
         import ctypes
 

@@ -1,7 +1,7 @@
-"""Command: runs a program of the user's as a map, for a group of files or as the last step.
+"""Command: runs a user's program as a map, for a group of files or as the last step.
 
-Its stdin, or the files that it is given, are the inputs; its stdout, or the file {output}, is the
-output. README.md, "Any program", says what a program gets and how its end is judged.
+README.md, "Any program", documents what a program receives and how its end is judged. The inputs
+are its stdin or files. The output is its stdout or the file {output}.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fanfold.streams import Combine, Stream, Write
 from fanfold.worker import say
 
 INPUT, INPUTS, OUTPUT = PLACES = "{input}", "{inputs}", "{output}"
-SECRETS = "OSS_", "ALIBABA_CLOUD_"  # how settings begin that a program does not get
-NAMES = 64 << 10  # bytes of names in the environment; Linux takes 128 KiB
-LAST, WIDTH = 5, 300  # lines of stderr in an error, and their characters
-LONGEST = 64 << 10  # bytes of a line of stderr; the rest is told as another line
+SECRETS = "OSS_", "ALIBABA_CLOUD_"  # prefixes of settings that a program does not get
+NAMES = 64 << 10  # bytes of names in the environment; Linux allows 128 KiB
+LAST, WIDTH = 5, 300  # lines of stderr in an error, and characters per line
+LONGEST = 64 << 10  # bytes of a line of stderr; the rest is logged as another line
 QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\."""
-PLAIN = rf"""{QUOTED}|[^ \t\n'"\\]"""  # what words of a POSIX shell are made of
+PLAIN = rf"""{QUOTED}|[^ \t\n'"\\]"""  # the parts of a word in a POSIX shell
 
 
 def split_words(setting: str, text: str) -> list[str]:
-    """The words of a command, as a POSIX shell splits them. Nothing is expanded."""
+    """Split a command into words like a POSIX shell. Nothing is expanded."""
 
     def plain(match: re.Match[str]) -> str:
         piece = match[0]
@@ -40,11 +40,11 @@ def split_words(setting: str, text: str) -> list[str]:
         return piece[1:-1] if piece[0] == "'" else piece.removeprefix("\\").strip("\n")
 
     if not re.fullmatch(rf"(?:[ \t\n]|{PLAIN})*", text, re.DOTALL):
-        raise WorkerError(f"{setting} must have quotes in pairs, got {text!r}: close the open one")
+        raise WorkerError(f"{setting} must have quotes in pairs, got {text!r}: add a quote")
     if operator := re.search("[|&;<>]+", re.sub(QUOTED, "", text, flags=re.DOTALL)):
         raise WorkerError(
-            f"{setting} must have no {operator[0]} outside of quotes, for there is no shell, got "
-            f"{text!r}: quote it, or write sh -c '... {operator[0]} ...' if the image has a shell"
+            f"{setting} must have no {operator[0]} outside of quotes, as no shell runs it, got "
+            f"{text!r}: quote it, or use sh -c '... {operator[0]} ...' if the image has a shell"
         )
     found = re.findall(rf"(?:{PLAIN})+", text, re.DOTALL)
     words = [re.sub(PLAIN, plain, word, flags=re.DOTALL) for word in found if word != "\\\n"]
@@ -52,55 +52,54 @@ def split_words(setting: str, text: str) -> list[str]:
         for place in PLACES:
             if place in word and word != place:
                 raise WorkerError(
-                    f"{setting} must have {place} as a word of its own, got {word!r}: the name of "
-                    f"a file is no part of a script, so write sh -c '... \"$1\" ...' x {place}"
+                    f"{setting} must have {place} as a separate word, got {word!r}: pass the file "
+                    f"name as an argument, as in sh -c '... \"$1\" ...' x {place}"
                 )
     return words
 
 
 class Program:
-    """The program of a step (MAP, PROCESS, REDUCE), as the settings name it."""
+    """The program of a step (MAP, PROCESS, REDUCE) in the settings."""
 
-    def __init__(self, step: str, environ: Mapping[str, str], **told: object) -> None:
-        """Check the settings. `told` is for the environment of the program."""
+    def __init__(self, step: str, environ: Mapping[str, str], **extra: object) -> None:
+        """Check the settings. `extra` is added to the environment of the program."""
         self.setting, exits = f"{step}_COMMAND", f"{step}_EXIT_OK"
         text = environ.get(self.setting, "")
         self.words = split_words(self.setting, text)
         if not any(self.words[:1]):
             raise WorkerError(
-                f"{self.setting} must be a program, got {text!r}: set it to one, such as grep ERROR"
+                f"{self.setting} must be a program, got {text!r}: set a command such as grep ERROR"
             )
         self.takes_paths = not {INPUT, INPUTS}.isdisjoint(self.words)
         codes = environ.get(exits, "0")
         self.ok = {whole_number(exits, code, 0, 255) for code in codes.split(",")}
-        self.listed = f"{exits} is {codes!r}"
+        self.listed = f"{exits} ({codes})"
         if 0 not in self.ok:
             raise WorkerError(
-                f"{exits} must have 0 in it, got {codes!r}: give 0 and what else is no error, as "
-                "in 0,1"
+                f"{exits} must contain 0, got {codes!r}: add 0 to the other codes, as in 0,1"
             )
         self.scratch = os.path.abspath(environ.get("SCRATCH_DIR", "/tmp"))  # noqa: S108
         is_needed = "SCRATCH_DIR" in environ or {*PLACES} & {*self.words}
         if is_needed and not os.access(self.scratch, os.W_OK | os.X_OK):
             raise WorkerError(
-                f"SCRATCH_DIR must be a folder that can be written, got {self.scratch!r}: give "
-                "another, or mount a volume there"
+                f"SCRATCH_DIR must be a folder that can be written, got {self.scratch!r}: use "
+                "another folder, or mount a volume there"
             )
         size = environ.get("SCRATCH_SIZE")
         self.most = whole_number("SCRATCH_SIZE", size, 1, 1 << 59) if size else 0
         kept = {name: text for name, text in environ.items() if not name.startswith(SECRETS)}
-        more = {"HOME": self.scratch, "TMPDIR": self.scratch, **told}
+        more = {"HOME": self.scratch, "TMPDIR": self.scratch, **extra}
         self.environ = {**kept, **{name: str(value) for name, value in more.items()}}
 
     def run(self, streams: Sequence[Stream], write: Write, suffix: str, **more: str) -> None:
-        """Run it, and write what it makes. `suffix` is that of {output}; `more` is for its
-        environment."""
+        """Run the program and write its output. `suffix` is the suffix of {output}. `more` is added
+        to its environment."""
         if INPUT in self.words and len(streams) != 1:
             raise WorkerError(
-                f"{self.setting} must have {INPUTS} for {len(streams)} inputs, got {INPUT}: write "
+                f"{self.setting} must have {INPUTS} for {len(streams)} inputs, got {INPUT}: use "
                 f"{INPUTS}"
             )
-        write(b"")  # an output of no byte is one, too
+        write(b"")  # an empty output is an output
         log = Log()
         with ExitStack() as stack:
             folder, paths, output, piped = "", list[str](), "", streams
@@ -117,38 +116,38 @@ class Program:
             file = stack.enter_context(piped[0].file()) if len(piped) == 1 else None
             pieces = chain.from_iterable(stream.pieces() for stream in piped if not file)
             names = "\n".join(islice(chain.from_iterable(each.names() for each in streams), NAMES))
-            told = {"INPUT_NAMES": names} if len(os.fsencode(names)) <= NAMES else {}
-            told |= more
+            extra = {"INPUT_NAMES": names} if len(os.fsencode(names)) <= NAMES else {}
+            extra |= more
             sinks = log.write if output else write, log.write
             code, has_read, is_over = execute(
-                words, {**self.environ, **told}, file, pieces, *sinks, most=self.most,
+                words, {**self.environ, **extra}, file, pieces, *sinks, most=self.most,
                 watch=streams[0].watch if file else None,
             )  # fmt: skip
             self.judge(code, log)
             self.judge_pipes(has_read, is_over, file)
             for stream, path in zip(streams, paths, strict=False):
-                # To ask for the path again is to check the version of the file, too.
+                # stream.path() also checks the version of the file.
                 if not path.startswith(folder) and stream.path() != path:
                     raise ChangedError(next(stream.names()), path, "another file")
             for piece in self.read(output) if output else ():
                 write(piece)
 
     def find_paths(self, streams: Sequence[Stream], folder: str) -> list[str]:
-        """Where the program finds its inputs: each file that is one on a mount where it lies, all
-        else as copies in `folder`."""
+        """Return the paths of the inputs: the path on a mount if possible, otherwise a copy in
+        `folder`."""
         paths = [stream.path() for stream in streams]
         size = sum(stream.size for stream, path in zip(streams, paths, strict=True) if not path)
         if self.most and size > self.most:
             raise WorkerError(
                 f"SCRATCH_SIZE must be at least {size} for the copies that {self.setting} needs, "
-                f"got {self.most}: give more, or smaller parts, or let the program read stdin"
+                f"got {self.most}: raise it, use smaller parts, or let the program read stdin"
             )
         os.mkdir(os.path.join(folder, "inputs"))
         for number, (stream, path) in enumerate(zip(streams, paths, strict=True)):
             if not path:
                 base = os.path.basename(next(stream.names(), "empty"))
                 paths[number] = os.path.join(folder, "inputs", base)
-                if os.path.exists(paths[number]):  # one of another folder
+                if os.path.exists(paths[number]):  # an input of another folder has this name
                     os.mkdir(place := os.path.join(folder, f"inputs-{number}"))
                     paths[number] = os.path.join(place, base)
                 with open(paths[number], "xb") as file:
@@ -156,66 +155,66 @@ class Program:
         return paths
 
     def judge(self, code: int, log: Log) -> None:
-        """Whether the program has ended well, as far as its exit code tells."""
+        """Check the exit code of the program."""
         log.write(b"\n" if log.rest else b"")
         if self.most and code == 128 + signal.SIGXFSZ:
             raise WorkerError(
-                f"{self.setting} must write at most {self.most} bytes to a file, which is "
-                "SCRATCH_SIZE, got more: give more, or let it write less"
+                f"{self.setting} must write at most {self.most} bytes (SCRATCH_SIZE) to a file, "
+                "got more: raise SCRATCH_SIZE, or let the program write less"
             )
         if code not in self.ok:
-            said = " | ".join(log.last) or "nothing"
-            sentence = f"{self.setting} ended with exit code {code} and {self.listed}"
-            raise ProgramError(f"{sentence}: fix what it says on stderr: {said}", code)
+            words = " | ".join(log.last) or "nothing"
+            sentence = f"{self.setting} must end with one of {self.listed}, got exit code {code}"
+            raise ProgramError(f"{sentence}: fix the error on stderr: {words}", code)
 
     def judge_pipes(self, has_read: bool, is_over: bool, file: object) -> None:
-        """Whether it has read all of its stdin, and nothing else may write to its stdout."""
+        """Check that the program read all of its stdin, and that its stdout is closed."""
         if not has_read and file:
             raise WorkerError(
                 f"{self.setting} must read all of its stdin, got an offset before the end of this "
-                "file: let the program read on to the end; if it reads the file in another way, as "
-                f"tac does, write sh -c 'cat | tac' or tac {INPUT}"
+                "file: let the program read to the end; if it reads the file in another order, as "
+                f"tac does, use sh -c 'cat | tac' or tac {INPUT}"
             )
         if not has_read:
             raise WorkerError(
-                f"{self.setting} must read all of its stdin, got a program that ended before: let "
-                f"it read on to the end, as in sh -c 'head; cat >/dev/null', or take {INPUTS}"
+                f"{self.setting} must read all of its stdin, got a program that ended earlier: "
+                f"let it read to the end, as in sh -c 'head; cat >/dev/null', or use {INPUTS}"
             )
         if not is_over:
             raise WorkerError(
-                f"{self.setting} must end with all that it started, got a process that has left "
-                f"its process group and held its stdout for {ENDING} seconds more: let the program "
-                "wait for that process, or start the process with >/dev/null"
+                f"{self.setting} must end after all that it started, got a process that left its "
+                f"process group and kept stdout open for {ENDING} more seconds: let the program "
+                "wait for this process, or start the process with >/dev/null"
             )
 
     def read(self, path: str) -> Iterator[bytes]:
-        """What the program has written to {output}."""
+        """Yield what the program wrote to {output}."""
         mode = os.lstat(path).st_mode if os.path.lexists(path) else 0
         if not stat.S_ISREG(mode):
             kinds = {0: "nothing", stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}
             raise WorkerError(
                 f"{self.setting} must write a regular file to {OUTPUT}, got "
-                f"{kinds.get(stat.S_IFMT(mode), 'a special file')}: let it write a file there"
+                f"{kinds.get(stat.S_IFMT(mode), 'a special file')}: let it write one"
             )
         with open(path, "rb") as file:
             yield from iter(lambda: file.read(STEP), b"")
 
 
-def find(step: str, environ: Mapping[str, str], **told: object) -> Combine | None:
-    """The program of a step that can do without one."""
+def find(step: str, environ: Mapping[str, str], **extra: object) -> Combine | None:
+    """Return the program of a step that can run without one."""
     if environ.get(f"{step}_COMMAND"):
-        return Program(step, environ, **told).run
+        return Program(step, environ, **extra).run
     return None
 
 
 class Log:
-    """The stderr of a program: into the log line by line; an error tells the last lines."""
+    """The stderr of a program: logged line by line. An error contains the last lines."""
 
     def __init__(self) -> None:
         self.rest, self.last = b"", deque[str](maxlen=LAST)
 
     def write(self, data: bytes) -> None:
-        """Take what the program has written."""
+        """Log what the program has written."""
         *lines, self.rest = (self.rest + data).split(b"\n")
         if len(self.rest) > LONGEST:
             lines, self.rest = [*lines, self.rest], b""

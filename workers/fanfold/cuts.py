@@ -1,4 +1,4 @@
-"""Cuts: decides where the input is cut into parts, at line ends. Another way to cut goes here."""
+"""Cuts: chooses where the input is cut into parts, at line ends. Add other ways to cut here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fanfold.parallel import map_in_order
 from fanfold.plan import Inputs
 from fanfold.storage import PIECE, Storage, StoredFile
 
-FIRST_READ = 64 << 10  # bytes of the first read for a line end; each next one is twice as large
+FIRST_READ = 64 << 10  # bytes of the first read for a line end; each next read is twice as large
 GROUP = 16  # cuts per open file
 
 
 def find_cuts(work: Storage, inputs: Inputs, count: int) -> Sequence[int]:
-    """`count` + 1 offsets in all inputs together, each the first line start at or after its even
-    share: one small read per part, whatever the size of the input."""
+    """Return `count` + 1 offsets in all inputs together. Each is the first line start at or after
+    its even share. One small read per part, for any size of the input."""
     total = inputs.bytes
     targets = [total * number // count for number in range(1, count)]
     groups = [targets[at : at + GROUP] for at in range(0, len(targets), GROUP)]
@@ -28,7 +28,7 @@ def find_cuts(work: Storage, inputs: Inputs, count: int) -> Sequence[int]:
     for target, start in zip(targets, chain.from_iterable(looks), strict=True):
         if start >= 0:
             cuts.append(start)
-        elif target <= cuts[-1]:  # in a line longer than FIRST_READ, whose end is already known
+        elif target <= cuts[-1]:  # in a line longer than FIRST_READ with a known end
             cuts.append(cuts[-1])
         else:
             cuts.extend(line_starts(work, inputs, [target], total))
@@ -37,8 +37,8 @@ def find_cuts(work: Storage, inputs: Inputs, count: int) -> Sequence[int]:
 
 
 def find_file_cuts(inputs: Inputs, count: int) -> Sequence[int]:
-    """`count` + 1 numbers of files, each the first file that begins at or after its even share of
-    the bytes that are to be mapped; of the files where these have no byte."""
+    """Return `count` + 1 indexes of files. Each is the first file that begins at or after its even
+    share of the bytes to map, or of the files if there are no bytes."""
     files = len(inputs.lines)
     total = inputs.ends[-1] if files else 0
     ends = inputs.ends if total else range(1, files + 1)
@@ -48,11 +48,11 @@ def find_file_cuts(inputs: Inputs, count: int) -> Sequence[int]:
 
 
 def line_starts(work: Storage, inputs: Inputs, targets: Sequence[int], most: int) -> list[int]:
-    """The first line start at or after each of the ascending targets, or -1 if there is none
+    """Return the first line start at or after each of the ascending targets, or -1 if none is
     within `most` bytes."""
     found: list[int] = []
     for index, group in groupby(targets, lambda target: bisect_right(inputs.ends, target)):
-        if index == len(inputs.ends):  # only if the inputs have no byte
+        if index == len(inputs.ends):  # only if the inputs are empty
             found.extend(group)
             continue
         name, size, version, *_ = json.loads(inputs.lines[index])
@@ -65,7 +65,7 @@ def line_starts(work: Storage, inputs: Inputs, targets: Sequence[int], most: int
 
 
 def next_line(file: StoredFile, offset: int, most: int) -> int:
-    """The first line start, or the end of the file, at or after `offset`, or -1 if there is none
+    """Return the first line start, or the end of the file, at or after `offset`, or -1 if none is
     within `most` bytes."""
     if offset == 0:
         return 0

@@ -1,6 +1,6 @@
-"""Errors: which exit code each has, which of them are retried, and what remedy they name.
+"""Errors: the exit code of each error, whether a retry can help, and the remedy in its message.
 
-The workflow templates retry every exit code but 2. README.md, "Exit codes", lists them.
+The workflow templates retry every exit code except 2. README.md, "Exit codes", lists the codes.
 """
 
 from __future__ import annotations
@@ -8,61 +8,60 @@ from __future__ import annotations
 import errno
 from contextlib import AbstractContextManager
 
-# The errors of the file system that no retry cures. A remedy suits inputs and outputs alike.
+# File system errors that no retry fixes. Each remedy suits inputs and outputs.
 FINAL = {
-    "EACCES EPERM": "give the worker's user the right to it",
+    "EACCES EPERM": "grant the worker's user access to it",
     "EROFS": "mount the volume for writing",
-    "EEXIST ENOTDIR": "move away the file that stands where a folder must be, or use another name",
-    "EISDIR ENOTEMPTY": "move away the folder that stands where a file must be, or use another "
-    "name",
+    "EEXIST ENOTDIR": "move the file that is in place of a folder away, or use another name",
+    "EISDIR ENOTEMPTY": "move the folder that is in place of a file away, or use another name",
     "ENAMETOOLONG": "choose a shorter name",
-    "EILSEQ": "choose a name that this volume can store, such as one in UTF-8",
-    "ELOOP": "name the file itself, not a link that leads back to itself",
+    "EILSEQ": "choose a name that this volume can store, such as a UTF-8 name",
+    "ELOOP": "name the file, not a link that leads back to itself",
     "EFBIG": "use more and smaller files, or a volume that takes files of this size",
     "EMLINK": "use another RUN_DIR, or a volume that takes more folders in one",
     "EINVAL ENOSYS ENOTSUP EOPNOTSUPP EXDEV": "use a name and a kind of volume that allow this",
 }
-# A retry can cure all others.
+# A retry can fix all other errors.
 RETRIED = {
-    "ENOENT": "put it there, or run the step that writes it; if it is there, a mount may still "
-    "hide it on this node and a retry elsewhere can help",
-    "ENOSPC EDQUOT": "make room on the volume, and on the node's disk if its mount stages files "
+    "ENOENT": "create the file, or run the step that writes it; if the file exists, this "
+    "node's mount may still hide it and a retry on another node can help",
+    "ENOSPC EDQUOT": "free space on the volume, and on the node's disk if its mount stages files "
     "there; a retry can help",
 }
 
 
 class WorkerError(Exception):
-    """The operator must fix this. The message names the object, the value and the remedy."""
+    """An error that the operator must fix. Its message names the object, value and remedy."""
 
     exit_code = 2
 
 
 class RetryError(WorkerError):
-    """A retry can fix this, such as a file that a mount's cache still hides."""
+    """An error that a retry can fix, such as a file that a mount's cache still hides."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code = 75  # EX_TEMPFAIL in sysexits.h
 
 
 class RefusedError(WorkerError):
-    """A storage refuses a request, whichever file the request is for."""
+    """The storage refuses a request, and would refuse it for every file."""
 
 
 class BadNameError(WorkerError):
-    """A storage does not take a name."""
+    """The storage does not accept a name."""
 
 
 def is_of_name(error: BaseException) -> bool:
-    """Whether an error is of a name that a storage does not take, or another file stands there."""
+    """Whether the storage does not accept a file's name, or something else has this name."""
     codes = errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST
     return isinstance(error, BadNameError) or getattr(error, "errno", None) in codes
 
 
 class CommandError(WorkerError):
-    """The command of a step cannot be run, whatever its input."""
+    """The command of a step cannot be run on any input."""
 
 
 class ProgramError(WorkerError):
-    """A program of the user's has failed. Its exit code is the worker's."""
+    """A user's program has failed. The worker exits with the program's exit code."""
 
     def __init__(self, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)
@@ -70,26 +69,24 @@ class ProgramError(WorkerError):
 
 
 class OldViewError(RetryError):
-    """What was read is wrong, or a mount still shows an older file."""
+    """The data is wrong, or a mount still shows an older file."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(
-            f"{sentence}, unless this node's mount shows an old file: then a retry can help"
-        )
+        super().__init__(f"{sentence} (if this node's mount shows an old file, a retry can help)")
 
 
 class ChangedError(OldViewError):
-    """A file is not the version that the plan names."""
+    """A file is not at the version that the plan names."""
 
     def __init__(self, name: str, old: object, new: object) -> None:
         super().__init__(
-            f"{name} has changed from {old} to {new}: leave the file alone during a run and "
-            "begin the run again"
+            f"{name} has changed from {old} to {new}: do not change the file during a run, and "
+            "start the run again"
         )
 
 
 class Naming(AbstractContextManager["Naming"]):
-    """A `with` in which an error that names no file, as those of read and close, gets this name."""
+    """Adds a path to OSErrors without a file name, such as errors of read and close."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -100,7 +97,7 @@ class Naming(AbstractContextManager["Naming"]):
 
 
 def explain(error: WorkerError | OSError) -> tuple[int, str]:
-    """The exit code for an error, and the sentence for the operator."""
+    """Return the exit code and the message for the operator."""
     if isinstance(error, WorkerError):
         return error.exit_code, str(error)
     code, remedy = RetryError.exit_code, "a retry can help"
@@ -108,5 +105,5 @@ def explain(error: WorkerError | OSError) -> tuple[int, str]:
         for names, text in remedies.items():
             if errno.errorcode.get(error.errno or 0) in names.split():
                 code, remedy = kind.exit_code, text
-    said = error.filename2 or error.filename, error.strerror or error, remedy
-    return code, ": ".join(str(each) for each in said if each)
+    words = error.filename2 or error.filename, error.strerror or error, remedy
+    return code, ": ".join(str(each) for each in words if each)

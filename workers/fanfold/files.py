@@ -1,7 +1,7 @@
-"""Files: the frame of a map in the mode files, which maps each file of a part by itself.
+"""Files: the frame of a map in mode files, which maps each file of a part by itself.
 
-A file that fails does not end its part. The part's output has a line of JSON for each of its files,
-and outputs.jsonl has the lines of all parts. README.md, "Files as items", has a sample.
+A failed file does not end its part. The part's output has a line of JSON per file, and
+outputs.jsonl has the lines of all parts. README.md, "Files as items", has a sample.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fanfold.storage import Segment, Storage, Writer
 from fanfold.storage.folder import File
 from fanfold.streams import Stream, Watch, Write
 
-TRIES = 3  # of a file, unless its exit code is 2
-SMALL = 256 << 10  # bytes of the largest file that is read before its turn
-READS = 16  # small files that are read at once
-SAID = 2000  # characters of an error that a line keeps
+TRIES = 3  # attempts per file, unless the exit code is 2
+SMALL = 256 << 10  # bytes of the largest file that is read ahead
+READS = 16  # small files that are read in parallel
+SAID = 2000  # characters of an error in a line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Line = dict[str, "Any"]
 
 
 def begin_line(file: Input) -> Line:
-    """The line of a file that has no output yet."""
+    """Return the line of a file without an output."""
     return {
         "name": file.name,
         "item": file.item,
@@ -64,19 +64,19 @@ class FileError(Exception):
 
 
 class FilePart(Part):
-    """A file, which is mapped by itself. What is compressed is read decompressed."""
+    """A file that is mapped by itself. A compressed file is read decompressed."""
 
     def __init__(
         self, place: tuple[str, int], file: Input,
         stores: tuple[Storage, Storage], output: Writer, known: list[bytes] | None,
     ) -> None:  # fmt: skip
-        """`known` has all bytes of the file, if these were read before."""
+        """`known` is the content of the file, if it was read ahead."""
         (self.id, self.num_parts), self._output = place, output
         self.name, self.item, self._known = file.name, deepcopy(file.item), known
-        self.text_bytes: int | None = None  # of what was read, decompressed
-        # What is wrong with the file, whatever the map makes of that error.
+        self.text_bytes: int | None = None  # of the text that was read
+        # The error of a damaged file, also if the map ignores it.
         self.damaged: WorkerError | None = None
-        from hashlib import sha256  # loads OpenSSL: only the callers pay for it
+        from hashlib import sha256  # loads OpenSSL: import it only when needed
 
         self.digest = sha256()  # of the output
         segment = file.name, file.version, 0, file.size
@@ -92,7 +92,7 @@ class FilePart(Part):
             raise
 
     def stored(self) -> Iterator[bytes]:
-        """The bytes as they are stored."""
+        """Yield the bytes as stored."""
         self._taken, self._whole = 0, False
         stream = self._stream = self._all_stored()
         return stream
@@ -126,7 +126,7 @@ class FilePart(Part):
                 self.text_bytes = self.size
 
     def path(self) -> str:
-        """Where a program finds this file by itself, as it is stored, or nothing if it cannot."""
+        """Return the path at which a program can read this file as stored, or an empty string."""
         with self.file(stored=True) as file:
             return file.path if file else ""
 
@@ -138,46 +138,46 @@ class FilePart(Part):
 
 
 class Files:
-    """How the files of a job's parts are mapped: by a function, at most `at_once` at a time. With
-    `reads` small files are read ahead, for a function that takes their bytes."""
+    """Maps the files of a job's parts with a function, at most `at_once` in parallel. With `reads`,
+    small files are read ahead for a function that takes their bytes."""
 
     def __init__(
         self, function: Map, job: str, num_parts: int,
         stores: tuple[Storage, Storage], environ: Mapping[str, str],
         *, name: str, at_once: int, reads: bool, watch: Watch,
     ) -> None:  # fmt: skip
-        self.watch = watch  # is told how many files of the part are done
+        self.watch = watch  # called with the number of finished files of the part
         self.name, self.function, self.num_parts = name, function, num_parts
         self.stores, self.at_once, self.reads = stores, at_once, reads
         self.folder, self.run_dir = settings.output_dir(environ) + job, settings.run_dir(environ)
         self.suffix = settings.output_suffix(environ)
 
     def map(self, part: str, files: Iterable[Input], write: Write) -> dict[str, int]:
-        """Map the files of a part, and write a line for each in order, except for those that an
-        earlier result has; how many files and bytes there were."""
-        told = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
+        """Map the files of a part and write a line for each in order, except for files taken over
+        from an earlier result. Return the numbers of files and bytes."""
+        fields = {"files": 0, "failed": 0, "bytes": 0, "text_bytes": 0}
         done = 0
 
         def todo() -> Iterator[Input]:
             nonlocal done
             for file in files:
-                told["files"] += 1
+                fields["files"] += 1
                 if file.taken:
                     done += 1
                 else:
-                    told["bytes"] += file.size
+                    fields["bytes"] += file.size
                     yield file
 
         for line in self.lines(part, todo()):
             write(encode(line).encode() + b"\n")
-            told["failed"] += line["exit"] != 0
-            told["text_bytes"] += line["text_bytes"] or 0
+            fields["failed"] += line["exit"] != 0
+            fields["text_bytes"] += line["text_bytes"] or 0
             done += 1
             self.watch(done)
-        return told
+        return fields
 
     def lines(self, part: str, files: Iterable[Input]) -> Iterator[Line]:
-        """What became of each of these files, in order."""
+        """Yield the line of each file, in order."""
         one = partial(self.map_file, part)
         if self.at_once > 1:
             lanes, ahead = self.at_once, 2 * self.at_once
@@ -187,19 +187,18 @@ class Files:
         return (one(*known) for known in map_in_order(self.read, files, 1, READS, 2 * READS))
 
     def read(self, file: Input) -> tuple[Input, list[bytes] | None]:
-        """A file, and its bytes if it is small."""
+        """Return a file, and its bytes if it is small."""
         if not self.reads or file.size > SMALL:
             return file, None
         try:
             return file, list(self.stores[0].read([(file.name, file.version, 0, file.size)]))
         except (RetryError, RefusedError):
             raise
-        except WorkerError:  # the file's own fault, which its turn finds again
+        except WorkerError:  # an error of the file: it appears again when the file is mapped
             return file, None
 
     def map_file(self, part: str, file: Input, known: list[bytes] | None) -> Line:
-        """Map a file and publish its output; what became of it. An error of the storage is raised:
-        it is none of the file."""
+        """Map a file, publish its output and return its line. Raises errors of the storage."""
         start, tries = time.monotonic(), 0
         line = begin_line(file)
         while True:
@@ -207,22 +206,22 @@ class Files:
             try:
                 line |= self.attempt(part, file, known)
             except FileError as error:
-                code, said = error.exit_code, str(error)[-SAID:]
-                told = {
+                code, sentence = error.exit_code, str(error)[-SAID:]
+                fields = {
                     "part": part,
                     "file": file.name,
                     "exit": code,
                     "tries": tries,
-                    "error": said,
+                    "error": sentence,
                 }
-                worker.log(self.name, "file_failed", **told)
+                worker.log(self.name, "file_failed", **fields)
                 if tries < TRIES and code != 2:
                     continue
-                line |= {"exit": code, "said": said}
+                line |= {"exit": code, "said": sentence}
             return {**line, "tries": tries, "seconds": round(time.monotonic() - start, 3)}
 
     def attempt(self, number: str, file: Input, known: list[bytes] | None) -> Line:
-        """Map a file once. Raises FileError for what the function or the program has failed at."""
+        """Map a file once. Raises FileError if the function or the program failed."""
         name = f"{self.folder}/{file.name}{self.suffix}"
         try:
             with self.stores[1].writer(name) as out:
@@ -233,29 +232,29 @@ class Files:
                 raise
             raise FileError(
                 WorkerError.exit_code,
-                f"the storage does not take the output's name {name!r}: give a shorter "
+                f"the storage does not accept the output's name {name!r}: use a shorter "
                 "OUTPUT_SUFFIX, OUTPUT_DIR or RUN_DIR, or rename the file",
             ) from error
-        told = {"text_bytes": part.text_bytes, "counts": counts}
-        return told | (self.told(out.made, part.digest.hexdigest()) if out.made else {})
+        fields = {"text_bytes": part.text_bytes, "counts": counts}
+        return fields | (self.fields(out.made, part.digest.hexdigest()) if out.made else {})
 
     def take(self, part: FilePart) -> records.Counts:
-        """Call the function with a file; the numbers that it returns."""
+        """Call the function with a file and return its numbers."""
         try:
             counts = records.counts_of(self.function(part))
-            if part.damaged:  # and the map went on
+            if part.damaged:
                 raise part.damaged
             part.finish("the map did not take all of the file")
         except (Exception, SystemExit) as error:
             if is_of_name(error) or isinstance(error, (RetryError, CommandError)) or part.broken:
-                raise part.broken or error  # noqa: B904 - it is the error, or the cause of it
+                raise part.broken or error  # noqa: B904 - the error itself, or its cause
             raise FileError(*worker.judge(error)) from error
         if part.broken:  # and the map went on: the output may have a hole
             raise part.broken
         return counts
 
-    def told(self, made: Segment, digest: str) -> Line:
-        """What a line says of an output. Its name is in WORK_DIR, as those of inputs are."""
+    def fields(self, made: Segment, digest: str) -> Line:
+        """Return the fields of a line for an output. Its name is in WORK_DIR, as for inputs."""
         name, version, _, size = made
         return {
             "output": self.run_dir + name,

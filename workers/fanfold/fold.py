@@ -1,4 +1,4 @@
-"""Fold: the last step of both pipelines. It proves the whole from the records to the inputs, then
+"""Fold: the last step of both pipelines. Proves the whole, from the records to the inputs, and
 publishes the results."""
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from fanfold.outputs import Whole
 
 SHOWN = 20  # part ids in an error, per kind
-FAILED = "Failed", "Errored"  # MAP_STATUS of a map that has ended so: Argo's words
-SHOWN_BYTES = 32 << 10  # of RESULT_FILE: Argo keeps it in the workflow
+FAILED = "Failed", "Errored"  # values of MAP_STATUS after a failed map: Argo's words
+SHOWN_BYTES = 32 << 10  # of RESULT_FILE: Argo stores it in the workflow
 PROOFS = {  # by mode, for the page
     "copy": "Proven: every byte that split has copied was mapped once.",
     "range": "Proven: every byte of the input was mapped once, and no input has changed since.",
@@ -38,15 +38,15 @@ def reduce_outputs(
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> int:
-    """The main of a custom last step; returns the exit code. `function` is called once, with the
-    outputs of the parts or the files of the last level, and yields the bytes of the result."""
+    """The main function of a custom last step; returns the exit code. `function` gets the outputs
+    of the parts or the files of the last level, and yields the bytes of the result."""
     return last_step(sys.argv[1:] if argv is None else argv, environ, yields(function))
 
 
 def last_step(
     arguments: Sequence[str], environ: Mapping[str, str], function: Combine | None = None
 ) -> int:
-    """The last step: with the argument NUMBER for the files of a level, without for the counts."""
+    """The last step: with the argument NUMBER for the files of a level, without it for counts."""
 
     def work() -> None:
         if arguments:
@@ -58,7 +58,7 @@ def last_step(
 
 
 class Fold:
-    """The parts of a job, of which the last step makes results."""
+    """The parts of a job, from which the last step makes the results."""
 
     def __init__(self, environ: Mapping[str, str], function: Combine | None) -> None:
         """Check the settings and read the plan."""
@@ -67,10 +67,10 @@ class Fold:
         self.words = settings.keywords(environ) if "keywords" in made_by else None
         if environ.get("REDUCE_COMMAND") and self.words:
             raise WorkerError(
-                "REDUCE_COMMAND must come with MAP_COMMAND or MAP_SETTINGS, got neither: set what "
-                "the maps have, or unset REDUCE_COMMAND, for count.py makes no output to reduce"
+                "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set it "
+                "as for the maps, or unset REDUCE_COMMAND, as count.py makes no output to reduce"
             )
-        # Only these see an output as a file of its own; to stdin all are one.
+        # Only these read each output by itself; stdin joins the outputs.
         self.is_each = bool(function) or "{input" in environ.get("REDUCE_COMMAND", "")
         self.function = function or command.find("REDUCE", environ, NUM_PARTS=self.count)
         self.run_id, started = settings.run_id(environ)
@@ -82,8 +82,8 @@ class Fold:
         self.plan = plan = open_plan(self.run, environ.get("PLAN_ID", ""))
         if plan.num_parts != self.count:
             raise plan.misfit(
-                f"NUM_PARTS is {self.count} and {plan.name} has {plan.num_parts} parts: give "
-                "merge.py the NUM_PARTS that split.py had"
+                f"NUM_PARTS must be {plan.num_parts}, as in {plan.name}, got {self.count}: set the "
+                "same NUM_PARTS for split.py and merge.py"
             )
         check_apart(self.work, self.run, plan.source, self.output)
         self.is_tolerated = settings.tolerated_failures(environ, plan.mode)
@@ -94,28 +94,28 @@ class Fold:
         self.report = report.Report(self.run_id)
 
     def records(self) -> Iterator[records.PartRecord]:
-        """The record of every part."""
+        """Yield the record of every part."""
         for record in records.read_parts(self.run, self.job, parts_of(self.plan)):
             self.begin = min(self.begin, record.start or self.begin)
-            if record.told:
-                self.report.add(record.part, record.size, record.told)
+            if record.fields:
+                self.report.add(record.part, record.size, record.fields)
             yield record
 
     def check_whole(self, wrong: Mapping[str, Sequence[str]]) -> None:
-        """Check that no part has something wrong with its record."""
+        """Check that no part has a problem with its record."""
         if wrong:
             raise incomplete(wrong, self.count, self.job, self.status)
 
     def check_inputs(self, plan: Plan) -> None:
-        """Check that the inputs still are those of the plan."""
-        # In the mode copy the copies are the inputs, unless the plan is not given: then an older
-        # one may have taken the place of the newest.
+        """Check that the inputs are unchanged since the plan."""
+        # In mode copy the copies are the inputs, unless PLAN_ID is not set: then an older plan may
+        # have replaced the newest.
         everything = plan.mode != "copy" or not self.environ.get("PLAN_ID")
         new = check_inputs(self.work, plan, everything=everything)
         worker.log("merge", "proven", parts=self.count, new=new)
 
     def prove_text(self) -> list[Segment]:
-        """Add up what the parts have counted; the outputs of the parts."""
+        """Add up the counts of the parts; return the outputs of the parts."""
         found: list[Segment] = []
         wrong: dict[str, list[str]] = {}
         for record in self.records():
@@ -129,8 +129,8 @@ class Fold:
         return found
 
     def prove_files(self) -> Whole:
-        """Add up what the files have, and publish the lines that say what became of each."""
-        from fanfold import outputs  # the other modes need none of it
+        """Add up the counts of the files, and publish the line of each file."""
+        from fanfold import outputs  # the other modes do not need it
 
         whole = outputs.Whole(self.work, self.run, self.plan)
         most = self.is_tolerated(self.plan.files)
@@ -141,7 +141,7 @@ class Fold:
                 if line["exit"]:
                     self.report.fail(line["name"], line["exit"], line["said"])
                 out.write(encode(line).encode() + b"\n")
-            # What a pod that died for good has left undone has failed.
+            # After a failed map, files without a record have failed.
             lost = {"missing"} if self.status in FAILED else set()
             self.check_whole({each: whole.lost[each] for each in whole.lost.keys() - lost})
             self.check_inputs(open_plan(self.run, self.plan.id))
@@ -152,22 +152,23 @@ class Fold:
         return whole
 
     def make(self) -> tuple[publish.Finals, dict[str, object]]:
-        """Prove the whole, and put the results into the run's folder; these, and the summary."""
+        """Prove the whole and write the results to the run's folder. Return them and the
+        summary."""
         run, plan, function, name = self.run, self.plan, self.function, self.output
-        finals, told, parts, whole = publish.Finals(), {}, list[Segment](), None
+        finals, counted, parts, whole = publish.Finals(), {}, list[Segment](), None
         if plan.mode == FILES:
             whole = self.prove_files()
             finals[FILE_LINES] = whole.made
-            told = {"failed": whole.failed, "taken": whole.taken}
+            counted = {"failed": whole.failed, "taken": whole.taken}
         else:
             parts = self.prove_text()
         is_made = bool(parts or function)
-        # Without outputs, that of an earlier run must not stay.
+        # Without outputs, the output of an earlier run must not stay.
         stays = not is_made and run.has(name)
         if stays and not publish.is_final(run, names.RESULT, name):
             raise WorkerError(
-                f"OUTPUT is {name!r}, where a file is that no run in results/ has made, and the "
-                "maps wrote nothing: move the file away, or set OUTPUT to another name"
+                "OUTPUT must be free, or a file of a run in results/, as the maps wrote nothing, "
+                f"got {name!r}: move the file away, or set OUTPUT to another name"
             )
         made, target, suffix = None, self.folder + name, os.path.splitext(name)[1]
         if whole and function:
@@ -182,7 +183,7 @@ class Fold:
         summary = {
             "parts": self.count,
             "files": plan.files,
-            **told,
+            **counted,
             "input_bytes": plan.bytes,
             "output_bytes": made[3] if made else whole.output_bytes if whole else 0,
             "seconds": round(time.time() - records.from_utc(self.begin), 3),
@@ -200,11 +201,11 @@ class Fold:
 
 
 def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
-    """Prove that every part of the plan was mapped, whole and once, and publish the results."""
+    """Prove that every part was mapped, completely and once, and publish the results."""
     clean = settings.is_true(environ, "CLEAN")
     fold = Fold(environ, function)
     run, plan, job, folder = fold.run, fold.plan, fold.job, fold.folder
-    # Under another OUTPUT, what an earlier attempt has published is not what is asked for.
+    # With another OUTPUT, the results of an earlier attempt are not the requested ones.
     whole = f"{publish.reduced(job, environ)}/{digest([os.fsencode(fold.output)])}"
     made = publish.publish(run, folder, names.RESULT, whole, fold.make)
     name, version, _, size = made[names.RESULT]
@@ -221,44 +222,44 @@ def fold_counts(environ: Mapping[str, str], function: Combine | None) -> None:
 
 
 def add(totals: records.Counts, counts: records.Counts, where: str) -> None:
-    """Add numbers to the totals. Integers add up exactly; beside a float they would
-    not, so a name has one kind of number in all."""
+    """Add numbers to the totals. Integers add up exactly, but not together with floats, so a name
+    must have only one kind of number."""
     for name, number in counts.items():
         before = totals.get(name, type(number)(0))
         if type(before) is not type(number):
             raise WorkerError(
-                f"{name!r} is {number!r:.50} in {where} and another kind of number in the "
-                "parts before: let the map return only integers or only floats for a name"
+                f"the numbers of {name!r} must be all integers or all floats, got {number!r:.50} "
+                f"in {where} after the other kind: let the map return one kind"
             )
         totals[name] = before + number
         if records.find_bad_count({name: totals[name]}):
-            raise WorkerError(f"the total of {name!r} is too large: let the map return less")
+            raise WorkerError(f"the total of {name!r} is too large: return smaller numbers")
 
 
 def incomplete(
     wrong: Mapping[str, Sequence[str]], count: int, job: str, status: str
 ) -> WorkerError:
-    """The error that lists the parts without a valid record, per kind. What is missing after a map
-    that has failed, no retry of the last step will find."""
+    """Return the error that lists the parts without a valid record, by problem. After a failed map,
+    no retry of the last step finds missing records."""
     lists = []
     for problem, ids in sorted(wrong.items()):
         more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
         lists.append(f"{len(ids)} {problem} ({', '.join(ids[:SHOWN])}{more})")
     sentence = (
         f"of {count} parts in {names.folder(names.PART_RECORD.format(job, ''))} "
-        f"{'; '.join(lists)}: map these again, split.py with ONLY_MISSING=true lists them"
+        f"{'; '.join(lists)}: map these parts again, split.py with ONLY_MISSING=true prints them"
     )
     if status in FAILED and "missing" in wrong:
         return WorkerError(f"{sentence} (MAP_STATUS is {status}: no retry of this step helps)")
     return RetryError(
-        f"{sentence}; if they were mapped, this node's mount may still hide their records or show "
-        "old ones, and a retry elsewhere can help"
+        f"{sentence}; if they were mapped, this node's mount may hide their records or show old "
+        "ones, and a retry on another node can help"
     )
 
 
 def clean_up(run: Storage, plan: Plan, job: str, folder: str, run_id: str) -> None:
-    """Remove the copies of a plan and the outputs of a job that this run has made, unless another
-    run of the plan, or of the job, has begun and not published: it may need them."""
+    """Remove the copies of a plan and the outputs of a job that this run made, unless another run
+    of the plan or the job has begun and not published: it may need them."""
     place = names.BEGUN.format(plan.id, "")
     begun = [name.removeprefix(place) for name in run.names(place)]
     done = {folder, *publish.published(run, names.RESULT)} if begun else set()
@@ -275,5 +276,5 @@ def clean_up(run: Storage, plan: Plan, job: str, folder: str, run_id: str) -> No
 
 
 def parts_of(plan: Plan) -> Iterator[tuple[str, int]]:
-    """The id and the size of every part."""
+    """Yield the id and the size of every part."""
     return ((str(number), stop - at) for number, (at, stop) in enumerate(pairwise(plan.cuts())))

@@ -1,5 +1,5 @@
 """Fold of a level: the last step of process-data. It proves all files of a level, from the records
-to level 1, and publishes what is made of them."""
+to level 1, and publishes the result."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from fanfold.parallel import map_in_order
 from fanfold.storage import Segment, open_storage
 from fanfold.streams import Combine, combine
 
-MOST_RECORDS = 2000  # that are read for the page
+MOST_RECORDS = 2000  # records that are read for the page
 PROOF = "Proven: every file of level 1 is in the result once, and none has changed since."
 
 
 def fold_files(
     arguments: Sequence[str], environ: Mapping[str, str], function: Combine | None
 ) -> None:
-    """Prove that all files of a level were made of all files of level 1 as these are now; publish
-    what is made of them."""
+    """Prove that all files of a level were made from all current files of level 1, and publish the
+    result."""
     if len(arguments) > 1:
-        raise WorkerError(f"{len(arguments)} arguments: give one, NUMBER, or none to merge counts")
+        raise WorkerError(
+            f"the argument must be NUMBER or none, got {len(arguments)}: pass at most one argument"
+        )
     number = settings.whole_number("NUMBER", arguments[0], 1, settings.MAX_FILES)
     level = settings.whole_number("LEVEL", environ.get("LEVEL", "3"), 1, settings.MAX_FILES)
     if level == 1 and environ.get("PROCESS_COMMAND"):
         raise WorkerError(
-            "LEVEL must be 2 or more with PROCESS_COMMAND, got 1, whose files no process.py has "
-            "made: run process.py on level 1, or unset PROCESS_COMMAND"
+            "LEVEL must be 2 or more with PROCESS_COMMAND, got 1, the level of the inputs: run "
+            "process.py on level 1, or unset PROCESS_COMMAND"
         )
     function = function or command.find("REDUCE", environ, LEVEL=level)
     settings.file_suffix(environ)
@@ -45,7 +47,7 @@ def fold_files(
     begin, levels = time.time(), Levels(run, environ)
     folder = publish.results_folder(run_id, started)
     name = folder + os.path.basename(names.LEVEL_RESULT)
-    # Levels that an attempt has removed, after it had published, are not looked for again.
+    # An earlier attempt may have published and removed the levels.
     found: tuple[list[Segment], list[str]] = [], []
     with suppress(FileNotFoundError):
         found = levels.find_whole(level, number)
@@ -62,8 +64,8 @@ def fold_files(
             levels.check_left_out(level, len(versions))
         elif new:
             raise WorkerError(
-                f"level 1 has {new} files more than the {len(versions)} that these were made of: "
-                "run every level again, or move away those that are too many"
+                f"level 1 must have only the {len(versions)} files of the result, got {new} more: "
+                "run every level again, or move the additional files away"
             )
         worker.log("merge", "proven", files=len(versions), new=new)
         result = combine(run, name, files, function, levels.suffix)
@@ -81,8 +83,8 @@ def fold_files(
     published = publish.publish(run, folder, os.path.basename(name), job, make)
     _, version, _, size = published[names.LEVEL_RESULT]
     with run.open(name, version):
-        told = {"bytes": size, "digest": run.checksum(name)}
-    worker.hand_over(environ, "RESULT_FILE", json.dumps(told))
+        fields = {"bytes": size, "digest": run.checksum(name)}
+    worker.hand_over(environ, "RESULT_FILE", json.dumps(fields))
     worker.hand_over(environ, "RESULT_PATH_FILE", run.path(name))
     if clean:
         publish.remove(run, levels.outputs(level))
@@ -90,8 +92,8 @@ def fold_files(
 
 
 def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) -> Iterator[bytes]:
-    """The page of a run over `count` files of level 1, from the records of the levels 2 to `last`.
-    Of very many records those of the last levels are read, or none."""
+    """Return the page of a run over `count` files of level 1, from the records of the levels 2 to
+    `last`. If there are too many records, only the last levels are read."""
     found, there = report.Report(levels.run_id, "file"), dict[int, list[int]]()
     for level in range(last, 1, -1):
         place = names.folder(levels.record(level, 0))
@@ -101,10 +103,10 @@ def page_of(levels: Levels, last: int, count: int, facts: Mapping[str, object]) 
             del there[level]
             break
     for level, numbers in sorted(there.items()):
-        told = map_in_order(partial(levels.told, level), numbers)
-        for number, one in zip(numbers, told, strict=True):
+        fields = map_in_order(partial(levels.fields, level), numbers)
+        for number, one in zip(numbers, fields, strict=True):
             end = one["first"] + len(one["versions"])
-            if end <= count:  # by hand, another run may have made others
+            if end <= count:  # by hand, another run may have made more
                 bar = found.add(f"{number} of level {level}", one["output"][1], one)
                 found.put(level, one["first"] / count, end / count, bar)
     facts = {"input": names.folder(levels.file(0)), "level": last, **facts}

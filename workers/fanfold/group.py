@@ -1,4 +1,4 @@
-"""Group: a group of files of one level becomes a file of the next."""
+"""Group: makes one file from a group of files of the level below."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def process_group(
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> int:
-    """The main of a custom process; returns the exit code. `function` is called once, with the
-    files of the group, and yields the bytes of the file that they become."""
+    """The main function of a custom process; returns the exit code. `function` is called once with
+    the files of the group, and yields the bytes of the new file."""
     arguments = sys.argv[1:] if argv is None else argv
     return run_worker("process", lambda: process(arguments, environ, yields(function)), environ)
 
@@ -30,10 +30,12 @@ def process_group(
 def process(
     arguments: Sequence[str], environ: Mapping[str, str], function: Combine | None = None
 ) -> None:
-    """Make one file of group FILE_NUMBER of LEVEL: with a function, with the program of
+    """Make the file of group FILE_NUMBER of LEVEL: with a function, with the program in
     PROCESS_COMMAND, or by joining the files."""
     if len(arguments) != 2:
-        raise WorkerError(f"{len(arguments)} arguments: give two, FILE_NUMBER and LEVEL")
+        raise WorkerError(
+            f"the arguments must be FILE_NUMBER and LEVEL, got {len(arguments)}: pass these two"
+        )
     number = whole_number("FILE_NUMBER", arguments[0], 0, MAX_FILES)
     level = whole_number("LEVEL", arguments[1], 1, MAX_FILES)
     fan_in = whole_number("FAN_IN", environ.get("FAN_IN", "2"), 2, MAX_FILES)
@@ -48,12 +50,12 @@ def process(
         end = min(end, files)
         if first >= end:
             raise WorkerError(
-                f"FILE_NUMBER is {number} and FILES is {files}: with a FAN_IN of {fan_in} there "
-                f"are groups 0 to {(end - 1) // fan_in}"
+                f"FILE_NUMBER must be at most {(end - 1) // fan_in} with FILES={files} and "
+                f"FAN_IN={fan_in}, got {number}: pass the number of a group"
             )
     _, run = open_storage(environ)
     found = Levels(run, environ)
-    if level == 1 and end == files:  # one pod checks all files: a listing per pod would be N * N
+    if level == 1 and end == files:  # in one pod: a listing per pod would take N * N time
         found.check_level_1(range(files), "FILES")
     try:
         sources = found.find_sources(level, range(first, end))

@@ -1,4 +1,4 @@
-"""The frame of every map: find the parts, call a function with each, publish what it made."""
+"""The frame of every map: finds the parts, calls a function for each, and publishes its output."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ SHOWN = 20  # ranges of parts in an error
 
 
 def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
-    """The main of a custom map; returns the exit code. `function` is called with each part of
-    PART_ID, in the mode files with each file of these parts, and returns numbers by name, or None
-    for no numbers. MAP_SETTINGS, any text, says what
-    the map does: results that were made under another text do not count."""
+    """The main function of a custom map; returns the exit code. `function` is called with each part
+    of PART_ID, or in mode files with each file of these parts. It returns numbers by name, or None.
+    MAP_SETTINGS, any text, describes the map: results made with another text do not count."""
 
     def work() -> None:
         if not environ.get("MAP_SETTINGS"):
-            raise WorkerError("MAP_SETTINGS is not set: say in it what the map does")
+            raise WorkerError("MAP_SETTINGS must be set, got no value: describe the map in it")
         run_map("map", function, settings.map_settings(environ), environ)
 
     return worker.run_worker("map", work, environ)
 
 
 class PartsError(WorkerError):
-    """Some of several parts have failed. If all failed alike, the exit code is theirs."""
+    """Some of several parts have failed. If all have one exit code, the error has it too."""
 
     def __init__(self, total: int, failed: Mapping[int, int], sentence: str) -> None:
-        """The exit codes by part, and the sentence of the first one."""
+        """The exit codes by part, and the message of the first failed part."""
         super().__init__(
             f"{len(failed)} of {total} parts failed ({shown(failed)}), part {min(failed)} with: "
             f"{sentence}"
@@ -47,7 +46,7 @@ class PartsError(WorkerError):
 
 
 def shown(numbers: Iterable[int]) -> str:
-    """Ascending numbers of parts for a message, not all of very many."""
+    """Format ascending part numbers for a message, at most SHOWN ranges."""
     found = [*islice(part_ids.ranges(numbers), SHOWN + 1)]
     return part_ids.show(found[:SHOWN]) + " and more" * (len(found) > SHOWN)
 
@@ -56,9 +55,9 @@ def run_map(
     name: str, function: Map, made_by: Mapping[str, object], environ: Mapping[str, str],
     *, at_once: int = 1, reads: bool = True,
 ) -> None:  # fmt: skip
-    """Map the parts of PART_ID, one after the other: call `function` with each, and publish its
-    output, then its record. Of several parts one that fails does not keep the others from being
-    mapped, and what is done is skipped. In the mode files: see Files."""
+    """Map the parts of PART_ID one after the other: call `function` for each, publish its output,
+    then its record. With several parts, a failed part does not stop the others, and finished parts
+    are skipped. In mode files: see Files."""
     wanted = settings.parts(environ)
     run_id, _ = settings.run_id(environ)
     any_run = settings.is_true(environ, "ONLY_MISSING")
@@ -66,7 +65,7 @@ def run_map(
     plan = open_plan(run, environ.get("PLAN_ID", ""))
     job = records.job_id(plan.id, settings.job_settings(made_by, plan.mode, environ))
     parts, kept = plan.parts(wanted)
-    # Of what is kept, where each part begins: in the mode files the cuts count all files.
+    # Where each part begins in the kept inputs; in mode files the cuts count all files.
     ends = [*accumulate(stop - at for at, stop in parts.values())]
     starts = {
         number: end - (stop - at)
@@ -79,7 +78,7 @@ def run_map(
         start, part_id = time.time(), str(number)
         at, stop = parts[number]
         first = starts[number]
-        counts, told = records.Counts(), dict[str, int]()
+        counts, fields = records.Counts(), dict[str, int]()
         with run.writer(names.PART_OUTPUT.format(job, part_id, names.nonce())) as output:
             if plan.mode == FILES:
                 from fanfold.files import Files
@@ -89,8 +88,8 @@ def run_map(
                     name=name, at_once=at_once, reads=reads,
                     watch=lambda done: progress.at(first + done),
                 )  # fmt: skip
-                told = files.map(part_id, kept.files(first, first + stop - at), output.write)
-                size = told.pop("bytes")
+                fields = files.map(part_id, kept.files(first, first + stop - at), output.write)
+                size = fields.pop("bytes")
             else:
                 part = Part(number, plan, (kept, at, stop), (inputs, run), output)
                 part.watch = lambda done: progress.at(first + done)
@@ -98,12 +97,12 @@ def run_map(
                 part.finish(f"the map did not take all of part {part_id}")
         record = records.seal_part(
             part_id, job=job, plan=plan.id, size=size, counts=counts, output=output.made,
-            made=records.maker(environ, start), files=told,
+            made=records.maker(environ, start), files=fields,
         )  # fmt: skip
         run.put(names.PART_RECORD.format(job, part_id), [record])
         seconds = round(time.time() - start, 3)
         ids = {"plan": plan.id, "job": job}
-        worker.log(name, "done", part=part_id, bytes=size, **told, seconds=seconds, **ids)
+        worker.log(name, "done", part=part_id, bytes=size, **fields, seconds=seconds, **ids)
 
     if len(parts) == 1:
         map_one(wanted[0][0])
@@ -137,8 +136,8 @@ def find_done(
     run: Storage, job: str, sizes: Mapping[str, int], run_id: str,
     counts: Callable[[records.PartRecord], bool],
 ) -> set[str]:  # fmt: skip
-    """Which of these parts have a valid record which `counts`, of this run if one is given, and
-    their output."""
+    """Return the parts with a valid record which `counts`, and with their output. With `run_id`,
+    only records of this run."""
     parts = {names.PART_RECORD.format(job, part): (part, size) for part, size in sizes.items()}
     there = (parts[name] for name in run.likely(parts))
 

@@ -1,5 +1,5 @@
-"""Outputs: outputs.jsonl, which says what became of each file in the mode files. The last step
-proves and publishes it, and split takes over from it what need not be made again."""
+"""Outputs: outputs.jsonl, with a line for each file in mode files. The last step proves and
+publishes it, and split takes over its valid results."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from fanfold.storage import Segment, Storage, Writer
 from fanfold.streams import Stream
 
 SHOWN = 20  # names in an error
-MOST_STREAMS = 10_000  # outputs that the last step takes each by itself
-LOST = -1  # in the place of an exit code
-BATCH, FEW = 1000, 250  # outputs that are looked up together; of each of several parts
+MOST_STREAMS = 10_000  # outputs that the last step reads one by one
+LOST = -1  # instead of an exit code
+BATCH, FEW = 1000, 250  # outputs per look-up; fewer for each of several parts
 
 
 def read_lines(run: Storage, stored: Iterable[Segment]) -> Iterator[Line]:
-    """The lines of files that hold such."""
+    """Yield the lines of stored files."""
     for line in lines(run.read(stored)):
         yield json.loads(line)
 
 
 def is_of(line: Line, file: Input) -> bool:
-    """Whether a line is of a file at this version, with this item."""
+    """Whether a line is for a file at this version, with this item."""
     if (line["name"], line["version"]) != (file.name, file.version):
         return False
-    # To Python 1, 1.0 and true are equal. A program gets the text.
+    # In Python 1, 1.0 and true are equal. A program gets the text.
     return encode(line.get("item")) == encode(file.item)
 
 
 def with_outputs(
     work: Storage, found: Iterator[Line], most: int = BATCH
 ) -> Iterator[tuple[Line, bool]]:
-    """Each line, and whether the output that it names, if it names one, is there."""
+    """Yield each line, and whether the output that it names, if any, exists."""
     while batch := list(islice(found, most)):
         there = work.versions([line["output"] for line in batch if line["output"]])
         batch.reverse()
         while batch:
-            line = batch.pop()  # each is freed before the next ones come
+            line = batch.pop()  # each line is freed before the next batch
             now = next(there) if line["output"] else None
             is_there = bool(now and is_output(work, line, now))
             if now and is_there:
@@ -59,8 +59,8 @@ def with_outputs(
 def are_there(
     work: Storage, run: Storage, record: records.PartRecord, *, failed: bool = True
 ) -> bool:
-    """Whether the outputs of all files of a part still are there; without `failed` a part of which
-    a file has failed does not count."""
+    """Whether the outputs of all files of a part exist. Without `failed`, a part with a failed file
+    does not count."""
     with suppress(FileNotFoundError, RetryError, *UNREADABLE):
         found = read_lines(run, [record.output] if record.output else [])
         lines = with_outputs(work, found, FEW)
@@ -69,24 +69,23 @@ def are_there(
 
 
 class Whole:
-    """The lines of all files of a plan, in order, each proven to be of its file."""
+    """The lines of all files of a plan, in order, each checked against its file."""
 
     def __init__(self, work: Storage, run: Storage, plan: Plan) -> None:
         self.work, self.run, self.plan = work, run, plan
-        self.lost: dict[str, list[str]] = {}  # by what is wrong with the records, the parts
+        self.lost: dict[str, list[str]] = {}  # by problem of the records: the part ids
         self.files, self.failed, self.taken, self.output_bytes = 0, 0, 0, 0
-        self.first: list[str] = []  # some of those that have failed
-        self.made: Segment = "", "", 0, 0  # the lines, once they are published
+        self.first: list[str] = []  # some of the failed files
+        self.made: Segment = "", "", 0, 0  # the lines, after they are published
 
     def lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
-        """The lines, from those of the parts and of the result that the plan takes over from, whose
-        outputs are there. The files of a part without a record count as failed."""
+        """Yield the lines of the parts, and the lines of the earlier result that the plan takes
+        over. All outputs exist. The files of a part without a record count as failed."""
         for line, is_there in with_outputs(self.work, self._lines(parts)):
             if not is_there:
                 raise OldViewError(
-                    f"{line['output']} is not the output that the map of {line['name']} has made: "
-                    "leave outputs alone during a run, and map the file again, with ONLY_MISSING="
-                    "true"
+                    f"{line['output']} is not the output that the map of {line['name']} made: do "
+                    "not change outputs during a run, and map the file again with ONLY_MISSING=true"
                 )
             self.files += 1
             self.output_bytes += line["output_bytes"]
@@ -112,11 +111,14 @@ class Whole:
                 else:
                     yield find(file, islice(found, 1), f"the output of part {record.part}")
             if next(found, None):
-                raise OldViewError(f"the output of part {record.part} has lines of other files")
-        next(inputs, None)  # the proof of the plan
+                raise OldViewError(
+                    f"the output of part {record.part} has lines of other files: map this part "
+                    "again"
+                )
+        next(inputs, None)  # proves the plan
 
     def streams(self, *, is_each: bool) -> list[Stream]:
-        """The outputs in the order of their files: one after the other, or each by itself."""
+        """Return the outputs in the order of their files: joined, or one by one."""
 
         def outputs() -> Iterator[Segment]:
             for line in read_lines(self.run, [self.made]):
@@ -129,49 +131,49 @@ class Whole:
         if len(found) > MOST_STREAMS:
             raise WorkerError(
                 f"REDUCE_COMMAND must read stdin for more than {MOST_STREAMS} outputs, got a "
-                "program or function that takes each by itself: let it read stdin, or reduce them "
-                f"in a job of their own, with INPUT=@{FILE_LINES}"
+                "program or function that reads each output by itself: let it read stdin, or "
+                f"reduce the outputs in a separate job with INPUT=@{FILE_LINES}"
             )
         return [Stream(one[3], partial(iter, [one]), self.work) for one in found]
 
     def error(self, text: str, place: str) -> WorkerError:
-        """That more files have failed than TOLERATED_FAILURES, `text`, tolerates."""
+        """Return the error for more failed files than TOLERATED_FAILURES, `text`, allows."""
         more = f" and {self.failed - SHOWN} more" if self.failed > SHOWN else ""
         return WorkerError(
             f"TOLERATED_FAILURES is {text}, and {self.failed} of {self.files} files failed: "
-            f"{', '.join(self.first)}{more}: see what {place} says of each, put that right, and "
-            "run again with ONLY_MISSING=true, which maps only these"
+            f"{', '.join(self.first)}{more}: fix the errors in {place}, and run again with "
+            "ONLY_MISSING=true, which maps only these files"
         )
 
 
 def shown(code: int) -> str:
-    """An exit code for an error."""
+    """Format an exit code for an error."""
     return "no pod has mapped it" if code == LOST else f"exit code {code}"
 
 
 def find(file: Input, found: Iterable[Line], where: str) -> Line:
-    """The line of a file among lines that are in order."""
+    """Find the line of a file in ordered lines."""
     with suppress(*UNREADABLE):
         for line in found:
             if is_of(line, file):
                 return line
-    raise OldViewError(f"{where} has no line of {file.name}: map its part again")
+    raise OldViewError(f"{where} has no line of {file.name}: map the part of this file again")
 
 
 def lost(file: Input, part: str) -> Line:
-    """The line of a file that no pod has mapped."""
-    said = f"no pod has mapped part {part} to its end"
-    return {**begin_line(file), "exit": LOST, "said": said}
+    """Return the line of a file that no pod has mapped."""
+    sentence = f"no pod has mapped part {part} to its end"
+    return {**begin_line(file), "exit": LOST, "said": sentence}
 
 
 def settings_id(made_by: Mapping[str, object]) -> str:
-    """The id of a map's settings."""
+    """Return the id of a map's settings."""
     return records.job_id("", made_by)
 
 
 def commit(run: Storage, folder: str, made_by: Mapping[str, object], out: Writer) -> Segment:
-    """Commit the outputs.jsonl of a run, whose files other runs may then take over. They go by
-    `out`, which no other attempt of the last step writes."""
+    """Commit the outputs.jsonl of a run. Other runs may then take over results from `out`, a copy
+    that no other attempt of the last step writes."""
     assert out.made  # noqa: S101
     made = run.copy(folder + FILE_LINES, run, [out.made])
     stored = records.as_input(out.made)
@@ -181,9 +183,9 @@ def commit(run: Storage, folder: str, made_by: Mapping[str, object], out: Writer
 
 
 def find_before(run: Storage, made_by: Mapping[str, object]) -> Segment | None:
-    """The outputs.jsonl of the newest run with the same settings of its map."""
+    """Find the outputs.jsonl of the newest run with the same map settings."""
     for folder in publish.published(run, FILE_LINES):
-        # What cannot be read is made again.
+        # Results that cannot be read are made again.
         with suppress(FileNotFoundError, *UNREADABLE):
             text = b"".join(run.stream(folder + publish.RECORD.format(FILE_LINES)))
             found = records.unseal(text)
@@ -196,8 +198,8 @@ def find_before(run: Storage, made_by: Mapping[str, object]) -> Segment | None:
 
 
 def find_taken(work: Storage, run: Storage, inputs: Inputs, before: Segment) -> array[int]:
-    """Which inputs, counted from 0, have succeeded at this version in an earlier result, with an
-    output that still is there."""
+    """Return the indexes of the inputs that succeeded at this version in an earlier result, with an
+    output that still exists."""
     indexes = array("Q")
 
     def candidates() -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""Page: the pieces of HTML that a report is made of: texts, tables, drawings, and their style."""
+"""Page: builds the HTML of a report: texts, tables, charts and style."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ text-align:left;padding-right:1rem}.wide tr{display:block;border-bottom:1px soli
 @media print{:root{color-scheme:light}body{max-width:none}svg,tr{break-inside:avoid}}
 """.replace("\n", "")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-MARK = (  # the beginning of every page of ours
+MARK = (  # the beginning of every page of fanfold
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="fanfold">'
 )
 HEAD = (
@@ -48,7 +48,7 @@ HEAD = (
 
 
 def shown(text: object) -> str:
-    """A text as HTML; what cannot be printed is replaced."""
+    """Format a text as HTML and replace characters that cannot be printed."""
     found = str(text)
     if not found.isprintable():
         found = "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in found)
@@ -56,12 +56,12 @@ def shown(text: object) -> str:
 
 
 def escape(text: str) -> str:
-    """A text for HTML. (The module html would take half a MiB for the names of all letters.)"""
+    """Escape a text for HTML. (The module html would use half a MiB for its table of names.)"""
     return text.translate(ENTITIES)
 
 
 def chart(inside: str, height: float, label: str) -> str:
-    """A drawing of 1,000 units by `height`, as wide as the page is."""
+    """Return a chart of 1,000 units by `height`, as wide as the page."""
     return (
         f'<svg viewBox="0 0 1000 {height}" height="{height}" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(label)}">{inside}</svg>'
@@ -69,7 +69,7 @@ def chart(inside: str, height: float, label: str) -> str:
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]], numbers: range = range(0)) -> str:
-    """A table, with these columns of numbers."""
+    """Return a table. `numbers` are the columns with numbers."""
 
     def cells(row: Sequence[str]) -> Iterator[str]:
         for column, (name, text) in enumerate(zip(names, row, strict=True)):
@@ -85,7 +85,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]], numbers: range = 
 
 
 def bars_of(totals: Mapping[str, int | float]) -> str:
-    """Totals as bars, the first TOTALS of them."""
+    """Return totals as bars, at most TOTALS of them."""
     if not totals:
         return ""
     some = list(totals.items())[:TOTALS]
@@ -101,22 +101,22 @@ def bars_of(totals: Mapping[str, int | float]) -> str:
 
 
 def float_of(total: float) -> float:
-    """A number for a drawing; an integer may be too large for it."""
+    """Convert a number for a chart; an integer may be too large for a float."""
     return float(max(-(10**300), min(10**300, total)))
 
 
 def number(total: float) -> str:
-    """A number for a table."""
+    """Format a number for a table."""
     return f"{total:,}" if abs(total) < 10**30 else f"{float_of(total):.6g}"
 
 
 def decimal(value: float) -> str:
-    """A measured number, to a tenth or to three digits."""
+    """Format a measured number to a tenth, or to three digits."""
     return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def histogram(what: str, values: Sequence[float]) -> str:
-    """How often values occur, and their quantiles."""
+    """Return a histogram of values with quantiles."""
     low, high = min(values), max(values)
     step = (high - low) / BINS or 1
     found = Counter(min(BINS - 1, int((value - low) / step)) for value in values)
@@ -127,6 +127,6 @@ def histogram(what: str, values: Sequence[float]) -> str:
         for k, n in sorted(found.items())
     )
     median, ninety = (order[min(len(order) - 1, len(order) * part // 10)] for part in (5, 9))
-    told = f"{what}: median {decimal(median)}, 9 of 10 up to {decimal(ninety)}"
+    summary = f"{what}: median {decimal(median)}, 9 of 10 up to {decimal(ninety)}"
     ends = f'<p class="ends"><span>{decimal(low)}</span><span>{decimal(high)} {what}</span></p>'
-    return f"<div><p>{told}</p>{chart(rects, 100, told)}{ends}</div>"
+    return f"<div><p>{summary}</p>{chart(rects, 100, summary)}{ends}</div>"

@@ -1,4 +1,4 @@
-"""Threads: runs a function over many items at once and yields the answers in order."""
+"""Threads: runs a function over many items in parallel and yields the answers in order."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Done = SimpleQueue[list[Answer] | BaseException]
 
 LANES = 8  # threads per call: a mounted bucket takes milliseconds to answer
-MAX_LANES = 64  # also the most that a setting may ask for
+MAX_LANES = 64  # also the maximum of the settings
 
-terminated = False  # after SIGTERM: a thread must not begin anything new
+terminated = False  # set after SIGTERM: threads must not start new work
 
 
 def map_in_order(
@@ -30,7 +30,7 @@ def map_in_order(
     *,
     reads: bool = True,
 ) -> Iterator[Answer]:
-    """Yield function(item) for every item, in order. A thread takes `batch` items at a time; at
+    """Yield function(item) for every item, in order. A thread takes `batch` items at a time. At
     most `ahead` batches run or wait to be used. lanes=0 runs the items one at a time, lazily. At
     SIGTERM, threads that only read are abandoned: a request may hang for a minute."""
     lanes = min(lanes, MAX_LANES)
@@ -41,7 +41,7 @@ def map_in_order(
     if len(first) < 2 or not lanes:
         yield from map(function, chain.from_iterable(groups))
         return
-    # Not concurrent.futures: its import takes half as long as all other imports of a worker.
+    # Not concurrent.futures: it takes half as long to import as all other imports of a worker.
     from queue import SimpleQueue
     from threading import Thread
 
@@ -91,6 +91,6 @@ def map_in_order(
         if not abandon:
             try:
                 join()
-            except BaseException:  # SIGTERM, which comes only once
+            except BaseException:  # SIGTERM, raised only once
                 join()
                 raise

@@ -1,4 +1,4 @@
-"""Parts: what the function of a map gets."""
+"""Parts: the argument of a map function."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ Map = Callable[["Part"], "Mapping[str, int | float] | None"]
 
 
 class Part(Stream):
-    """The part that a map works on, one of `num_parts`. The map must read all of it. In the mode
-    files it is a file of the part, with a `name` in WORK_DIR, and with the `item` that a list of
-    items has of the file."""
+    """The part that a map works on, one of `num_parts`. The map must read all of it. In mode files:
+    one file of the part, with its `name` in WORK_DIR and its `item` in the list."""
 
     name: str = ""
     item: object = None
-    broken: Exception | None = (
-        None  # an error that is none of the file, whatever the map makes of it
-    )
+    broken: Exception | None = None  # an error of the node or the storage, not of the file
 
     def __init__(
         self, number: int, plan: Plan, place: tuple[Inputs, int, int],
@@ -35,16 +32,16 @@ class Part(Stream):
         super().__init__(stop - at, partial(files.segments, at, stop), inputs, (run, copy))
 
     def write(self, data: bytes) -> None:
-        """Append to the output: of the part, which the last step joins with those of the other
-        parts, or in the mode files of the file."""
+        """Append to the output: of the part, which the last step joins with the other parts, or in
+        mode files of the file."""
         self._output.write(data)
 
     def files(self) -> Iterator[Part]:
-        """The files that are to be mapped now: in the mode files this one, for the function is
-        called with each file of the part."""
+        """Yield the files to map now. In mode files this is one file: the function is called for
+        each file of the part."""
         if not self.name:
             raise WorkerError(
-                "SPLIT_MODE must be files for a map that takes files, got parts of lines: set it "
-                "to files, or let the map take .lines() or .pieces()"
+                "SPLIT_MODE must be files for a map that takes files, got parts of lines: set "
+                "SPLIT_MODE=files, or let the map use .lines() or .pieces()"
             )
         yield self

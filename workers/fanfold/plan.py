@@ -1,7 +1,7 @@
-"""The plan: what split commits and every other step goes by, and how plan.json states it.
+"""The plan, which split commits and every other step reads, and its format in plan.json.
 
 README.md, "Files", has a sample. The plan's id is a digest of the inputs, their versions, the mode
-and the cuts. cuts.py decides where the cuts are.
+and the cuts. cuts.py chooses the cuts.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Input(NamedTuple):
-        """A file of the input as split found it."""
+        """An input file as split found it."""
 
         name: str
         size: int  # in bytes
         version: str
-        item: object = None  # what a list of inputs says of the file
-        taken: bool = False  # over from an earlier result
+        item: object = None  # the file's object in a list of inputs
+        taken: bool = False  # the output is taken over from an earlier result
 
-else:  # to import typing costs every worker 2 ms
+else:  # the import of typing takes 2 ms per worker
     Input = namedtuple("Input", "name size version item taken", defaults=(None, False))
 
-FORMAT = 2  # of plan.json and of a record; any other is refused
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON's errors
+FORMAT = 2  # of plan.json and of records; other formats are refused
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # bad JSON
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -45,23 +45,23 @@ _INPUTS, _END = b'],"inputs":[', b"]}"  # lines of plan.json
 
 
 def open_plan(run: Storage, wanted: str = "") -> Plan:
-    """The plan with the id `wanted`, which is PLAN_ID, or if that is empty the newest plan."""
+    """Open the plan with the id `wanted` (PLAN_ID), or the newest plan if `wanted` is empty."""
     name = PLAN.format(wanted) if wanted else NEWEST_PLAN
     return Plan(name, run.stream(name), wanted)
 
 
 class Inputs:
-    """Inputs in little memory: the lines of plan.json that state them, and where each ends in all
-    of them together."""
+    """Inputs in little memory: their lines in plan.json, and the end of each input as an offset in
+    all inputs together."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.ends = array("Q")
-        self.bytes = 0  # of the inputs up to here
-        self.left_out = 0  # lines of an outputs.jsonl whose file has failed
+        self.bytes = 0  # of the inputs added so far
+        self.left_out = 0  # lines of an outputs.jsonl for failed files
 
     def add(self, item: Input, *, keep: bool = True) -> None:
-        """The next one. It counts also if it is not kept."""
+        """Add the next input. With keep=False only its size is counted."""
         self.bytes += item.size
         if keep:
             used = 5 if item.taken else 4 if item.item is not None else 3
@@ -69,12 +69,12 @@ class Inputs:
             self.ends.append(self.bytes)
 
     def files(self, first: int, stop: int) -> Iterator[Input]:
-        """Some of those that are kept, counted from 0."""
+        """Yield kept inputs from index `first` to `stop`."""
         return (Input(*json.loads(self.lines[index])) for index in range(first, stop))
 
     def take(self, taken: Iterable[int]) -> None:
-        """Mark those that an earlier result has made, in ascending order. They take no part in the
-        even shares."""
+        """Mark the inputs with these ascending indexes as taken over from an earlier result. They
+        do not count in the even shares of the parts."""
         rest, size = iter(taken), 0
         next_taken = next(rest, -1)
         for index, item in enumerate(self.files(0, len(self.lines))):
@@ -86,7 +86,7 @@ class Inputs:
             self.ends[index] = size
 
     def segments(self, at: int, stop: int) -> Iterator[Segment]:
-        """The segments between two offsets in all inputs together."""
+        """Yield the segments between two offsets in all inputs together."""
         index = bisect_right(self.ends, at)
         while at < stop:
             name, size, version, *_ = json.loads(self.lines[index])
@@ -97,7 +97,7 @@ class Inputs:
 
 
 class _Lines:
-    """Lines that can be gone through again."""
+    """Lines that can be iterated several times."""
 
     def __init__(self, make: Callable[[], Iterator[bytes]]) -> None:
         self._make = make
@@ -109,9 +109,9 @@ class _Lines:
 def make_plan(
     source: str, mode: str, inputs: Inputs, cuts: Sequence[int], before: Segment | None = None
 ) -> tuple[str, Iterable[bytes]]:
-    """The id of a plan, which is the digest of all lines but the first, and its lines.
-    `source` is INPUT; `cuts` are offsets in all inputs together, or in the mode files numbers of
-    files; `before` is the outputs.jsonl that has what is taken over."""
+    """Return the id of a plan, which is the digest of all lines except the first, and its lines.
+    `source` is INPUT. `cuts` are offsets in all inputs together, or in mode files indexes of files.
+    `before` is the outputs.jsonl from which results are taken over."""
 
     def body() -> Iterator[bytes]:
         totals = {"input": source, "mode": mode, "bytes": inputs.bytes, "files": len(inputs.lines)}
@@ -135,7 +135,7 @@ def make_plan(
 
 
 def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream of pieces, without their line ends."""
+    """Yield the lines of a stream of pieces, without line ends."""
     rest: list[bytes] = []
     for piece in pieces:
         first, *others = piece.split(b"\n")
@@ -149,10 +149,10 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Plan:
-    """A plan that is read in pieces: its head and cuts, then the inputs of some parts or all."""
+    """A plan, read in pieces: first its head and cuts, then the inputs of some or all parts."""
 
     def __init__(self, name: str, pieces: Iterable[bytes], wanted: str = "") -> None:
-        """Read all but the inputs; `wanted` is the id that the plan must have, or empty."""
+        """Read everything before the inputs. `wanted` is the required id, or empty."""
         self.name, self.wanted = name, wanted
         text, rest = b"", iter(pieces)
         while _INPUTS not in text and len(text) < MOST and (piece := next(rest, b"")):
@@ -165,12 +165,12 @@ class Plan:
             raise self._corrupt() from None
         if found != FORMAT:
             raise self.misfit(
-                f"{name} has format {found!r} and this worker reads {FORMAT}: use images of one "
-                "version in all steps and run split.py again"
+                f"{name} must have format {FORMAT}, got {found!r}: use images of one version in "
+                "all steps and run split.py again"
             )
         if wanted not in ("", self.id):
             raise OldViewError(
-                f"{name} is plan {self.id} and PLAN_ID is {wanted}: run split.py again"
+                f"PLAN_ID must be {self.id}, the plan in {name}, got {wanted}: run split.py again"
             )
         known, found, text = text.partition(_INPUTS)
         self._body = lines(self._proven(known + found, chain([text], rest)))
@@ -190,21 +190,21 @@ class Plan:
             raise self._corrupt() from None
 
     def cuts(self) -> Sequence[int]:
-        """Where each part begins, and the last one ends."""
+        """Return the start of each part and the end of the last part."""
         try:
             return array("Q", map(int, self._cuts.split(b"\n,")))
         except (ValueError, OverflowError):
             raise self._corrupt() from None
 
     def parts(self, wanted: Sequence[range]) -> tuple[dict[int, tuple[int, int]], Inputs]:
-        """Where each of these parts, which are in ascending order, begins and ends, and the inputs
-        that they are in. The other inputs are read for the proof, but not kept."""
+        """Return the start and end of each of these ascending parts, and their inputs. The other
+        inputs are read for the proof but not kept."""
         if wanted[-1].stop > self.num_parts:
             raise self.misfit(
-                f"PART_ID is {part_ids.show(wanted):.200} and {self.name} has {self.num_parts} "
-                "parts, counted from 0: give some of these"
+                f"PART_ID must be less than {self.num_parts}, the number of parts in {self.name}, "
+                f"got {part_ids.show(wanted):.200}: use a part id that split printed"
             )
-        found = self._cuts.split(b"\n,", wanted[-1].stop + 1)  # of 100,000 cuts no more than needed
+        found = self._cuts.split(b"\n,", wanted[-1].stop + 1)  # of 100,000 cuts, only those needed
         try:
             parts = {n: (int(found[n]), int(found[n + 1])) for n in chain.from_iterable(wanted)}
         except ValueError:
@@ -219,10 +219,10 @@ class Plan:
         return parts, inputs
 
     def inputs(self) -> Iterator[Input]:
-        """Every input, in order, once. The last one proves that split.py wrote the plan."""
+        """Yield every input, in order, only once. The end proves that split.py wrote the plan."""
         total = 0
         try:
-            if next(self._body, b"?"):  # of the line before
+            if next(self._body, b"?"):  # the rest of the previous line
                 raise ValueError
             for line in self._body:
                 if line == _END:
@@ -236,8 +236,8 @@ class Plan:
             raise self._corrupt() from None
 
     def _proven(self, known: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """What follows in the plan. The last step proves that split.py committed it, and what is
-        known of the lines after the first."""
+        """Yield the rest of the plan. At its end, check the digest of all lines after the first:
+        `known` and the rest."""
         from hashlib import sha256
 
         proof = sha256(known)
@@ -248,8 +248,8 @@ class Plan:
             raise self._corrupt()
 
     def misfit(self, sentence: str) -> WorkerError:
-        """The error for a plan that is whole and does not fit the settings. Without PLAN_ID a mount
-        may show a plan that was the newest one before."""
+        """The error for a valid plan that does not fit the settings. Without PLAN_ID, a mount may
+        still show an older plan as the newest."""
         return WorkerError(sentence) if self.wanted else OldViewError(sentence)
 
     def _corrupt(self) -> WorkerError:

@@ -1,7 +1,6 @@
-"""Progress: how far a map has come, in the file that ARGO_PROGRESS_FILE names.
+"""Progress: reports how much of a map is done in the file that ARGO_PROGRESS_FILE names.
 
-Argo reads that file every 3 seconds. It is a picture of the work and no part of it: nothing that
-goes wrong with it is an error.
+Argo reads this file every 3 seconds. The file is only for display: its errors are ignored.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ EVERY = 3  # seconds
 
 
 class Progress:
-    """How much of a total is done: bytes, or in the mode files files, of all parts together."""
+    """How much of a total is done, over all parts: in bytes, or in files in mode files."""
 
     def __init__(self, total: int, environ: Mapping[str, str]) -> None:
         self.path, self.total = environ.get("ARGO_PROGRESS_FILE", ""), max(total, 1)
-        self.due = time.monotonic() + EVERY  # a short map says nothing
+        self.due = time.monotonic() + EVERY  # a short map reports nothing
 
     def at(self, done: int) -> None:
-        """So much is done. A map that has read everything may still write: only its end is 100."""
+        """Report `done`, but at most 99 %: a map that has read everything may still write."""
         if not self.path or (now := time.monotonic()) < self.due:
             return
         self.due = now + EVERY
         text = f"{min(100 * done // self.total, 99)}/100\n"
-        # Without O_NONBLOCK a pipe that nobody reads would hold the map up.
+        # Without O_NONBLOCK, a pipe without a reader would block the map.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
         with suppress(OSError):
             fd = os.open(self.path, flags, 0o666)

@@ -1,10 +1,9 @@
 """Publishing: a run's results, and the final names, which belong to the newest run with results.
 
-A run first publishes results/<start>-<run>/, its record last. Then it puts at each of its final
-names the file of the newest run that has published one for it, which is itself unless it is late,
-and looks again until no newer run has come meanwhile. An attempt that ends in between may leave
-older results there, and the next attempt puts that right. The order is that of the starts, then of
-the ids.
+A run first publishes results/<start>-<run>/, its record last. Then it writes to each final name the
+file of the newest run that has published one (itself, unless it is late), and repeats this until no
+newer run appears. An attempt that is killed in between may leave older results there; the next
+attempt corrects this. Runs are ordered by start, then by id.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from fanfold.storage import Segment, Storage, real_place
 from fanfold.worker import log
 
 RUN_FOLDER = re.compile(rf"{RESULTS}\d{{8}}T\d{{6}}Z-[\w.-]+/")
-RECORD = "{}.record"  # by result: the two pipelines of a workflow share the folder of its run
+RECORD = "{}.record"  # per result: both pipelines of a workflow share the folder of its run
 
-# By final name the file in the run's folder; None is for a name that must hold no older run's file.
+# By final name, the file in the run's folder. None: the name must not keep an older run's file.
 Finals = dict[str, "Segment | None"]
 
 
 class DamagedError(RetryError):
-    """A record of results is not one that merge.py wrote."""
+    """A record of results that merge.py did not write."""
 
 
 def results_folder(run_id: str, started: int) -> str:
-    """The folder of a run's results."""
+    """Return the folder of a run's results."""
     return f"{RESULTS}{names.run_name(run_id, started)}/"
 
 
 def published(run: Storage, result: str, since: str = "") -> Iterator[str]:
-    """The folders of the runs after `since` that have published this result, the newest first. What
-    has another name is somebody else's, and so are links."""
+    """Yield the folders of the runs after `since` that have published this result, newest first.
+    Links and folders with other names are ignored."""
     for folder in sorted(run.folders(RESULTS), reverse=True):
         if (
             folder > since
@@ -53,8 +52,8 @@ def published(run: Storage, result: str, since: str = "") -> Iterator[str]:
 
 
 def is_final(run: Storage, result: str, final: str) -> bool:
-    """Whether the file at this name is what a run that has published here has put there. A no is
-    certain: what is listed and cannot be read, as on a mount with an old view, is an error."""
+    """Whether the file at this name was written by a run that has published here. A False is
+    certain: a listed file that cannot be read, as on a mount with an old view, is an error."""
     content, unread = digest(run.stream(final)), None
     for folder in published(run, result):
         try:
@@ -69,7 +68,7 @@ def is_final(run: Storage, result: str, final: str) -> bool:
 
 
 def read_record(run: Storage, folder: str, result: str) -> tuple[str, Finals]:
-    """What a run has published: its job, and its files. A copy of another run's folder has none."""
+    """Return the job and files that a run has published; nothing for a copy of its folder."""
     name = folder + RECORD.format(result)
     try:
         found = records.unseal(b"".join(run.stream(name)))
@@ -81,15 +80,15 @@ def read_record(run: Storage, folder: str, result: str) -> tuple[str, Finals]:
         }
     except UNREADABLE:
         raise DamagedError(
-            f"{name} is not a record that merge.py wrote: run merge.py of that run again, unless "
-            "this node's mount shows an old file: then a retry can help"
+            f"{name} is not a record that merge.py wrote: run merge.py of this run again (if this "
+            "node's mount shows an old file, a retry can help)"
         ) from None
 
 
 def is_published(run: Storage, folder: str, result: str, job: str) -> bool:
-    """Whether an earlier attempt of this run has published whole results of a job whose name begins
-    so. They then stay as they are: whoever reads them goes by their versions. A no need not be
-    certain, as on a mount with an old view: then they are proven and made again."""
+    """Whether an earlier attempt of this run has published complete results of a job that begins
+    with `job`. These then stay unchanged, because readers use their versions. A False need not be
+    certain, as on a mount with an old view: the results are then proven and made again."""
     with suppress(FileNotFoundError, DamagedError):
         if not run.has(folder + RECORD.format(result)):
             return False
@@ -110,8 +109,8 @@ def publish(
     job: str,
     make: Callable[[], tuple[Finals, Mapping[str, object]]],
 ) -> dict[str, Segment]:
-    """Publish the results of a run, unless an earlier attempt has, and give each of its final names
-    to the newest run. `make` puts the files into the folder and returns them, and the summary;
+    """Publish the results of a run, unless an earlier attempt has, and the newest run's file under
+    each final name. `make` writes the files to the folder and returns them and the summary.
     `result` is the name of the file that every such run has. Returns the files of this run."""
     if not is_published(run, folder, result, job):
         files, summary = make()
@@ -120,14 +119,14 @@ def publish(
         finals = {final: file and records.as_input(file) for final, file in files.items()}
         sealed = records.seal({**summary, "job": job, "folder": folder, "finals": finals})
         run.put(folder + RECORD.format(result), [sealed])
-    ours = read_record(run, folder, result)[1]
+    own = read_record(run, folder, result)[1]
     seen: list[str] | None = None
     while (newer := [*published(run, result, since=folder)]) != seen:
         seen = newer
         if newer:
             log("merge", "late", newer=newer[0])
         try:
-            for final, file in settle(run, result, ours, reversed(newer)).items():
+            for final, file in settle(run, result, own, reversed(newer)).items():
                 if is_page(final):
                     show_page(run, final, file)
                 elif file:
@@ -137,42 +136,42 @@ def publish(
         except (FileNotFoundError, ChangedError, DamagedError) as error:
             if not newer:
                 raise
-            # A newer run has the final names and has seen to them: ours must not replace them.
+            # A newer run has the final names: this run must not replace them.
             log("merge", "left", error=explain(error)[1])
-    return {final: file for final, file in ours.items() if file}
+    return {final: file for final, file in own.items() if file}
 
 
-def settle(run: Storage, result: str, ours: Finals, newer: Iterable[str]) -> Finals:
-    """Our final names, each with the file of the newest run that names it, oldest runs first."""
-    found = dict(ours)
+def settle(run: Storage, result: str, own: Finals, newer: Iterable[str]) -> Finals:
+    """Return our final names with the files of the newest runs. `newer` starts with the oldest."""
+    found = dict(own)
     for folder in newer:
-        theirs = read_record(run, folder, result)[1]
-        found |= {final: theirs[final] for final in ours.keys() & theirs.keys()}
+        others = read_record(run, folder, result)[1]
+        found |= {final: others[final] for final in own.keys() & others.keys()}
     return found
 
 
 def is_page(final: str) -> bool:
-    """Whether a final name is that of a page, on which nothing rests."""
+    """Whether a final name is a page. No step depends on a page."""
     return os.path.basename(final) == names.REPORT
 
 
 def put_page(run: Storage, name: str, make: Callable[[], Iterable[bytes]]) -> Segment | None:
-    """Put the page of a run, or None: no failure of a page is one of the run."""
+    """Write the page of a run, or return None: an error of a page is not an error of the run."""
     try:
         return run.put(name, [*make()])
-    except Exception as error:  # a bug in a page, too
+    except Exception as error:  # also a bug in a page
         log("merge", "no_page", error=f"{type(error).__name__}: {error}")
         return None
 
 
 def show_page(run: Storage, final: str, file: Segment | None) -> None:
-    """Give a page its final name, unless a file is there that is no page of ours, or a link."""
+    """Write a page to its final name, unless this name has another file or a link."""
     try:
-        ours = run.real(final) == real_place(run, final)
-        if ours and run.has(final):
+        is_ours = run.real(final) == real_place(run, final)
+        if is_ours and run.has(final):
             with run.open(final) as found:
-                ours = found.read(0, len(MARK)) == MARK.encode()
-        if not ours:
+                is_ours = found.read(0, len(MARK)) == MARK.encode()
+        if not is_ours:
             log("merge", "kept", file=final, why="no run has made it")
             return
         if file:
@@ -184,12 +183,12 @@ def show_page(run: Storage, final: str, file: Segment | None) -> None:
 
 
 def reduced(job: str, environ: Mapping[str, str]) -> str:
-    """What a last step with this program makes of a job: one with another makes it again."""
+    """Return the id of a job with this REDUCE program: another program makes another result."""
     how = settings.program(environ, "REDUCE")
     return f"{records.job_id('', how)}/{job}" if how else job
 
 
 def remove(run: Storage, found: Iterable[str]) -> None:
-    """Remove files that this run made and that nothing needs any more."""
+    """Remove files that this run made and that are no longer needed."""
     for _ in map_in_order(run.remove, found):
         pass

@@ -1,9 +1,9 @@
-"""Records: what each output says of itself, and how the readers check that.
+"""Records: what each output records about itself, and how readers check it.
 
-A record commits an output: first the output, under a name that no other attempt has, then the
-record, under a fixed name, with the output's name, size and version. An output without a record
-does not exist. A record's first line is a digest of all that follows. README.md, "Files", has a
-sample of each.
+README.md, "Files", has a sample of each. A record commits an output. First the output is written
+under a name that is unique to the attempt. Then the record is written under a fixed name, with the
+output's name, size and version. An output without a record does not exist. A record's first line is
+a digest of all that follows.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
 Counts = dict[str, "int | float"]
 
-MAX_DIGITS = 4000  # of an integer: Python reads no longer ones
-TOO_LARGE = 10**MAX_DIGITS  # made once: it takes longer than to read a record
+MAX_DIGITS = 4000  # of an integer: Python's limit
+TOO_LARGE = 10**MAX_DIGITS  # computed once: this takes longer than to read a record
 
 
 def seal(fields: Mapping[str, object]) -> bytes:
-    """A record as it is stored."""
+    """Format a record for storage."""
     body = f"{encode({'format': FORMAT, **fields})[1:]}\n".encode()
     return b'{"digest":"%b",\n%b' % (digest([body]).encode(), body)
 
 
 def unseal(text: bytes) -> dict[str, Any]:
-    """The fields of a record. Raises one of UNREADABLE if it is not whole and unchanged."""
+    """Parse a record. Raises one of UNREADABLE if it is incomplete or changed."""
     head, _, body = text.partition(b"\n")
     if head != b'{"digest":"%b",' % digest([body]).encode():
-        raise ValueError("the digest is another")
+        raise ValueError("the digest does not match")
     found: dict[str, Any] = json.loads(b"{" + body)
     if found["format"] != FORMAT:
-        raise ValueError("the format is another")
+        raise ValueError("the format does not match")
     return found
 
 
 def maker(environ: Mapping[str, str], start: float) -> dict[str, object]:
-    """Who made an output, and when: run, pod, node, attempt (from 1 on; 0 if nobody told), start
+    """Return who made an output, and when: run, pod, node, attempt (from 1; 0 if unknown), start
     and end."""
     pod = environ.get("POD_NAME") or os.uname().nodename
     attempt = environ.get("RETRIES", "")[:9]
@@ -63,13 +63,13 @@ def maker(environ: Mapping[str, str], start: float) -> dict[str, object]:
 
 
 def utc(seconds: float) -> str:
-    """A moment in ISO 8601, to the millisecond."""
+    """Format a time in ISO 8601, to the millisecond."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
 
 
 def find_bad_count(counts: Mapping[str, object]) -> str:
-    """What merge could not add among the numbers of a map, or nothing."""
+    """Describe a number of a map that merge cannot add, or return an empty string."""
     for name, number in counts.items():
         if not isinstance(name, str) or name.encode("utf-8", "replace").decode() != name:
             return f"the name {name!r}, which is not UTF-8 text"
@@ -81,21 +81,21 @@ def find_bad_count(counts: Mapping[str, object]) -> str:
 
 
 def counts_of(answer: Mapping[str, int | float] | None) -> Counts:
-    """What the function of a map has returned, checked."""
+    """Return the checked result of a map function."""
     counts = {} if answer is None else dict(answer)
     if problem := find_bad_count(counts):
-        raise TypeError(f"the map must return finite numbers by name, it returned {problem}")
+        raise TypeError(f"the map must return finite numbers by name, got {problem}")
     return counts
 
 
 def job_id(plan_id: str, settings: Mapping[str, object]) -> str:
-    """The id of a plan and the settings of its map."""
+    """Return the id of a job: a plan and the settings of its map."""
     return digest([encode([plan_id, settings]).encode()])
 
 
 def from_utc(text: str) -> float:
-    """A moment in ISO 8601 in seconds since 1970."""
-    from datetime import datetime  # of the workers, the last step alone reads moments
+    """Parse a time in ISO 8601 to seconds since 1970."""
+    from datetime import datetime  # only the last step parses times
 
     return datetime.fromisoformat(text).timestamp()
 
@@ -111,8 +111,8 @@ def seal_part(
     made: Mapping[str, object],
     files: Mapping[str, int] | None = None,
 ) -> bytes:
-    """The record of a part as it is stored: a new field goes here, and below where it is read. In
-    the mode files it says how many there are, and its output says what became of each."""
+    """Format the record of a part. To add a field, add it here and in PartRecord. In mode files,
+    `files` has the numbers of files, and the output has a line per file."""
     named = as_input(output) if output else None
     fields = {
         "job": job,
@@ -126,16 +126,16 @@ def seal_part(
 
 
 class PartRecord:
-    """The record of a part, checked against its job, its part and its size, which in the mode
-    files is the number of files."""
+    """The record of a part, checked against its job, part and size. In mode files the size is a
+    number of files."""
 
     def __init__(self, text: bytes, job: str, part: str, size: int) -> None:
-        """Read it; `problem` is a word for what is wrong with it, or empty."""
+        """Parse the record. `problem` is empty, or a word for what is wrong."""
         self.part, self.problem = part, ""
         self.counts: Counts = {}
         self.output: Segment | None = None
         self.run, self.start, self.size = "", "", 0
-        self.told: Mapping[str, object] = {}  # all that the record says
+        self.fields: Mapping[str, object] = {}  # all fields of the record
         try:
             found = unseal(text)
             if (found["job"], found["part"]) != (job, part) or find_bad_count(found["counts"]):
@@ -144,7 +144,7 @@ class PartRecord:
                 name, length, version = found["output"]
                 self.output = str(name), str(version), 0, int(length)
             self.run, self.start = str(found["run"]), str(found["start"])
-            self.counts, self.size, self.told = dict(found["counts"]), int(found["bytes"]), found
+            self.counts, self.size, self.fields = dict(found["counts"]), int(found["bytes"]), found
             if found.get("files", found["bytes"]) != size:
                 self.problem = "short"
         except UNREADABLE:
@@ -152,14 +152,14 @@ class PartRecord:
 
     @classmethod
     def missing(cls, part: str) -> PartRecord:
-        """That of a part that has none."""
+        """Return the result for a part without a record."""
         record = cls(b"", "", part, 0)
         record.problem = "missing"
         return record
 
 
 def read_parts(run: Storage, job: str, parts: Iterable[tuple[str, int]]) -> Iterator[PartRecord]:
-    """The record of every part, given the part's id and size."""
+    """Yield the record of every part, given by id and size."""
 
     def look(part: tuple[str, int]) -> PartRecord:
         try:
@@ -174,8 +174,8 @@ def read_parts(run: Storage, job: str, parts: Iterable[tuple[str, int]]) -> Iter
 def find_done(
     run: Storage, job: str, parts: Iterable[tuple[str, int]], counts: Callable[[PartRecord], bool]
 ) -> set[str]:
-    """Those of these parts that have a valid record which `counts`, and the output that it names
-    if it names one."""
+    """Return the parts with a valid record which `counts`, and with their output if the record
+    names one."""
 
     def is_done(found: PartRecord) -> bool:
         if found.problem or not counts(found):
@@ -193,6 +193,6 @@ def find_done(
 
 
 def as_input(output: Segment) -> list[object]:
-    """An output as a record names it: name, size in bytes, version."""
+    """Format an output for a record: name, size in bytes, version."""
     name, version, _, size = output
     return [name, size, version]

@@ -1,8 +1,8 @@
-"""Report: the page that shows a run to a person: is the result right, what did the run take, what
+"""Report: the page that shows a run to a person: is the result right, what did the run cost, what
 was slow?
 
-One file of HTML without a script, which loads nothing. The page stays below 1 MiB however many
-parts a run has: what it lists is bounded.
+The page is one HTML file without scripts that loads nothing. It stays below 1 MiB for any number of
+parts: its lists are bounded.
 """
 
 from __future__ import annotations
@@ -23,53 +23,52 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Bar(NamedTuple):
-        """A step that ran in a pod, as its record tells."""
+        """A step that ran in a pod, from its record."""
 
         seconds: float
         name: str
         start: float  # seconds since 1970
-        size: int  # bytes that the step read, or that it made
+        size: int  # bytes that the step read or made
         pod: str
         node: str
-        attempt: int  # from 1 on, or 0 where nobody told
+        attempt: int  # from 1, or 0 if unknown
 
 else:  # as in plan.py
     Bar = namedtuple("Bar", "seconds name start size pod node attempt")
 
-BARS = 500  # in a timeline: of more parts it shows how many ran at each moment
+BARS = 500  # in a timeline; with more parts, it shows how many ran at each moment
 SLOWEST, FAILED = 50, 100  # rows of a table
 MOMENTS, SHADES = 200, 5
 NONE: Mapping[str, int | float] = {}
 
 
 class Report:
-    """What a page is made of, gathered while the last step reads the records."""
+    """The data of a page, collected while the last step reads the records."""
 
     def __init__(self, run_id: str, noun: str = "part") -> None:
         """`noun` is what a step makes."""
         self.run_id, self.noun = run_id, noun
-        self.others, self.untold = 0, 0  # steps of earlier runs, and those that tell no time
+        self.others, self.untold = 0, 0  # steps of other runs, and steps without times
         self.starts, self.ends, self.sizes = array("d"), array("d"), array("Q")
         self.bars: list[Bar] = []  # the first BARS
         self.slowest: list[Bar] = []  # a heap
         self.attempts: Counter[int] = Counter()
-        self.failed: list[tuple[str, str, str]] = []  # files: name, exit code, what was said
-        self.levels: dict[int, list[tuple[float, float, Bar]]] = {}  # where in the tree each is
+        self.failed: list[tuple[str, str, str]] = []  # files: name, exit code, error
+        self.levels: dict[int, list[tuple[float, float, Bar]]] = {}  # the place of each in the tree
 
-    def add(self, name: str, size: int, told: Mapping[str, object]) -> Bar | None:
-        """A step of this run, and what its record has told; of other runs' only the number is
-        shown."""
-        if told.get("run") != self.run_id:
+    def add(self, name: str, size: int, fields: Mapping[str, object]) -> Bar | None:
+        """Add a step from its record, `fields`. Steps of other runs are only counted."""
+        if fields.get("run") != self.run_id:
             self.others += 1
             return None
         try:
-            start, end = (from_utc(str(told[moment])) for moment in ("start", "end"))
-            attempt = int(str(told.get("attempt", 0)))
+            start, end = (from_utc(str(fields[moment])) for moment in ("start", "end"))
+            attempt = int(str(fields.get("attempt", 0)))
             self.sizes.append(size)
         except (KeyError, ValueError, OverflowError):
             self.untold += 1
             return None
-        pod, node = (str(told.get(where, "")) for where in ("pod", "node"))
+        pod, node = (str(fields.get(where, "")) for where in ("pod", "node"))
         bar = Bar(end - start, name, start, size, pod, node, attempt)
         self.starts.append(start)
         self.ends.append(end)
@@ -80,26 +79,26 @@ class Report:
         return bar
 
     def put(self, level: int, first: float, last: float, bar: Bar | None) -> None:
-        """Where in the tree of levels a step is, as shares of level 1."""
+        """Set the place of a step in the tree of levels, as shares of level 1."""
         if bar:
             self.levels.setdefault(level, []).append((first, last, bar))
 
-    def fail(self, name: str, code: int, said: str) -> None:
-        """A file that has failed."""
+    def fail(self, name: str, code: int, sentence: str) -> None:
+        """Add a failed file."""
         if len(self.failed) < FAILED:
-            self.failed.append((name[:LETTERS], str(code), said[-LETTERS:]))
+            self.failed.append((name[:LETTERS], str(code), sentence[-LETTERS:]))
 
     def page(
         self, proof: str, facts: Mapping[str, object], totals: Mapping[str, int | float] = NONE,
         failed: int = 0,
     ) -> list[bytes]:  # fmt: skip
-        """The page, in pieces: what was proven, facts by what they are called, the totals of the
-        maps, and how many files have failed."""
+        """Return the page in pieces. Arguments: the proof, facts by name, the totals of the maps,
+        the number of failed files."""
         title = f"fanfold run {self.run_id or 'by hand'}"
         sections = [
             f"{HEAD}<title>{shown(title)}</title><style>{STYLE}</style><h1>{shown(title)}</h1>",
             f"<p>{shown(proof)}</p>",
-            f'<p class="bad">{failed:,} files failed, as was tolerated.</p>' if failed else "",
+            f'<p class="bad">{failed:,} files failed (tolerated).</p>' if failed else "",
             self._facts(facts),
             bars_of(totals),
         ]
@@ -109,34 +108,34 @@ class Report:
         return [f"{each}\n".encode("utf-8", "replace") for each in sections if each]
 
     def _facts(self, facts: Mapping[str, object]) -> str:
-        told = {
+        entries = {
             name.replace("_", " "): f"{fact:,}" if isinstance(fact, int) else fact
             for name, fact in facts.items()
-            # Those seconds count parts of earlier runs, or the last step alone.
+            # This time covers earlier runs, or only the last step.
             if fact != "" and name != "seconds"
         }
         if self.starts:
-            told["first start"] = utc(min(self.starts))
-            told["last end"] = utc(max(self.ends))
+            entries["first start"] = utc(min(self.starts))
+            entries["last end"] = utc(max(self.ends))
             span = max(self.ends) - min(self.starts)
-            told["between them"] = f"{span:,.1f} s ({duration(span)})"
+            entries["time between them"] = f"{span:,.1f} s ({duration(span)})"
             total = sum(self.ends) - sum(self.starts)
-            told["work of all pods"] = f"{total:,.1f} s ({duration(total)})"
+            entries["sum of all pods"] = f"{total:,.1f} s ({duration(total)})"
         if known := {n: count for n, count in sorted(self.attempts.items()) if n}:
-            told["attempts"] = "; ".join(
+            entries["attempts"] = "; ".join(
                 f"{count:,} {self.noun}s at attempt {n}" for n, count in known.items()
             )
-        for count, why in ((self.others, "of other runs"), (self.untold, "that tell no time")):
+        for count, why in ((self.others, "of other runs"), (self.untold, "without times")):
             if count:
-                told[f"{self.noun}s {why}"] = f"{count:,}, which are not drawn"
-        told["versions"] = f"records of format {FORMAT}, Python {sys.version.split()[0]}"
-        rows = (f"<dt>{shown(name)}</dt><dd>{shown(fact)}</dd>" for name, fact in told.items())
+                entries[f"{self.noun}s {why}"] = f"{count:,}, not shown"
+        entries["versions"] = f"records of format {FORMAT}, Python {sys.version.split()[0]}"
+        rows = (f"<dt>{shown(name)}</dt><dd>{shown(fact)}</dd>" for name, fact in entries.items())
         return f"<dl>{''.join(rows)}</dl>"
 
     def _failed(self, failed: int) -> str:
         if not failed:
             return ""
-        some = table(("file", "exit code", "what was said"), self.failed)
+        some = table(("file", "exit code", "error"), self.failed)
         more = f"<p>The first {len(self.failed):,} of {failed:,}. outputs.jsonl names all.</p>"
         return f"<h2>Files that failed</h2>{some}{more if failed > len(self.failed) else ''}"
 
@@ -156,15 +155,15 @@ class Report:
             speed = rate(bar.size, bar.seconds)
             shade = max(k for k in range(SHADES) if speed >= steps[k])
             words = f"{bar.seconds:,.3f} s, {decimal(speed)} MB/s"
-            told = f"{self.noun} {bar.name}: {words}, {bar.pod}"
+            label = f"{self.noun} {bar.name}: {words}, {bar.pod}"
             at, wide = (1000 * each / span for each in (bar.start - begin, bar.seconds))
             rows.append(
                 f'<rect class="r{shade + 1}" x="{at:.1f}" y="{row * height}" '
                 f'width="{max(wide, 1):.1f}" height="{height * 0.9:.1f}">'
-                f"<title>{shown(told)}</title></rect>"
+                f"<title>{shown(label)}</title></rect>"
             )
         first, last = self.bars[0].name, self.bars[-1].name
-        which = f"A bar per {self.noun}, from {first} at the top to {last} at the bottom."
+        which = f"One bar per {self.noun}, from {first} at the top to {last} at the bottom."
         keys = "".join(
             f' <span class="key"><svg viewBox="0 0 1 1" preserveAspectRatio="none">'
             f'<rect class="r{shade + 1}" width="1" height="1"/></svg>from {decimal(step)}</span>'
@@ -184,7 +183,7 @@ class Report:
             f'width="{1000 / MOMENTS:.1f}" height="{150 * many / most:.1f}"/>'
             for at, many in enumerate(running)
         )
-        which = f"How many {self.noun}s were in work at each moment: {most:,} at most."
+        which = f"How many {self.noun}s ran at each moment: {most:,} at most."
         return f"<p>{which}</p>{chart(bars, 160, which)}"
 
     def _tree(self) -> str:
@@ -201,8 +200,8 @@ class Report:
             f"{len(found):,} of level {level}" for level, found in sorted(self.levels.items())
         )
         which = (
-            f"A row per level and a box per file: {made}. Each lies below the files that it was "
-            "made of, and below the last row is the result."
+            f"One row per level and one box per file: {made}. Each file is below the files that it "
+            "was made from. The result is below the last row."
         )
         return f"<h2>Levels</h2><p>{which}</p>{chart(boxes, 26 * len(self.levels), which)}"
 
@@ -228,11 +227,11 @@ class Report:
 
 
 def rate(size: int, seconds: float) -> float:
-    """MB per second."""
+    """Return MB per second."""
     return size / 1e6 / max(seconds, 1e-3)
 
 
 def duration(seconds: float) -> str:
-    """A time span in hours, minutes and seconds."""
+    """Format a time span as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

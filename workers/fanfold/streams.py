@@ -1,4 +1,4 @@
-"""Streams: named bytes of the storage that a map, a group or the last step must read whole."""
+"""Streams: named bytes in the storage that a map, a group or the last step must read completely."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fanfold.storage import PIECE, Segment, Storage, StoredFile
 from fanfold.storage.folder import File
 
 Write = Callable[[bytes], object]
-# Makes one file of several: it gets them, the function that writes, and the file's suffix.
+# Makes one file of several. Arguments: the files, the function that writes, the output's suffix.
 Combine = Callable[[Sequence["Stream"], Write, str], None]
-Watch = Callable[[int], object]  # is told how many bytes of a stream were taken up to now
+Watch = Callable[[int], object]  # called with the number of bytes read so far
 
 
 class Stream:
-    """Bytes of some files, in order. Whoever gets it must read all of it."""
+    """The bytes of some files, in order. The reader must read all of them."""
 
     def __init__(
         self,
@@ -29,20 +29,20 @@ class Stream:
         store: Storage,
         copy: tuple[Storage, str] | None = None,
     ) -> None:
-        """The segments are in `store`, and with `copy` they are text, of which there may be a copy
-        of this name. (The copy may be gone: another run of the same plan may have cleaned up.)"""
+        """The segments are in `store`. With `copy` they are text, and there may be a copy with this
+        name (another run of the same plan may have removed it)."""
         self.size, self._segments, self._store, self._copy = size, segments, store, copy
         self._taken, self._whole = 0, not size
         self.watch: Watch | None = None
         self._stream: Iterator[bytes] = iter(())
 
     def names(self) -> Iterator[str]:
-        """The names of the files."""
+        """Yield the names of the files."""
         return (name for name, *_ in self._segments())
 
     def pieces(self) -> Iterator[bytes]:
-        """The bytes, in pieces of at most 1 MiB. Where an input ends without a line end and the
-        part goes on in the next input, a line end that is not in the part is added: a line never
+        """Yield the bytes in pieces of at most 1 MiB. If an input ends without a line end and the
+        part continues in the next input, a line end is added that is not in the part: a line never
         spans two files."""
         self._taken, self._whole, self._stream = 0, False, self._pieces()
         return self._stream
@@ -85,25 +85,25 @@ class Stream:
             yield file
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, without their line ends."""
+        """Yield the lines, without line ends."""
         self._stream = lines(self.pieces())
         return self._stream
 
     def stored(self) -> Iterator[bytes]:
-        """The bytes as they are stored, for a copy of the file."""
+        """Yield the bytes as stored, for a copy of the file."""
         return self.pieces()
 
     def _is_plain(self, name: str, start: bytes) -> bool:
-        """Whether a file that begins so is read as it is stored."""
+        """Whether a file with these first bytes is read as stored."""
         if self._copy:
             refuse_coded(name, start)
         return True
 
     @contextmanager
     def file(self, *, stored: bool = False) -> Iterator[File | None]:
-        """The file of a folder that is this stream and nothing more, open, or None; without
-        `stored` only one that is read as it is stored. To leave the `with` is to have read it: the
-        file is checked again."""
+        """Open the file of a folder that is exactly this stream, or return None. Without `stored`,
+        only a file that is read as stored. At the end of the `with`, the file counts as read and
+        its version is checked again."""
         with ExitStack() as stack:
             file, found = None, [*islice(self._segments(), 2)]
             if len(found) == 1:
@@ -121,12 +121,12 @@ class Stream:
         self._taken, self._whole, self._stream = self.size, True, iter(())
 
     def path(self) -> str:
-        """Where a program finds this file by itself, or nothing if it cannot."""
+        """Return the path at which a program can read this file, or an empty string."""
         with self.file() as file:
             return file.path if file else ""
 
     def finish(self, what: str) -> None:
-        """Check that all was read, by `what`. After the last byte the inputs are checked."""
+        """Check that all was read, with `what` for the error. The last byte checks the inputs."""
         rest = next(self._stream, None) if self._taken == self.size else b""
         if rest is not None or not self._whole:
             end = " and not their end" * (self._taken == self.size)
@@ -136,7 +136,7 @@ class Stream:
 def combine(
     run: Storage, name: str, files: Iterable[Segment], function: Combine | None, suffix: str
 ) -> Segment:
-    """Publish under `name` what a function makes of these files; without one, all of them."""
+    """Publish a function's output for these files as `name`; without a function, join them."""
     if not function:
         return run.copy(name, run, files)
     streams = [Stream(file[3], partial(iter, [file]), run) for file in files]
@@ -146,9 +146,9 @@ def combine(
 def reduce(
     run: Storage, name: str, streams: Sequence[Stream], function: Combine, suffix: str
 ) -> Segment:
-    """Publish under `name` what a function makes of streams, each of which it must read whole."""
+    """Publish a function's output for streams as `name`. It must read each stream completely."""
     with run.writer(name) as out:
-        out.write(b"")  # an output of no byte is one, too
+        out.write(b"")  # an empty output is an output
         function(streams, out.write, suffix)
         for stream in streams:
             stream.finish(f"the function did not take all of {next(stream.names(), 'nothing')}")
@@ -157,7 +157,7 @@ def reduce(
 
 
 def yields(function: Callable[[Sequence[Stream]], Iterable[bytes]]) -> Combine:
-    """A function that yields what it makes, as one that writes."""
+    """Convert a function that yields its output to one that writes it."""
 
     def combine(streams: Sequence[Stream], write: Write, _: str) -> None:
         for piece in function(streams):

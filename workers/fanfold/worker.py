@@ -14,17 +14,17 @@ from fanfold.errors import Naming, RetryError, WorkerError, explain
 
 OF_ALL = """
 All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
-OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/README.md says what
-each means."""
-GRACE = 20  # seconds that the cleanup after SIGTERM may take: a pod has 30
+OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/README.md documents
+all settings."""
+GRACE = 20  # seconds for the cleanup after SIGTERM: a pod has 30
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 def log(worker: str, event: str, **fields: object) -> None:
-    """One line on stderr: key=value, the value as a JSON string where it is more than a word."""
+    """Write a log line to stderr: key=value, the value as a JSON string unless it is one word."""
     words = []
     for key, value in {"worker": worker, "event": event, **fields}.items():
         text = str(value)
@@ -34,10 +34,10 @@ def log(worker: str, event: str, **fields: object) -> None:
 
 
 def say(name: str, text: str) -> str:
-    """Print a text at once; return why that failed, or nothing. What is left of it is dropped: the
-    interpreter would try again at its end, and end with an exit code of its own."""
-    if not (stream := getattr(sys, name)):  # print would take stdout instead
-        return "it is closed"
+    """Print a text without delay; return why that failed, or an empty string. After a failure the
+    rest is dropped: the interpreter would print it at its end, and exit with its own code."""
+    if not (stream := getattr(sys, name)):  # print would use stdout instead
+        return "the stream is closed"
     try:
         print(text, end="", file=stream, flush=True)
     except OSError as error:
@@ -48,16 +48,16 @@ def say(name: str, text: str) -> str:
 
 
 def output(text: str) -> None:
-    """Print what is read by others. Whoever gets none of it, or half, must not take it for all."""
+    """Print a text for others, or raise an error: no reader may take a part of it for all."""
     if problem := say("stdout", f"{text}\n"):
         kind = RetryError if sys.stdout else WorkerError
         raise kind(
-            f"stdout cannot be written: {problem}: send it to a program or file that takes it"
+            f"stdout cannot be written ({problem}): send stdout to a program or file that takes it"
         )
 
 
 def hand_over(environ: Mapping[str, str], name: str, text: str) -> None:
-    """Write what the workflow reads to the file outside the volume that a setting names."""
+    """Write a text for the workflow to the file, outside the volume, that a setting names."""
     if path := environ.get(name):
         with Naming(path), open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
@@ -70,7 +70,7 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signal.SIGTERM))
-        signal.alarm(GRACE)  # the storage may hang while unfinished files are removed
+        signal.alarm(GRACE)  # the storage may hang during the cleanup
         parallel.terminated = True
         raise Terminated
 
@@ -85,19 +85,19 @@ def run_worker(worker: str, work: Callable[[], None], environ: Mapping[str, str]
         signal.signal(signal.SIGTERM, before)
         return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     finally:
-        for stream in ("stdout", "stderr"):  # what a custom map has printed
+        for stream in ("stdout", "stderr"):  # output of a custom map
             say(stream, "")
     return code
 
 
 def judge(error: Exception | SystemExit) -> tuple[int, str]:
-    """The exit code for an error of one part among several, and the sentence. Of a bug the
-    traceback goes to stderr."""
+    """Return the exit code and message for an error of one part among several. For a bug, print the
+    traceback to stderr."""
     if isinstance(error, (WorkerError, OSError)):
         return explain(error)
-    if isinstance(error, SystemExit):  # of a custom map
+    if isinstance(error, SystemExit):  # in a custom map
         code = error.code if isinstance(error.code, int) else 1
-        return code & 255 or 1, f"the map has called sys.exit({error.code!r}): let it return"
+        return code & 255 or 1, f"the map has called sys.exit({error.code!r}): let the map return"
     from traceback import format_exception
 
     say("stderr", "".join(format_exception(error)))
@@ -105,8 +105,8 @@ def judge(error: Exception | SystemExit) -> tuple[int, str]:
 
 
 def attempt(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -> int:
-    """Do the work and return the exit code. The sentence of an error goes to stderr and to
-    ERROR_FILE, where Argo finds it."""
+    """Do the work and return the exit code. The message of an error goes to stderr and to
+    ERROR_FILE, which Argo reads."""
     try:
         if sys.argv[1:] == ["--help"]:
             output((sys.modules["__main__"].__doc__ or "") + OF_ALL)
@@ -114,8 +114,8 @@ def attempt(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -
             work()
         return 0
     except SystemExit as error:
-        if error.code in (None, 0):  # of a custom map: what it should publish is not there
-            raise RuntimeError("the map has called sys.exit: let it return") from error
+        if error.code in (None, 0):  # in a custom map: its outputs are not published
+            raise RuntimeError("the map has called sys.exit: let the map return") from error
         raise
     except (WorkerError, OSError) as error:
         code, sentence = explain(error)

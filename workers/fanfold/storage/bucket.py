@@ -1,12 +1,12 @@
 """Storage in a bucket of Alibaba Cloud OSS, without a mount: WORK_DIR=oss://BUCKET/PREFIX.
 
-It imports oss2, which takes 0.2 s and 40 MB; only open_storage imports it. What holds here:
+It imports oss2, which takes 0.2 s and 40 MB. Only open_storage imports this module. Rules:
 
-- an object's version is its ETag, and every request for a range names it: an input that is
-  replaced during a run is always an error;
-- an output is one PUT or one completed multipart upload: whole, or absent;
-- OSS itself makes copies from ranges of the inputs; only segments that are too small for that go
-  through the worker.
+- An object's version is its ETag. Every range request names the version: an input that is replaced
+  during a run is always an error.
+- An output is one PUT or one completed multipart upload: complete or absent.
+- OSS itself copies ranges of the inputs. Only segments that are too small for this go through the
+  worker.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ from fanfold.storage.session import open_session
 from fanfold.storage.uploads import Upload, Writer
 from fanfold.storage.walk import Wanted
 
-AHEAD = 96 << 20  # bytes of ranges in flight, over all connections: this hides the latency
-WHOLE = 4 << 20  # bytes of the largest object that one request reads
+AHEAD = 96 << 20  # bytes of ranges in flight, over all connections: hides the latency
+WHOLE = 4 << 20  # bytes of the largest object that is read with one request
 TIMEOUT = (10, 60)  # seconds: to connect, and between two bytes
-UPLOADS = 3  # attempts per object, while other workers abort the upload
+UPLOADS = 3  # attempts per object if other workers abort the upload
 
 
 def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
-    """The prefix that WORK_DIR names, and RUN_DIR in it."""
+    """Open the prefix that WORK_DIR names, and RUN_DIR in it."""
     work_dir = environ["WORK_DIR"]
     name, _, prefix = work_dir.removeprefix(SCHEME).partition("/")
     if not oss2.is_valid_bucket_name(name):
         shown = SCHEME + work_dir.removeprefix(SCHEME).rpartition("@")[2]  # without a key before it
-        raise WorkerError(f"WORK_DIR is {shown!r}: give oss://BUCKET/PREFIX, of a bucket's name")
+        raise WorkerError(f"WORK_DIR must be oss://BUCKET/PREFIX, got {shown!r}: name a bucket")
     region = environ.get("OSS_REGION", "")
     if not re.fullmatch("[a-z0-9-]+", region):
         raise WorkerError(
-            f"OSS_REGION is {region!r}: give the region of the bucket, as in cn-hangzhou"
+            f"OSS_REGION must be a region like cn-hangzhou, got {region!r}: set the bucket's region"
         )
     endpoint = environ.get("OSS_ENDPOINT") or f"https://oss-{region}-internal.aliyuncs.com"
     connections = whole_number("OSS_CONNECTIONS", environ.get("OSS_CONNECTIONS", "4"), 1, MAX_LANES)
     auth = oss2.ProviderAuthV4(credentials.find(environ, region))
-    oss2.logger.setLevel("CRITICAL")  # its messages may hold keys; errors are raised
+    oss2.logger.setLevel("CRITICAL")  # its messages may contain keys; errors are raised
     try:
         if not re.fullmatch(r"https?://[\w-]{1,63}(\.[\w-]{1,63})*(:\d+)?/?", endpoint):
             raise ValueError
         session = open_session(endpoint, name, max(Bucket.copies_at_once * LANES, connections))
-        # A range has no CRC to compare with, but the client would compute one.
+        # A range has no CRC to compare, but the client would compute one.
         bucket, ranges = (
             oss2.Bucket(
                 auth, endpoint, name, is_true(environ, "OSS_CNAME"), session=session,
@@ -69,10 +69,10 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
             for crc in (True, False)
         )  # fmt: skip
     except (OssError, ValueError):
-        shown = endpoint.rpartition("@")[2].partition("?")[0]  # without keys around it
+        shown = endpoint.rpartition("@")[2].partition("?")[0]  # without keys
         raise WorkerError(
-            f"OSS_ENDPOINT is {shown!r}: give a URL whose host is a name or an IPv4 address, as in "
-            f"https://oss-{region}.aliyuncs.com"
+            f"OSS_ENDPOINT must be a URL with a name or an IPv4 address as host, got {shown!r}: "
+            f"use for example https://oss-{region}.aliyuncs.com"
         ) from None
     root = prefix_of("The prefix in WORK_DIR", prefix, environ)
     run_root = root + run_dir(environ)
@@ -80,8 +80,8 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Bucket, Bucket]:
 
 
 class Object:
-    """An object of one version. Its size is requested only when it is needed and not known. A
-    listing does not tell a Content-Encoding; `looked` is True after a request that does."""
+    """An object of one version. Its size is requested only when needed and unknown. A listing has
+    no Content-Encoding; `looked` is True after a request that returned it."""
 
     __slots__ = ("_size", "bucket", "looked", "name", "version")
 
@@ -114,32 +114,32 @@ class Object:
 class Bucket:
     """The objects below a prefix of a bucket."""
 
-    copies_at_once = 4  # each makes several requests in turn
+    copies_at_once = 4  # each copy makes several requests, one at a time
 
     def __init__(self, bucket: oss2.Bucket, ranges: oss2.Bucket, root: str, lanes: int) -> None:
         self.bucket, self.ranges, self.root, self.lanes = bucket, ranges, root, lanes
-        self.seen: dict[str, Object] = {}  # what OSS last said of each name
+        self.seen: dict[str, Object] = {}  # the last answer of OSS for each name
         self.listing = Listing(bucket, root, self.ask)
 
     def path(self, name: str) -> str:
         return f"{SCHEME}{self.bucket.bucket_name}/{self.root}{name}"
 
     real = path
-    likely = staticmethod(iter)  # to ask for what is missing hides nothing
+    likely = staticmethod(iter)  # a request for a missing object hides nothing
 
     def ask(self, name: str, request: Callable[[], Answer], version: str = "") -> Answer:
-        """The answer to a request about a name, see retries.py. Raises FileNotFoundError."""
+        """Return the answer to a request about a name, see retries.py. Raises FileNotFoundError."""
         return ask(self.bucket, self.path(name), request, version)
 
     def look(self, name: str) -> Object:
-        """An object as it is now. Raises FileNotFoundError."""
+        """Return an object as it is now. Raises FileNotFoundError."""
         found = self.ask(name, lambda: self.bucket.head_object(self.root + name))
         self.refuse_coded(name, found)
         self.seen[name] = Object(self, name, found.etag, found.content_length, looked=True)
         return self.seen[name]
 
     def at(self, name: str, version: str, size: int | None = None) -> Object:
-        """An object of a version. The first request fails if it has changed."""
+        """Return an object of a version. The first request fails if the object has changed."""
         seen = self.seen.get(name)
         return seen if seen and seen.version == version else Object(self, name, version, size)
 
@@ -148,7 +148,8 @@ class Bucket:
         coding = str(found.headers.get("Content-Encoding"))
         if re.search("gzip|deflate|compress|br|zstd", coding, re.IGNORECASE):
             raise WorkerError(
-                f"{self.path(name)} has the Content-Encoding {coding}: put it there decompressed"
+                f"{self.path(name)} must have no Content-Encoding, got {coding}: store it "
+                "decompressed"
             )
 
     @contextmanager
@@ -158,7 +159,7 @@ class Bucket:
             yield self.at(name, version, size) if version else self.look(name)
         else:
             yield listed
-            if not listed.looked:  # of very many files, what was listed is used once
+            if not listed.looked:  # use each listing entry once, to save memory
                 self.seen.pop(name, None)
 
     def read(self, segments: Iterable[Segment], lanes: int = 0) -> Iterator[bytes]:
@@ -171,12 +172,12 @@ class Bucket:
                 yield from ((file, at, min(step, end - at)) for at in range(offset, end, step))
 
         for pieces in map_in_order(lambda one: self.fetch(*one), ranges(), 1, lanes, lanes):
-            while pieces:  # free each one after its use
+            while pieces:  # free each piece after use
                 yield pieces.pop(0)
 
     def fetch(self, file: Object, offset: int, length: int) -> list[bytes]:
-        """Exactly these bytes of a version, in pieces."""
-        # Without the first header OSS answers an invalid range with the whole object.
+        """Return exactly these bytes of a version, in pieces."""
+        # Without the first header, OSS answers an invalid range with the whole object.
         headers = {"x-oss-range-behavior": "standard", "If-Match": f'"{file.version}"'}
         last = offset + length - 1
 
@@ -187,10 +188,10 @@ class Bucket:
             file.looked = True
             if found.status != 206 or not got.startswith(f"bytes {offset}-{last}/"):
                 found.resp.response.close()
-                raise RequestException(f"bytes {offset}-{last} came as {found.status} {got}")
+                raise RequestException(f"got {found.status} {got} for bytes {offset}-{last}")
             pieces = list(iter(lambda: found.read(PIECE), b""))
             if sum(map(len, pieces)) != length:
-                raise RequestException(f"of {length} bytes {sum(map(len, pieces))} came")
+                raise RequestException(f"got {sum(map(len, pieces))} of {length} bytes")
             return pieces
 
         return self.ask(file.name, request, file.version)
@@ -204,7 +205,7 @@ class Bucket:
                 return [], Object(self, name, found.etag, size)
             pieces = list(iter(lambda: found.read(PIECE), b""))
             if sum(map(len, pieces)) != size:
-                raise RequestException(f"of {size} bytes {sum(map(len, pieces))} came")
+                raise RequestException(f"got {sum(map(len, pieces))} of {size} bytes")
             oss2.utils.check_crc("get", found.client_crc, found.server_crc, found.request_id)
             return pieces, None
 
@@ -240,12 +241,12 @@ class Bucket:
         return self.listing.has(name)
 
     def writer(self, name: str) -> Writer:
-        ours = partial(self.upload, name), partial(self.put, name), partial(self.look, name)
-        return Writer(name, *ours)
+        actions = partial(self.upload, name), partial(self.put, name), partial(self.look, name)
+        return Writer(name, *actions)
 
     def checksum(self, name: str) -> str:
         found = self.ask(name, lambda: self.bucket.head_object(self.root + name))
-        # What OSS has made of copies may have no CRC.
+        # Objects that OSS made from copies may have no CRC.
         return f"etag:{found.etag}" if found.server_crc is None else f"crc64:{found.server_crc}"
 
     def put(self, name: str, pieces: Iterable[bytes]) -> Segment:
@@ -260,19 +261,19 @@ class Bucket:
             return self._copy_in_steps(name, inputs, parts)
         sources = dict.fromkeys(part[0][:2] for part in parts if uploads.is_copied(part))
         listed = (source for source, version in sources if not inputs.at(source, version).looked)
-        for _ in map_in_order(inputs.look, listed):  # refuses what is stored compressed
+        for _ in map_in_order(inputs.look, listed):  # refuses objects that are stored compressed
             pass
         size = sum(segment[3] for part in parts for segment in part)
         for _ in range(UPLOADS):
             with suppress(UploadEndedError):
                 return name, self._copy_parts(name, inputs, parts), 0, size
         raise RetryError(
-            f"{self.path(name)}: its upload was ended by other workers, {UPLOADS} times: a retry "
-            "can help"
+            f"{self.path(name)}: other workers have ended the upload {UPLOADS} times: a retry can "
+            "help"
         )
 
     def _copy_in_steps(self, name: str, inputs: Bucket, parts: Sequence[list[Segment]]) -> Segment:
-        """A copy of more parts than an upload can have: first objects of some of them, then all."""
+        """Copy more parts than an upload can have: first into several objects, then these."""
         most = uploads.MAX_PARTS
         steps = [parts[at : at + most] for at in range(0, len(parts), most)]
         stem = cut(self.root + name, 1000)[len(self.root) :]  # of the 1023 bytes of a key
@@ -286,13 +287,13 @@ class Bucket:
                     self.remove(step)
 
     def _copy_parts(self, name: str, inputs: Bucket, parts: Iterable[list[Segment]]) -> str:
-        """A multipart upload, of parts that OSS copies and parts that the worker sends; its
-        version."""
+        """Make a multipart upload, of parts that OSS copies and parts that the worker sends.
+        Returns the version."""
         bucket, key = self.bucket.bucket_name, self.root + name
 
         def send(number: int, part: list[Segment]) -> oss2.models.PartInfo:
             if parallel.terminated:
-                raise RetryError(f"{self.path(name)}: SIGTERM came")
+                raise RetryError(f"{self.path(name)}: received SIGTERM")
             if not uploads.is_copied(part):
                 return upload.send(number, b"".join(inputs.read(part, 1)))
             ((source, version, offset, length),) = part

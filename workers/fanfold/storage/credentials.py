@@ -1,4 +1,4 @@
-"""Credentials for OSS: a key from the environment, or temporary keys of a role, renewed in time."""
+"""Credentials for OSS: a key from the environment, or a role's temporary keys, renewed in time."""
 
 from __future__ import annotations
 
@@ -22,30 +22,28 @@ RRSA = (
     "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
 )
 KEY = ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET")
-TOKEN = "OSS_SESSION_TOKEN"  # noqa: S105 - its name
+TOKEN = "OSS_SESSION_TOKEN"  # noqa: S105 - the variable's name
 ECS_ROLE = "ALIBABA_CLOUD_ECS_METADATA"
 
 
 def find(environ: Mapping[str, str], region: str) -> Provider:
     """Credentials come from the first source below with any variable set: a key, RRSA, the role of
-    the ECS instance. All variables of that source are required."""
+    the ECS instance. All variables of this source are required."""
     for names in (KEY, RRSA, (ECS_ROLE,)):
         if any(environ.get(name) for name in names):
             break
     else:
         raise WorkerError(
-            f"there are no credentials for OSS: set {' and '.join(KEY)}, or for RRSA "
-            f"{', '.join(RRSA)}, or the name of the ECS instance's role in {ECS_ROLE}"
+            f"no credentials for OSS are set: set {' and '.join(KEY)}, or for RRSA "
+            f"{', '.join(RRSA)}, or {ECS_ROLE} to the role of the ECS instance"
         )
     if missing := [name for name in names if not environ.get(name)]:
-        raise WorkerError(
-            f"{missing[0]} is not set: set it, for it goes with {' and '.join(names)}"
-        )
+        raise WorkerError(f"{missing[0]} must be set, got no value: set all of {', '.join(names)}")
     if names == KEY:
         for name in (*KEY, TOKEN):
             if re.search("[^!-~]", environ.get(name, "")):
                 raise WorkerError(
-                    f"{name} has a space, a line end or what is not ASCII in it: give it as it was "
+                    f"{name} must be ASCII with no space and no line end: set the value as it was "
                     "issued"
                 )
         keys = Credentials(*(environ[name] for name in KEY), environ.get(TOKEN, ""))
@@ -56,14 +54,14 @@ def find(environ: Mapping[str, str], region: str) -> Provider:
 
 
 class Provider:
-    """Gives oss2 the keys that sign a request. They are renewed when a fifth of their life is left;
-    while that fails, the old ones are used until they expire."""
+    """Provides oss2 with the keys to sign requests. Keys are renewed when a fifth of their lifetime
+    is left. If a renewal fails, the old keys are used until they expire."""
 
     def __init__(self, fetch: Callable[[], tuple[Credentials, float]]) -> None:
         self._fetch, self._lock, self._renewal, self._end = fetch, Lock(), 0.0, 0.0
 
     def get_credentials(self) -> Credentials:
-        """The keys. Raises an error of requests where a retry can help, or WorkerError."""
+        """Return the keys. Raises an error of requests if a retry can help, or WorkerError."""
         with self._lock:
             if (now := time.time()) >= self._renewal:
                 try:
@@ -76,14 +74,15 @@ class Provider:
 
 
 def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, float]:
-    """Keys for the role that the pod's service account may assume (STS, AssumeRoleWithOIDC)."""
+    """Fetch keys for the role of the pod's service account (STS, AssumeRoleWithOIDC)."""
     role, provider, token_file = (environ[name] for name in RRSA)
     try:
         with open(token_file, encoding="ascii") as file:
             token = file.read().strip()
     except (OSError, UnicodeError) as error:
         raise WorkerError(
-            f"{RRSA[2]} is {token_file!r}: {error}: mount the token of the service account there"
+            f"{RRSA[2]} must be readable, got {token_file!r} ({error}): mount the service "
+            "account's token"
         ) from None
     fields = {
         "Action": "AssumeRoleWithOIDC",
@@ -96,18 +95,18 @@ def assume_role(environ: Mapping[str, str], region: str) -> tuple[Credentials, f
         "RoleSessionName": "fanfold",
     }
     url = environ.get("ALIBABA_CLOUD_STS_ENDPOINT") or f"sts-vpc.{region}.aliyuncs.com"
-    url = url if "://" in url else f"https://{url}"  # the ACK webhook sets a host alone
+    url = url if "://" in url else f"https://{url}"  # the ACK webhook sets only a host
     try:
         return keys_of(requests.post(url, fields, timeout=TIMEOUT), "Credentials")
-    except ValueError:  # of requests: the URL is invalid
+    except ValueError:  # from requests: the URL is invalid
         host = f"sts-vpc.{region}.aliyuncs.com"
         raise WorkerError(
-            f"ALIBABA_CLOUD_STS_ENDPOINT is {url!r}: give a host, as in {host}"
+            f"ALIBABA_CLOUD_STS_ENDPOINT must be a host, got {url!r}: use for example {host}"
         ) from None
 
 
 def instance_role(role: str) -> tuple[Credentials, float]:
-    """Keys for the role of the ECS instance."""
+    """Fetch keys for the role of the ECS instance."""
     life = {"X-aliyun-ecs-metadata-token-ttl-seconds": "60"}
     token = answer_of(requests.put(f"{METADATA}/api/token", headers=life, timeout=TIMEOUT)).text
     url = f"{METADATA}/meta-data/ram/security-credentials/{role}"
@@ -116,7 +115,7 @@ def instance_role(role: str) -> tuple[Credentials, float]:
 
 
 def keys_of(response: requests.Response, field: str = "") -> tuple[Credentials, float]:
-    """The keys in an answer, or in one of its fields, and when they expire."""
+    """Parse the keys in a response, or in one of its fields, and their expiration."""
     names = ("AccessKeyId", "AccessKeySecret", "SecurityToken")
     try:
         record = answer_of(response).json()
@@ -124,18 +123,18 @@ def keys_of(response: requests.Response, field: str = "") -> tuple[Credentials, 
         end = timegm(time.strptime(record["Expiration"], "%Y-%m-%dT%H:%M:%SZ"))
         return Credentials(*(str.strip(record[name]) for name in names)), end
     except (KeyError, TypeError, ValueError):
-        raise RequestException(f"{response.url} gives an answer without keys") from None
+        raise RequestException(f"{response.url} returned no keys") from None
 
 
 def answer_of(response: requests.Response) -> requests.Response:
-    """The same response, unless it is an error. The operator must fix a refusal."""
+    """Return the response, or raise its error. The operator must fix a refusal."""
     if response.status_code == 200:
         return response
     try:
-        reason = str(response.json()["Code"])  # the message might hold the token
+        reason = str(response.json()["Code"])  # the message might contain the token
     except (ValueError, KeyError, TypeError):
         reason = str(response.reason)
-    said = f"{response.url} gives no keys: {response.status_code} {reason}"
+    sentence = f"{response.url} returned no keys: {response.status_code} {reason}"
     if response.status_code >= 500 or response.status_code == 429 or "Throttling" in reason:
-        raise RequestException(said)
-    raise WorkerError(f"{said}: set the role, and whom it trusts, right")
+        raise RequestException(sentence)
+    raise WorkerError(f"{sentence}: correct the role and its trust policy")

@@ -1,10 +1,10 @@
-"""Storage in a folder, local or mounted: an output is a hidden file that is renamed when complete.
+"""Storage in a folder, local or mounted. An output is a hidden file that is renamed when complete.
 
-What holds on a disk and on ossfs alike:
+Rules that are true for disks and for ossfs:
 
-- close() commits, so its error counts;
-- a size is that of an open file from which a byte was read, never that of a path: a mount may
-  answer for a path from an old cache. A size of 0 counts only after a listing of the folder.
+- close() commits, so its error counts.
+- Take a size only from an open file after a read of one byte, never from a path: a mount may answer
+  for a path from an old cache. A size of 0 counts only after a listing of the folder.
 """
 
 from __future__ import annotations
@@ -29,57 +29,57 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-Segment = tuple[str, str, int, int]  # of an input: its name and version, offset, length
+Segment = tuple[str, str, int, int]  # of an input: name, version, offset, length
 
 PIECE = 1 << 20  # bytes per read: large for the mount, small for the memory
-SMALL = 64 << 10  # bytes of writes that are put together; larger ones are not copied
-CHUNK = 64 << 20  # bytes per system call: SIGTERM is handled between two
+SMALL = 64 << 10  # bytes of writes that are joined; larger writes are not copied
+CHUNK = 64 << 20  # bytes per system call: SIGTERM is handled between two calls
 
 
 def open_storage(root: str, environ: Mapping[str, str]) -> tuple[Folder, Folder]:
-    """The folder `root`, which is WORK_DIR, and RUN_DIR in it."""
+    """Open the folder `root`, which is WORK_DIR, and RUN_DIR in it."""
     try:
         is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        is_folder = False  # any other error, such as of a mount that has died, is worth a retry
+        is_folder = False  # another error, such as a dead mount, is worth a retry
     if not is_folder:
         raise WorkerError(
-            f"WORK_DIR is {root!r}, which is no folder: mount the volume there, or give "
-            "oss://BUCKET/PREFIX"
+            f"WORK_DIR must be a folder or oss://BUCKET/PREFIX, got {root!r}: mount the volume "
+            "there, or use another WORK_DIR"
         )
     return Folder(root), Folder(os.path.join(root, run_dir(environ)))
 
 
 class File:
-    """An open file. Its size and version are those of the open file, not those of its path."""
+    """An open file. The size and version are of the open file, not of its path."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name, self.path, self.naming = name, path, Naming(path)
         try:
-            # O_NONBLOCK: a pipe in place of a file is an error, not an endless wait.
+            # O_NONBLOCK: a pipe instead of a file is an error, not an endless wait.
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # a socket has these
+            if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):  # errors of a socket
                 self.check_kind(os.stat(path))
             raise
         with self.naming:
             self.check_kind(found := os.fstat(self.fd))
             before = found.st_size
-            # A mount answers from a cache until a byte is read. Read the last one: some mounts
+            # A mount answers from a cache until a byte is read. Read the last byte: some mounts
             # fetch up to half a gigabyte from the offset on.
             last = os.pread(self.fd, 1, max(0, before - 1))
             found = os.fstat(self.fd)
-        # Who puts another file in place with its old mtime (cp -p, tar) cannot set its ctime. Two
-        # files may share one: a clock's tick is milliseconds.
+        # A replacement with an old mtime (cp -p, tar) has a new ctime. Two files can have the same
+        # ctime: a clock ticks in milliseconds.
         self.version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_size}"
         if mounts.are_numbered(found.st_dev):
             self.version += f"-{found.st_ino}"
         self.size = found.st_size
         if self.size == before and bool(last) != bool(self.size):
-            if not os.fstatvfs(self.fd).f_blocks:  # of /proc, /sys and the like
+            if not os.fstatvfs(self.fd).f_blocks:  # in /proc, /sys and the like
                 raise WorkerError(
-                    f"{name} is made by the kernel while it is read and has no size before: copy "
-                    "the file and name the copy"
+                    f"{name} must be a stored file, got one that the kernel makes while it is "
+                    "read: copy the file and name the copy"
                 )
             raise ChangedError(name, f"{self.size} bytes", "another size")
 
@@ -91,7 +91,7 @@ class File:
             )
 
     def close(self) -> None:
-        with suppress(OSError):  # nothing was written
+        with suppress(OSError):  # a read-only file
             os.close(self.fd)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -107,10 +107,10 @@ class File:
             raise ChangedError(self.name, f"{self.size} bytes", offset)
 
     def append_to(self, out: BinaryIO, offset: int, length: int) -> None:
-        """Copy bytes to the end of `out`, in the kernel as far as possible. The rest is read and
-        written here, which raises the errors that are not about copying in the kernel."""
+        """Copy bytes to the end of `out`, in the kernel if possible. The rest is read and written
+        here, which raises errors that are not about kernel copies."""
         end = offset + length
-        copy = getattr(os, "copy_file_range", None)  # macOS has none
+        copy = getattr(os, "copy_file_range", None)  # not on macOS
         with Naming(out.name):
             out.flush()
             with suppress(OSError):  # ENOSYS from an old kernel, EXDEV and others from the volume
@@ -128,16 +128,16 @@ class File:
         except OSError as error:
             if error.errno != errno.ENXIO:
                 return offset
-        with suppress(OSError):  # a hole up to the end; but ossfs2 says ENXIO for a 503, too
+        with suppress(OSError):  # a hole up to the end; but ossfs2 also returns ENXIO for a 503
             if os.lseek(self.fd, offset, os.SEEK_HOLE) == offset:
                 return self.size
         return offset
 
 
 class Folder:
-    """A folder, local or mounted. All names are relative to it; a folder's name ends with /."""
+    """A folder, local or mounted. All names are relative to it; names of folders end with /."""
 
-    copies_at_once = 0  # one at a time: each keeps a disk or a mount busy
+    copies_at_once = 0  # one at a time: each copy keeps a disk or a mount busy
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -155,7 +155,7 @@ class Folder:
         file = File(self.path(name), name)
         if not file.size and folder_of(name) not in self.listed:
             file.close()
-            self.has(name)  # until then, a mount may show an old size of 0
+            self.has(name)  # before this listing, a mount may show an old size of 0
             file = File(self.path(name), name)
         try:
             if version not in ("", file.version):
@@ -163,7 +163,7 @@ class Folder:
             yield file
         finally:
             file.close()
-        if version:  # after the reads: a mount may read from another file than it opened
+        if version:  # after the reads: a mount may read from another file than the opened one
             with self.open(name) as again:
                 if again.version != version:
                     raise ChangedError(name, f"version {version}", again.version)
@@ -204,7 +204,7 @@ class Folder:
                     if not os.path.isdir(step):
                         what = "a link to no folder" if os.path.islink(step) else "a file"
                         raise WorkerError(
-                            f"{step} is {what}, where a folder must be: move it away, or use "
+                            f"{step} must be a folder, got {what}: move this file away, or use "
                             "another name"
                         ) from None
                 raise
@@ -236,7 +236,7 @@ class Folder:
             yield writer
             if writer.file:
                 writer.publish()
-        except BaseException:  # SIGTERM, too
+        except BaseException:  # also SIGTERM
             writer.remove()
             raise
 
@@ -263,14 +263,14 @@ class Folder:
 
 
 class Writer:
-    """A file being written, under a hidden name until it is complete."""
+    """A file that is being written, under a hidden name until it is complete."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name, self.naming = folder, name, Naming(folder.path(name))
         self.file: BinaryIO | None = None
         self.made: Segment | None = None
         parent, base = os.path.split(name)
-        # Unique, so that two writers do not share it; hidden, so that no reader takes it.
+        # Unique, so that two writers do not share a file; hidden, so that readers ignore it.
         self.temporary = folder.path(os.path.join(parent, f".{cut(base)}.{nonce()}.tmp"))
 
     def open(self) -> BinaryIO:
@@ -287,7 +287,7 @@ class Writer:
         assert self.file  # noqa: S101
         with self.naming, self.file:
             self.file.flush()
-            # Before the rename: a power cut must not leave a whole file's name and size on holes.
+            # Before the rename: after a power cut, a complete name and size must not cover holes.
             os.fsync(self.file.fileno())
         os.replace(self.temporary, self.folder.path(self.name))
         # The version after the rename, which changes ctime.
@@ -302,6 +302,6 @@ class Writer:
             os.unlink(self.temporary)
 
     def whole(self) -> Segment:
-        """The published file."""
+        """Return the published file."""
         assert self.made  # noqa: S101
         return self.made

@@ -1,7 +1,7 @@
-"""The session of a bucket: connections, and what the environment says of proxies and certificates.
+"""The session of a bucket: connections, and the environment's proxies and certificates.
 
-The HTTP client would read the environment for every request, and prepare what oss2 has prepared
-already. That takes more than a third of the CPU time of a small request.
+The HTTP client would read the environment for every request, and prepare again what oss2 has
+prepared. This takes more than a third of the CPU time of a small request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from requests.structures import CaseInsensitiveDict
 
 
 class Client(requests.Session):
-    """Sends requests as oss2 has made them. Follows no redirection: OSS has none for a worker."""
+    """Sends requests as oss2 made them. Does not follow redirects: OSS sends none to a worker."""
 
     def request(  # type: ignore[override]
         self, method: str, url: str, *, data: Any, params: dict[str, str],
@@ -34,7 +34,7 @@ class Client(requests.Session):
 
 
 def open_session(endpoint: str, bucket: str, connections: int) -> oss2.Session:
-    """A session for the requests to one bucket."""
+    """Open a session for requests to one bucket."""
     session, client = oss2.Session(), Client()
     scheme, _, host = endpoint.partition("://")
     url = f"{scheme}://{bucket}.{host}"  # no_proxy may name this host

@@ -1,5 +1,5 @@
-"""Uploads: one PUT, a multipart upload, an object being written, and how a copy is divided into
-parts."""
+"""Uploads: one PUT, a multipart upload, an object that is being written, and the parts of a
+copy."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fanfold.errors import WorkerError
 from fanfold.storage.folder import Segment
 from fanfold.storage.retries import UploadEndedError
 
-LEAST = 100 << 10  # bytes: the smallest part that OSS takes, except for the last one
-SENT = 4 << 20  # bytes at which the worker sends a part of small segments
-MOST = 256 << 20  # bytes that OSS copies per request: it answers when the copy is complete
-MAX_PARTS = 10_000  # of an upload, a limit of OSS
-BODY = 64 << 10  # bytes of a body that are read together
-FIRST, GROWTH = 8 << 20, 20 << 10  # bytes: a part that is written, and how much larger the next is
+LEAST = 100 << 10  # bytes: the smallest part that OSS accepts, except the last part
+SENT = 4 << 20  # bytes after which the worker sends a part of small segments
+MOST = 256 << 20  # bytes that OSS copies per request: OSS answers when the copy is complete
+MAX_PARTS = 10_000  # per upload, a limit of OSS
+BODY = 64 << 10  # bytes per read of a body
+FIRST, GROWTH = 8 << 20, 20 << 10  # bytes of the first part that is written, and more per part
 
 
 def part_size(number: int) -> int:
-    """The size of a part of an object that is written, from number 0 on. MAX_PARTS of them hold
-    1 TiB; the part held in memory has 8 MiB at first and 203 MiB then."""
+    """Return the size of a part of a written object, counted from 0. MAX_PARTS parts are 1 TiB. The
+    part in memory grows from 8 MiB to 203 MiB."""
     return FIRST + number * GROWTH
 
 
 def upload_parts(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """The parts of an upload of these segments, one after the other. A part is one segment of
-    LEAST to MOST bytes, which OSS copies; or it is several smaller ones and as much of the next as
-    makes them LEAST bytes together. Only the last part may have fewer. Of a very large object the
-    parts have more than MOST bytes."""
+    """Yield the parts of an upload of these segments, in order. A part is one segment of LEAST to
+    MOST bytes, which OSS copies; or several smaller segments and enough of the next to make LEAST
+    bytes. Only the last part may be smaller. For a very large object the parts are larger than
+    MOST."""
     most = max(MOST, 2 * sum(size for *_, size in segments) // MAX_PARTS)
     held: list[Segment] = []
     size = 0
@@ -61,7 +61,7 @@ def upload_parts(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def attempts_at(key: str) -> str:
-    """What the keys of all attempts at one output begin with: the key without its nonce."""
+    """Return the prefix of the keys of all attempts at an output: the key without its nonce."""
     return re.sub(r"-[0-9a-f]{16}([.][\w.-]+)?$", "-", key)
 
 
@@ -71,7 +71,7 @@ def is_copied(part: list[Segment]) -> bool:
 
 
 class Body(RawIOBase):
-    """Pieces as the body of a request, with one of them in memory at a time."""
+    """Pieces as the body of a request, with one piece in memory at a time."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces, self._rest = iter(pieces), memoryview(b"")
@@ -93,13 +93,13 @@ class Body(RawIOBase):
 def put(
     bucket: oss2.Bucket, key: str, ask: Callable[[Callable[[], Any]], Any], pieces: Iterable[bytes]
 ) -> tuple[str, int]:
-    """Make an object by one request, of pieces that can be gone through again; its version and its
-    size. `ask` makes a request."""
+    """Create an object with one request, from pieces that can be iterated again. Returns its
+    version and size. `ask` sends a request."""
     digest, size = md5(usedforsecurity=False), 0
     for piece in pieces:
         digest.update(piece)
         size += len(piece)
-    # With it OSS refuses what was damaged on the way.
+    # With this checksum, OSS refuses data that was damaged in transit.
     headers = {"Content-MD5": b64encode(digest.digest()).decode()}
 
     def request() -> Any:
@@ -110,7 +110,7 @@ def put(
 
 
 class Upload:
-    """A multipart upload, which is aborted if it is not completed."""
+    """A multipart upload, aborted unless it is completed."""
 
     def __init__(
         self,
@@ -119,16 +119,16 @@ class Upload:
         ask: Callable[[Callable[[], Any]], Any],
         known: str = "",
     ) -> None:
-        """Begin it, or take the one with the id `known`. `ask` makes a request."""
+        """Begin an upload, or take over the upload with the id `known`. `ask` sends a request."""
         self.bucket, self.key, self.ask = bucket, key, ask
         self.id = known or str(ask(lambda: bucket.init_multipart_upload(key).upload_id))
 
     def __enter__(self) -> Self:
-        """It has begun."""
+        """Nothing: __init__ begins the upload."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Abort it after an error."""
+        """Abort the upload after an error."""
         if kind:
             self.abort()
 
@@ -137,27 +137,27 @@ class Upload:
         return oss2.models.PartInfo(number, sent.etag)
 
     def complete(self, sent: list[oss2.models.PartInfo]) -> str:
-        """Complete it; return the version of the object."""
+        """Complete the upload and return the version of the object."""
         request = self.bucket.complete_multipart_upload
         return str(self.ask(lambda: request(self.key, self.id, sent)).etag)
 
     def end_others(self) -> None:
-        """Abort the uploads that killed attempts at this output left, which OSS bills. Only after
-        this one is complete, so that two workers cannot abort each other forever."""
-        ours = attempts_at(self.key)
-        pages = oss2.MultipartUploadIterator(self.bucket, ours, max_retries=1)
+        """Abort the uploads that killed attempts at this output left, which OSS bills. Call this
+        only after this upload is complete, so that two workers cannot abort each other forever."""
+        prefix = attempts_at(self.key)
+        pages = oss2.MultipartUploadIterator(self.bucket, prefix, max_retries=1)
         while (left := self.ask(lambda: next(pages, None))) is not None:
-            if attempts_at(left.key) == ours:
+            if attempts_at(left.key) == prefix:
                 Upload(self.bucket, left.key, self.ask, left.upload_id).abort()
 
     def abort(self) -> None:
-        """Abort it, as far as that is possible now."""
+        """Abort the upload and ignore errors."""
         with suppress(WorkerError, OSError):
             self.ask(lambda: self.bucket.abort_multipart_upload(self.key, self.id))
 
 
 class Writer:
-    """An object being written: one PUT if it is small, else an upload."""
+    """An object that is being written: one PUT if it is small, otherwise a multipart upload."""
 
     def __init__(
         self,
@@ -173,16 +173,16 @@ class Writer:
         self.sent: list[oss2.models.PartInfo] = []
 
     def __enter__(self) -> Self:
-        """It is begun with the first bytes."""
+        """Nothing: the first write begins the object."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Publish it, or remove what there is of it."""
+        """Publish the object, or abort its upload."""
         try:
             if not kind:
                 self.publish()
         finally:
-            if self.upload and not self.made:  # SIGTERM, too
+            if self.upload and not self.made:  # also SIGTERM
                 self.upload.abort()
 
     def write(self, data: bytes) -> None:
@@ -207,12 +207,13 @@ class Writer:
             self._send(len(self.held))
         self.made = self.name, self._complete(self.upload), 0, self.size
         if attempts_at(self.upload.key) == self.upload.key:
-            # What a killed attempt at this name left. Those at a name with a nonce may be at work.
+            # Killed attempts at this name left these. Attempts at a name with a nonce may still
+            # run.
             self.upload.end_others()
 
     def _complete(self, upload: Upload) -> str:
-        """The version of the whole object. If OSS knows the upload no more and the object is there,
-        the answer to an earlier request was lost."""
+        """Return the version of the complete object. If OSS no longer knows the upload and the
+        object exists, the answer to an earlier request was lost."""
         try:
             return upload.complete(self.sent)
         except UploadEndedError:
