@@ -8,8 +8,16 @@ import bundle
 import pytest
 
 TESTS = bundle.REPOSITORY / "tests"
-HEADING = "\n## What holds, and "
-PAPERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+HEADING = "# What holds, and "
+FOLDERS = ("images", "manifests", "tests", "workers")
+DOCUMENTS = [
+    str(path.relative_to(bundle.REPOSITORY))
+    for found in (
+        bundle.REPOSITORY.glob("*.md"),
+        *((bundle.REPOSITORY / folder).rglob("*.md") for folder in FOLDERS),
+    )
+    for path in sorted(found)
+]
 
 
 def section(path: str) -> str:
@@ -39,9 +47,9 @@ def anchors(text: str) -> set[str]:
 
 
 def test_what_holds_has_tests() -> None:
-    """Each sentence that the workers' README promises has a row in the table of tests/README.md,
+    """Each sentence that workers/GUARANTEES.md promises has a row in the table of tests/README.md,
     and the tests that the row names exist."""
-    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", section("workers/README.md"), re.M | re.S)
+    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", section("workers/GUARANTEES.md"), re.M | re.S)
     rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", section("tests/README.md"), re.MULTILINE)
 
     assert [sentence for sentence, _ in rows] == [" ".join(each.split()) for each in promised]
@@ -58,14 +66,15 @@ def test_security_has_tests() -> None:
     assert not without_test(str([tests for _, tests in rows]))
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_links_lead_somewhere(paper: str) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
     """Each link within this repository names a file that is there, and a heading of that file."""
-    text = (bundle.REPOSITORY / paper).read_text()
-    links = re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", text)
+    path = bundle.REPOSITORY / document
+    links = re.findall(r"\]\((?!https:)([^)#\s]*)#?([^)\s]*)\)", path.read_text())
 
-    assert links
+    wrong = []
     for name, anchor in links:
-        target = bundle.REPOSITORY / (name or paper)
-        assert target.exists()
-        assert not anchor or anchor in anchors(target.read_text())
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            wrong.append(f"{name}#{anchor}")
+    assert wrong == []
