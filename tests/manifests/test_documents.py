@@ -8,7 +8,7 @@ import bundle
 import pytest
 
 TESTS = bundle.REPOSITORY / "tests"
-HEADING = "# What holds, and "
+HEADING = "\n## Guarantees and their tests\n"
 FOLDERS = ("images", "manifests", "tests", "workers")
 DOCUMENTS = [
     str(path.relative_to(bundle.REPOSITORY))
@@ -18,12 +18,6 @@ DOCUMENTS = [
     )
     for path in sorted(found)
 ]
-
-
-def section(path: str) -> str:
-    """The section on what holds of a document."""
-    _, _, text = (bundle.REPOSITORY / path).read_text().partition(HEADING)
-    return text.partition("\n## ")[0]
 
 
 def without_test(text: str) -> list[str]:
@@ -46,12 +40,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_what_holds_has_tests() -> None:
+def test_guarantees_have_tests() -> None:
     """Each sentence that workers/GUARANTEES.md promises has a row in the table of tests/README.md,
     and the tests that the row names exist."""
-    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", section("workers/GUARANTEES.md"), re.M | re.S)
-    rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", section("tests/README.md"), re.MULTILINE)
+    laws = (bundle.REPOSITORY / "workers/GUARANTEES.md").read_text()
+    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", laws, re.MULTILINE | re.DOTALL)
+    _, _, text = (TESTS / "README.md").read_text().partition(HEADING)
+    rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", text.partition("\n## ")[0], re.MULTILINE)
 
+    assert rows
     assert [sentence for sentence, _ in rows] == [" ".join(each.split()) for each in promised]
     assert not without_test(str([row for _, row in rows]))
 
