@@ -189,16 +189,17 @@ def test_the_settings_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def post(*_: object, **__: object) -> None:
         raise requests.ConnectionError
 
-    monkeypatch.setattr(credentials.requests, "post", post)
+    monkeypatch.setattr(requests, "post", post)
     with pytest.raises(WorkerError):  # after a look at all sources
         credentials.find(Recorder({}, read), "region")
-    credentials.find(Recorder(keys, read), "region")
+    place = {"WORK_DIR": "oss://bucket", "OSS_REGION": "region"}
+    open_storage(Recorder({**place, **keys}, read))
     with pytest.raises(requests.ConnectionError):
         credentials.assume_role(Recorder(role, read), "region")
 
     table = {row.name: row.default for row in ROWS if row.name.startswith(OF_BUCKETS)}
-    assert {*table} == {*read, *told(help_of(WORKERS / "split.py"))[1]}
-    assert table["OSS_CNAME"] == "false"
+    assert table == {name: read[name] for name in read if name.startswith(OF_BUCKETS)}
+    assert told(help_of(WORKERS / "split.py"))[1] <= {*table}
 
 
 def problem_of(row: Row, value: str, volume: Volume, folder: Path) -> str:
@@ -215,6 +216,7 @@ def problem_of(row: Row, value: str, volume: Volume, folder: Path) -> str:
     arguments, more = RUNS[step][row.name.startswith(("LEVEL", "REDUCE"))]
     run = {"RUN_ID": "1", "RUN_STARTED": 0} if row.name.startswith("RUN_") else {}
     error = folder / "error"
+    error.unlink(missing_ok=True)
     STEPS[step](arguments, volume.environ({**run, **more, "ERROR_FILE": error, row.name: value}))
     return error.read_text() if error.exists() else ""
 
@@ -278,22 +280,22 @@ def test_the_settings_of_the_local_run(target: str) -> None:
 def test_the_settings_of_the_images() -> None:
     """The table has those that the scripts read, with their defaults. The help of build.sh has its
     own."""
-    scripts = {
-        name: (ROOT / f"images/{name}.sh").read_text() for name in ("build", "base", "builder")
-    }
-    shown = scripts["build"].partition("\nEnvironment:\n")[2].partition("\nEND")[0]
-    helped = set(re.findall("[A-Z_]{3,}", " ".join(re.findall("(?m)^  ([A-Z].*?)  ", shown))))
+    build, base, shared = (
+        (ROOT / f"images/{name}.sh").read_text() for name in ("build", "base", "builder")
+    )
     read = {
-        (name, default)
-        for text in scripts.values()
-        for name, default in re.findall(r"\$\{([A-Z][A-Z_]{2,}):[-+]([^}]*)\}?", text)
+        reader: dict(re.findall(r"\$\{([A-Z][A-Z_]{2,}):[-+]([^}]*)", text + shared))
+        for reader, text in {"build.sh": build, "base.sh": base}.items()
     }
     table = rows(IMAGES)
 
-    assert {row.name for row in table} == {name for name, _ in read} - {"XDG_CACHE_HOME"}
-    assert {row.name for row in table} - helped == {"BUILDAH_ISOLATION", "FANFOLD_CACHE"}
-    for row in table:
-        assert not row.default or (row.name, row.default) in read
+    for reader, found in read.items():
+        own = {row.name: row.default for row in table if reader in row.readers}
+        assert {*own} == {*found}
+        assert {name: text or found[name] for name, text in own.items()} == found
+    shown = re.findall("(?m)^  ([A-Z].*?)  ", build.partition("\nEnvironment:\n")[2])
+    helped = set(re.findall("[A-Z_]{3,}", " ".join(shown)))
+    assert {*read["build.sh"]} - helped == {"BUILDAH_ISOLATION"}
 
 
 @pytest.mark.folder
