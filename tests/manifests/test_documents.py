@@ -41,9 +41,9 @@ def anchors(text: str) -> set[str]:
 
 
 def test_guarantees_have_tests() -> None:
-    """Each sentence that workers/GUARANTEES.md promises has a row in the table of tests/README.md,
+    """Each sentence that workers/guarantees.md promises has a row in the table of tests/README.md,
     and the tests that the row names exist."""
-    laws = (bundle.REPOSITORY / "workers/GUARANTEES.md").read_text()
+    laws = (bundle.REPOSITORY / "workers/guarantees.md").read_text()
     promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", laws, re.MULTILINE | re.DOTALL)
     _, _, text = (TESTS / "README.md").read_text().partition(HEADING)
     rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", text.partition("\n## ")[0], re.MULTILINE)

@@ -18,7 +18,7 @@ from pipeline import INPUT, LEVEL_1, MAINS, WORKERS, Main, Volume, bare_environ
 pytestmark = pytest.mark.usefixtures("storage")
 
 ROOT = WORKERS.parent
-SETTINGS = (WORKERS / "SETTINGS.md").read_text()
+SETTINGS = (WORKERS / "settings.md").read_text()
 IMAGES = (ROOT / "images/README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 HEAD = "| name | type | default | read by | example | meaning |\n|---|---|---|---|---|---|\n"

@@ -1,4 +1,4 @@
-"""Custom maps: those that PROGRAMS.md shows, and what map_part does for each."""
+"""Custom maps: those that programs.md shows, and what map_part does for each."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ CLASSES = {"2xx": 90, "3xx": 60, "4xx": 90, "5xx": 60}
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The custom maps of workers/PROGRAMS.md, as files: what runs each of them in the place of
+    """The custom maps of workers/programs.md, as files: what runs each of them in the place of
     count.py."""
     sources = re.findall(
-        r"^```python\n(.*?map_part.*?)^```", (WORKERS / "PROGRAMS.md").read_text(), re.M | re.S
+        r"^```python\n(.*?map_part.*?)^```", (WORKERS / "programs.md").read_text(), re.M | re.S
     )
     folder = tmp_path_factory.mktemp("own")
     paths = [folder / f"example{number}.py" for number in range(len(sources))]

@@ -24,7 +24,7 @@ from pipeline import INPUT, JOINED, LEVEL_1, WORKERS, Outcome, Volume, children,
 pytestmark = pytest.mark.usefixtures("storage")
 
 LINES = b"".join(b"%d %b\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(40_000))
-DOCUMENT = (WORKERS / "PROGRAMS.md").read_text()
+DOCUMENT = (WORKERS / "programs.md").read_text()
 REST = "cat >/dev/null; "  # what a shell does not read by itself
 
 
@@ -782,7 +782,7 @@ def test_levels_by_hand(volume: Volume) -> None:
 
 
 def examples() -> dict[str, dict[str, str]]:
-    """The example in each row of the table of workers/PROGRAMS.md, by the step."""
+    """The example in each row of the table of workers/programs.md, by the step."""
     rows = re.findall(r"(?m)^\| `(\w+\.py.*?)` \| `(\w+_COMMAND=.*?)` \|", DOCUMENT)
     return {step: dict(word.split("=", 1) for word in shlex.split(text)) for step, text in rows}
 
@@ -804,7 +804,7 @@ def test_the_examples(volume: Volume) -> None:
 
 
 def test_the_example_of_a_function(volume: Volume, tmp_path: Path) -> None:
-    """process_group, as workers/PROGRAMS.md shows it."""
+    """process_group, as workers/programs.md shows it."""
     (source,) = re.findall(r"(?ms)^```python\n((?:(?!```).)*?process_group.*?)^```", DOCUMENT)
     script = tmp_path / "merge_sorted.py"
     script.write_text(source)

@@ -1,4 +1,4 @@
-"""Settings: reads and checks environment variables. SETTINGS.md lists them all."""
+"""Settings: reads and checks environment variables. settings.md lists them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fanfold.parallel import MAX_LANES
 from fanfold.part_ids import MAX_PARTS
 
 SCHEME = "oss://"  # of a WORK_DIR that is a bucket
-MAX_INPUTS = 500_000  # files of INPUT: SETTINGS.md has the memory that each takes
+MAX_INPUTS = 500_000  # files of INPUT: settings.md has the memory that each takes
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: Linux starts no program with more
 SUFFIX = ".txt"  # of the files of levels
 FILES = "files"  # the mode in which a part is whole files, and plan.json's cuts count files
