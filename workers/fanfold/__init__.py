@@ -1,4 +1,4 @@
-"""The public API of custom steps. programs.md has examples."""
+"""The public API of custom steps. README.md, "A custom map", has examples."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Command: runs a program of the user's as a map, for a group of files or as the last step.
 
 Its stdin, or the files that it is given, are the inputs; its stdout, or the file {output}, is the
-output. programs.md says what a program gets and how its end is judged.
+output. README.md, "Any program", says what a program gets and how its end is judged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files: the frame of a map in the mode files, which maps each file of a part by itself.
 
 A file that fails does not end its part. The part's output has a line of JSON for each of its files,
-and outputs.jsonl has the lines of all parts. items.md has a sample.
+and outputs.jsonl has the lines of all parts. README.md, "Files as items", has a sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names: where each file of a run is, relative to RUN_DIR, and the digests used as ids.
 
 A name holds the plan, the job or the run that made the file: two of them never write one name, so
-a pod that runs late writes where nobody looks. files.md has the list.
+a pod that runs late writes where nobody looks. README.md, "Files", has the list.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The plan: what split commits and every other step goes by, and how plan.json states it.
 
-files.md has a sample. The plan's id is a digest of the inputs, their versions, the mode
+README.md, "Files", has a sample. The plan's id is a digest of the inputs, their versions, the mode
 and the cuts. cuts.py decides where the cuts are.
 """
 

@@ -2,7 +2,7 @@
 
 A record commits an output: first the output, under a name that no other attempt has, then the
 record, under a fixed name, with the output's name, size and version. An output without a record
-does not exist. A record's first line is a digest of all that follows. files.md has a
+does not exist. A record's first line is a digest of all that follows. README.md, "Files", has a
 sample of each.
 """
 

@@ -1,4 +1,4 @@
-"""Settings: reads and checks environment variables. settings.md lists them all."""
+"""Settings: reads and checks environment variables. README.md, "Settings", lists them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fanfold.parallel import MAX_LANES
 from fanfold.part_ids import MAX_PARTS
 
 SCHEME = "oss://"  # of a WORK_DIR that is a bucket
-MAX_INPUTS = 500_000  # files of INPUT: settings.md has the memory that each takes
+MAX_INPUTS = 500_000  # files of INPUT: README.md, "Settings", has the memory that each takes
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: Linux starts no program with more
 MAX_PODS = 18_000  # the longest ids of so many pods fit in the 256 KiB that Argo reads
 SUFFIX = ".txt"  # of the files of levels

@@ -14,7 +14,7 @@ from fanfold.errors import Naming, RetryError, WorkerError, explain
 
 OF_ALL = """
 All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
-OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/settings.md says what
+OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/README.md says what
 each means."""
 GRACE = 20  # seconds that the cleanup after SIGTERM may take: a pod has 30
 
