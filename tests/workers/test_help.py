@@ -249,7 +249,7 @@ def test_a_setting_has_one_row() -> None:
     known = {row.name for row in (*rows(SETTINGS), *rows(IMAGES))}
     found = Counter(
         name
-        for folder in ("", "images/", "manifests/", "tests/**/", "workers/")
+        for folder in ("", "images/", "manifests/**/", "tests/**/", "workers/")
         for path in ROOT.glob(f"{folder}*.md")
         for cell in re.findall(r"(?m)^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", path.read_text())
         for name in re.findall("[A-Z_]+", cell)
