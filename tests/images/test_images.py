@@ -490,8 +490,8 @@ def test_aggregation(images: Images, volume: Path) -> None:
 def test_a_map_of_ones_own(
     images: Images, volume: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The two blocks of workers/README.md, as an image upon ours, count the status classes."""
-    text = (ROOT / "workers/README.md").read_text().partition("## A custom map")[2]
+    """The two blocks of workers/programs.md, as an image upon ours, count the status classes."""
+    text = (ROOT / "workers/programs.md").read_text().partition("## A custom map")[2]
     code, dockerfile = (
         text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "dockerfile")
     )
@@ -564,8 +564,8 @@ def test_images_for_programs(  # noqa: PLR0917 - fixtures
 
 
 def test_a_map_that_writes(images: Images, volume: Path) -> None:
-    """The second example of workers/README.md, in our image: what its parts wrote is joined."""
-    _, _, text = (ROOT / "workers/README.md").read_text().partition("## A custom map")
+    """The second example of workers/programs.md, in our image: what its parts wrote is joined."""
+    _, _, text = (ROOT / "workers/programs.md").read_text().partition("## A custom map")
     _, code, *_ = re.findall("```python\n(.*?)```", text, re.DOTALL)
     log = [f"2026-01-01 [{'INFO' if i % 7 else 'ERROR'}] {i}\n" for i in range(1000)]
     (volume / "log-count-data.txt").write_text("".join(log))

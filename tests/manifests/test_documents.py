@@ -8,14 +8,16 @@ import bundle
 import pytest
 
 TESTS = bundle.REPOSITORY / "tests"
-HEADING = "\n## What holds, and "
-PAPERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-
-
-def section(path: str) -> str:
-    """The section on what holds of a document."""
-    _, _, text = (bundle.REPOSITORY / path).read_text().partition(HEADING)
-    return text.partition("\n## ")[0]
+HEADING = "\n## Guarantees and their tests\n"
+FOLDERS = ("images", "manifests", "tests", "workers")
+DOCUMENTS = [
+    str(path.relative_to(bundle.REPOSITORY))
+    for found in (
+        bundle.REPOSITORY.glob("*.md"),
+        *((bundle.REPOSITORY / folder).rglob("*.md") for folder in FOLDERS),
+    )
+    for path in sorted(found)
+]
 
 
 def without_test(text: str) -> list[str]:
@@ -38,12 +40,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_what_holds_has_tests() -> None:
-    """Each sentence that the workers' README promises has a row in the table of tests/README.md,
+def test_guarantees_have_tests() -> None:
+    """Each sentence that workers/guarantees.md promises has a row in the table of tests/README.md,
     and the tests that the row names exist."""
-    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", section("workers/README.md"), re.M | re.S)
-    rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", section("tests/README.md"), re.MULTILINE)
+    laws = (bundle.REPOSITORY / "workers/guarantees.md").read_text()
+    promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", laws, re.MULTILINE | re.DOTALL)
+    _, _, text = (TESTS / "README.md").read_text().partition(HEADING)
+    rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", text.partition("\n## ")[0], re.MULTILINE)
 
+    assert rows
     assert [sentence for sentence, _ in rows] == [" ".join(each.split()) for each in promised]
     assert not without_test(str([row for _, row in rows]))
 
@@ -58,14 +63,15 @@ def test_security_has_tests() -> None:
     assert not without_test(str([tests for _, tests in rows]))
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_links_lead_somewhere(paper: str) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
     """Each link within this repository names a file that is there, and a heading of that file."""
-    text = (bundle.REPOSITORY / paper).read_text()
-    links = re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", text)
+    path = bundle.REPOSITORY / document
+    links = re.findall(r"\]\((?!https:)([^)#\s]*)#?([^)\s]*)\)", path.read_text())
 
-    assert links
+    wrong = []
     for name, anchor in links:
-        target = bundle.REPOSITORY / (name or paper)
-        assert target.exists()
-        assert not anchor or anchor in anchors(target.read_text())
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            wrong.append(f"{name}#{anchor}")
+    assert wrong == []

@@ -1,4 +1,4 @@
-"""Custom maps: the examples of README.md, and what map_part does for them."""
+"""Custom maps: the examples of programs.md, and what map_part does for them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ CLASSES = {"2xx": 90, "3xx": 60, "4xx": 90, "5xx": 60}
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Write the examples of workers/README.md to files. Return the code that runs each of them."""
+    """Write the examples of workers/programs.md to files. Return the code that runs each of them."""
     sources = re.findall(
-        r"^```python\n(.*?map_part.*?)^```", (WORKERS / "README.md").read_text(), re.M | re.S
+        r"^```python\n(.*?map_part.*?)^```", (WORKERS / "programs.md").read_text(), re.M | re.S
     )
     folder = tmp_path_factory.mktemp("own")
     paths = [folder / f"example{number}.py" for number in range(len(sources))]

@@ -24,7 +24,7 @@ from pipeline import INPUT, JOINED, LEVEL_1, WORKERS, Outcome, Volume, children,
 pytestmark = pytest.mark.usefixtures("storage")
 
 LINES = b"".join(b"%d %b\n" % (n, [b"INFO", b"ERROR", b"WARN"][n % 3]) for n in range(40_000))
-README = (WORKERS / "README.md").read_text()
+DOCUMENT = (WORKERS / "programs.md").read_text()
 REST = "cat >/dev/null; "  # reads the rest of stdin, which a shell does not read
 
 
@@ -794,8 +794,8 @@ def test_levels_by_hand(volume: Volume) -> None:
 
 
 def examples() -> dict[str, dict[str, str]]:
-    """Return the example in each row of the table in workers/README.md, by step."""
-    rows = re.findall(r"(?m)^\| `(\w+\.py.*?)` \| `(\w+_COMMAND=.*?)` \|", README)
+    """Return the example in each row of the table in workers/programs.md, by step."""
+    rows = re.findall(r"(?m)^\| `(\w+\.py.*?)` \| `(\w+_COMMAND=.*?)` \|", DOCUMENT)
     return {step: dict(word.split("=", 1) for word in shlex.split(text)) for step, text in rows}
 
 
@@ -816,8 +816,8 @@ def test_the_examples(volume: Volume) -> None:
 
 
 def test_the_example_of_a_function(volume: Volume, tmp_path: Path) -> None:
-    """The example of process_group in workers/README.md."""
-    (source,) = re.findall(r"(?ms)^```python\n((?:(?!```).)*?process_group.*?)^```", README)
+    """The example of process_group in workers/programs.md."""
+    (source,) = re.findall(r"(?ms)^```python\n((?:(?!```).)*?process_group.*?)^```", DOCUMENT)
     script = tmp_path / "merge_sorted.py"
     script.write_text(source)
     volume.write_level_1([b"a\nd\n", b"b\nc\n"])
