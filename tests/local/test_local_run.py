@@ -577,9 +577,10 @@ def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
         assert "a-wrong-one" not in words
 
 
-def test_the_commands_of_the_readme() -> None:
-    """Every make command in the README that runs here does, quotes and dollars included."""
-    lines = (ROOT / "README.md").read_text().splitlines()
+@pytest.mark.parametrize("document", ["README.md", "workers/local-run.md"])
+def test_the_commands_of_the_documents(document: str) -> None:
+    """Every make command that runs here does, quotes and dollars included."""
+    lines = (ROOT / document).read_text().splitlines()
     commands = [line.partition(" #")[0].strip() for line in lines if line.startswith("make ")]
     local = [line for line in commands if line.startswith(("make run", "make aggregate"))]
     odd = """make run 'INPUT=workers/run.py' 'KEYWORDS=it'"'"'s,$5,"' MODE=range"""
