@@ -65,7 +65,8 @@ def test_oldest_kustomize(tmp_path: Path) -> None:
 
 
 def test_the_tested_versions_are_documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has a row for each version that the tests build or run on, and no other."""
+    """The table has a row for each version that the tests build or run on, and no other. README
+    installs the newest Argo of these."""
     monkeypatch.syspath_prepend(bundle.REPOSITORY / "tests/cluster")
     builds = importlib.import_module("builds")
     project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -83,7 +84,11 @@ def test_the_tested_versions_are_documented(monkeypatch: pytest.MonkeyPatch) -> 
     table, _, _ = VERSIONS.read_text().partition("\n## ")
     rows = re.findall(r"^\| (\w[\w ]*) \| (\d[\d.]*) \|", table, re.MULTILINE)
 
+    readme = (bundle.REPOSITORY / "README.md").read_text()
+    installed = f"download/{builds.ARGO[builds.NEWEST_ARGO]}/install.yaml"
+
     assert len(rows) == len(set(rows))
+    assert installed in readme
     assert set(rows) == {(program, version.removeprefix("v")) for program, version in tested}
 
 
