@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import test_programs
-from scenario import Run, Volume, kubectl, pods_of, submit, tool, until
+from scenario import ROOT, Run, Volume, kubectl, pods_of, submit, tool, until
 
 pytestmark = pytest.mark.e2e
 PREFIX = "argo_workflows_fanfold_"
@@ -21,8 +21,9 @@ def bundle(checkout: Path) -> None:
 
 
 def metrics() -> dict[str, float]:
-    """The metrics of the bundle that Argo's controller has, by the command of the README."""
-    (command,) = re.findall('`(kubectl get --raw "[^`]+")`', test_programs.README)
+    """The metrics of the bundle that Argo's controller has, by the command of monitoring.md."""
+    monitoring = (ROOT / "manifests/docs/monitoring.md").read_text()
+    (command,) = re.findall('`(kubectl get --raw "[^`]+")`', monitoring)
     pod = "jsonpath={.items[0].metadata.name}"
     name = kubectl("get", "pod", "-l", "app=workflow-controller", "-o", pod)
     text = tool("env", f"POD={name}", "bash", "-euc", command).decode()

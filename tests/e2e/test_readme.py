@@ -1,4 +1,4 @@
-"""Every command that README.md and manifests/README.md give for a cluster, read from there."""
+"""Every command in README.md and in the documents of the bundle and the local run, from there."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from scenario import (
 )
 
 pytestmark = pytest.mark.e2e
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "workers/local-run.md", "manifests/README.md")),
+    *sorted((ROOT / "manifests/docs").iterdir()),
+]
 # What marks a command as one that needs an account: one of these, in its row of a table or in the
-# text between it and the command before. "All of this" is the whole block.
+# text between it and the command before. ALL_OF_THIS marks the whole block.
 NEEDS_ACCOUNT = re.compile("Alibaba Cloud account|ACK|AccessKey|account of the registry")
-ALL_OF_THIS = "All of this needs an Alibaba Cloud account"
+ALL_OF_THIS = re.compile("All of this needs (an Alibaba Cloud account|Sealed Secrets)")
 # What is not run here, since a cluster is there already, and where it is run.
 ELSEWHERE = {
     r"git clone .*": ("tests/cold.sh", "git clone"),
@@ -38,6 +42,10 @@ ELSEWHERE = {
     r"images/build\.sh --archive build/images": ("tests/run.sh", "build.sh --archive build/images"),
     r"kind load image-archive .*": ("tests/run.sh", "cluster load build/images/*.tar"),
     r"make images PUSH=.*": ("tests/images/test_push.py", "PUSH="),
+    r"make (run|aggregate)\b.*": ("tests/local/test_local_run.py", "test_the_commands_of_the_doc"),
+    r"OSS_REGION=.* make run .*": ("tests/local/test_local_run.py", "test_make_in_a_bucket"),
+    r"make test": (".ci/run", "make test"),
+    r"make release .*": ("tests/manifests/test_release.py", "test_release"),
     r"manifests/validate\.sh .*": ("tests/manifests/test_validate.py", "validate.sh"),
 }
 # The node of kind is this machine here. Other tests read the log meanwhile: it is the same.
@@ -55,10 +63,10 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fence = "" if fence else line.removeprefix("```") or "text"
-            block = ALL_OF_THIS in about
-            assert fence in ("", "sh", "text", "yaml")
+            block = bool(ALL_OF_THIS.search(about))
+            assert fence in ("", "sh", "text", "yaml", "xml")
         elif fence == "sh" and line and not line.startswith("#"):
-            yield line, block or bool(NEEDS_ACCOUNT.search(about))
+            yield line.partition("  #")[0].rstrip(), block or bool(NEEDS_ACCOUNT.search(about))
             about = ""
         elif line.startswith("|") and (found := re.search("`((?:argo|kubectl) [^`]+)`", line)):
             yield found[1], bool(NEEDS_ACCOUNT.search(line))
@@ -68,13 +76,11 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def documented() -> dict[str, bool]:
-    """The commands of both, each once: one that another only continues goes with that one. What
+    """The commands of all, each once: one that another only continues goes with that one. What
     is marked in one place and not in another is run."""
-    _, _, text = (ROOT / "README.md").read_text().partition("\n## Run it on your cluster\n")
-    section, _, _ = text.partition("\n## ")
     found: dict[str, bool] = {}
-    for text in (section, (ROOT / "manifests/README.md").read_text()):
-        for command, marked in commands(text):
+    for path in DOCUMENTS:
+        for command, marked in commands(path.read_text()):
             found[command] = found.get(command, True) and marked
     return {
         command: marked
@@ -95,7 +101,9 @@ def test_every_command_is_run_or_marked() -> None:
             "validate.sh manifests/overlays/ack-one",
         ),
         "apply -k manifests/overlays/ack-one",
-        *("apply -k manifests/overlays/acs", "registry-secret"),
+        "apply -k manifests/overlays/acs",
+        *("create secret generic oss-secret --namespace", "kubeseal", "cd ", "kustomize edit"),
+        "registry-secret",
     )
 
     assert all(what in command for what, command in zip(of_accounts, marked, strict=True))

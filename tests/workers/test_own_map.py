@@ -28,7 +28,7 @@ CLASSES = {"2xx": 90, "3xx": 60, "4xx": 90, "5xx": 60}
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Write the examples of workers/programs.md to files. Return the code that runs each of them."""
+    """Write the examples of workers/programs.md to files. Return the code that runs each."""
     sources = re.findall(
         r"^```python\n(.*?map_part.*?)^```", (WORKERS / "programs.md").read_text(), re.M | re.S
     )
