@@ -1,4 +1,4 @@
-"""Print run-as-step.yaml, made with Hera: python own_workflow.py | kubectl create -f -"""
+"""Print the Workflow of run-as-step.yaml, by Hera: python own_workflow.py | kubectl create -f -"""
 
 import json
 
