@@ -1,4 +1,4 @@
-"""What the documents state of the tests, and of each other."""
+"""The documents name existing tests, and link to each other correctly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAPERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def section(path: str) -> str:
-    """The section on what holds of a document."""
+    """A document's section about what holds."""
     _, _, text = (bundle.REPOSITORY / path).read_text().partition(HEADING)
     return text.partition("\n## ")[0]
 
@@ -33,14 +33,14 @@ def without_test(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What a link to a heading can name."""
+    """The anchors of the headings in a text."""
     headings = re.findall("^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_what_holds_has_tests() -> None:
-    """Each sentence that the workers' README promises has a row in the table of tests/README.md,
-    and the tests that the row names exist."""
+    """Each promise of the workers' README has a row in the table of tests/README.md, and the tests
+    of the row exist."""
     promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", section("workers/README.md"), re.M | re.S)
     rows = re.findall(r"^\| (\S.*?) \| (`.*`) \|$", section("tests/README.md"), re.MULTILINE)
 
@@ -60,7 +60,7 @@ def test_security_has_tests() -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_links_lead_somewhere(paper: str) -> None:
-    """Each link within this repository names a file that is there, and a heading of that file."""
+    """Each link within this repository names an existing file, and a heading of this file."""
     text = (bundle.REPOSITORY / paper).read_text()
     links = re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", text)
 

@@ -1,4 +1,4 @@
-"""What Argo and a real API server say of the bundle, and of manifests that are broken."""
+"""Argo and a real API server accept the bundle and refuse broken manifests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INVALID = sorted((Path(__file__).parent / "invalid").iterdir())
 def say(
     *command: str, given: str | None = None, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a program; its exit code and everything that it said."""
+    """Run a program; its exit code, and its stdout and stderr."""
     done = subprocess.run(
         [bundle.require(command[0]), *command[1:]],
         input=given,
@@ -35,12 +35,12 @@ def say(
 
 
 def lint(*paths: Path) -> tuple[int, str]:
-    """What `argo lint` finds, without a cluster."""
+    """Run `argo lint`, without a cluster."""
     return say("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
 
 
 def dry_run(found: list[bundle.Object]) -> tuple[int, str]:
-    """What the API server would say if these objects were applied."""
+    """Apply these objects as a dry run of the API server."""
     everything = {"apiVersion": "v1", "kind": "List", "items": found}
     options = "--dry-run=server", "--validate=strict", "--namespace=argo"
     return say(
@@ -65,7 +65,7 @@ def templates_of_runs() -> dict[Path, set[str]]:
 
 
 def test_lints(tmp_path: Path) -> None:
-    """Argo finds nothing wrong in an overlay or a combination, nor in the runs that go with it."""
+    """Argo finds no problem in an overlay or a combination, nor in the runs that fit it."""
     problems, linted = [], set[Path]()
     for name, found in rendered().items():
         path = tmp_path / f"{name}.yaml"
@@ -81,7 +81,7 @@ def test_lints(tmp_path: Path) -> None:
 
 
 def test_api_server_accepts() -> None:
-    """The API server takes every object of every overlay and combination, field by field."""
+    """The API server accepts every field of every object of all overlays and combinations."""
     found = [each for some in rendered().values() for each in some]
     different = {json.dumps(each, sort_keys=True): each for each in found}
 
@@ -92,16 +92,16 @@ def test_api_server_accepts() -> None:
 
 
 def test_configuration_is_complete() -> None:
-    """Every reference and every image that Argo's CRDs know is where kustomize looks."""
+    """The configuration has every reference and every image of Argo's CRDs."""
     expected = references.configuration(bundle.argo_manifests())
 
     problems = bundle.changes(bundle.REFERENCES.name, bundle.REFERENCES.read_text(), expected)
-    assert not problems, f"{problems}renew with: python tests/manifests/bundle.py --update"
+    assert not problems, f"{problems}update with: python tests/manifests/bundle.py --update"
 
 
 def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
-    """The paths that are not from the CRDs are fields of Argo's kinds, too: a wrong one would
-    change nothing, and nobody would be told."""
+    """The paths that are not from the CRDs are fields of Argo's kinds too: kustomize silently skips
+    a wrong path."""
     from test_wiring import CASES, nest
 
     unknown = re.compile(r'unknown field "([^"]+)"')
@@ -121,14 +121,14 @@ def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
     _, said = lint(tmp_path)
 
     found = unknown.findall(said)
-    assert "spec.no" in found, said  # so the others were looked at
+    assert "spec.no" in found, said  # the other paths were checked too
     problems = [f"Argo has no field {each}" for each in found if each != "spec.no"]
     assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_broken_is_refused(path: Path) -> None:
-    """A broken manifest is refused with the message that its first line expects."""
+    """A broken manifest is refused with the message in its first line."""
     tool, expected = path.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
 
     if tool == "argo":
