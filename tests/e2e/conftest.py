@@ -84,9 +84,8 @@ def volume(checkout: Path) -> Volume:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tool("kubectl", "apply", "-k", "manifests/overlays/local", cwd=checkout)
         if kubectl(*("get", "pod", "toolbox", "--ignore-not-found", "-o", phase)) != "Running":
-            kubectl(
-                "delete", "pod", "toolbox", "--ignore-not-found"
-            )  # an ended pod does not start again
+            # An ended pod does not start again.
+            kubectl("delete", "pod", "toolbox", "--ignore-not-found")
         kubectl("apply", "-f", str(HERE / "toolbox-pod.yaml"))
         kubectl("wait", "pod/toolbox", "--for=condition=Ready", "--timeout=120s", timeout=130)
         if (
