@@ -50,12 +50,12 @@ def a_bucket() -> Iterator[None]:
             yield
         return
     names = [name for name in os.environ if name.startswith(("OSS_", "ALIBABA_CLOUD_"))]
-    given = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
+    chosen = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
     try:
-        next(bucket.open_storage(given)[0].names(""), None)
+        next(bucket.open_storage(chosen)[0].names(""), None)
     except WorkerError as error:
         pytest.exit(str(error), 2)
-    with volumes_in(given):
+    with volumes_in(chosen):
         yield
 
 
@@ -68,8 +68,8 @@ def storage(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with a_bucket(), pytest.MonkeyPatch.context() as patch:
         for test in vars(request.module).values():  # fewer examples: each is many requests
-            if given := getattr(test, "_hypothesis_internal_use_settings", None):
-                fewer = settings(given, max_examples=5 if REAL else 10)
+            if chosen := getattr(test, "_hypothesis_internal_use_settings", None):
+                fewer = settings(chosen, max_examples=5 if REAL else 10)
                 patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
         yield
 

@@ -123,10 +123,10 @@ def scenarios() -> dict[str, bytes]:
 
 def model_of_scenarios() -> dict[str, int]:
     """The expected output of scenarios.yaml: the distance to stop is a formula."""
-    given = [json.loads(text) for name, text in scenarios().items() if name not in BROKEN]
+    loaded = [json.loads(text) for name, text in scenarios().items() if name not in BROKEN]
     left = [
         one["gap"] - one["speed"] * one["reaction"] - one["speed"] ** 2 / 2 / one["brakes"]
-        for one in given
+        for one in loaded
     ]
     assert min(map(abs, left)) > 0.1  # metres: more than a step of the simulation
     passed = sum(each > 0 for each in left)

@@ -481,12 +481,12 @@ def settings_of(fake: FakeOSS) -> dict[str, str]:
 def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iterator[None]:
     """Make volumes in this bucket, below WORK_DIR. In a real bucket, remove them in the end."""
     with contextlib.ExitStack() as stack:
-        ours = settings
+        direct = settings
         if fake:  # a second server without faults and counts, which accepts the key
             door = stack.enter_context(FakeOSS())
             door.service.buckets = fake.service.buckets
-            ours = {**settings, "OSS_ENDPOINT": door.endpoint}
-        store, _ = bucket.open_storage(ours)
+            direct = {**settings, "OSS_ENDPOINT": door.endpoint}
+        store, _ = bucket.open_storage(direct)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(BucketPath, "place", Place(settings, store, fake))
         try:

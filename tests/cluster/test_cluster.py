@@ -153,12 +153,12 @@ def test_nothing_listens_to_other_machines(client: Client) -> None:
     listening = subprocess.run(
         ["ss", "-Hltnp"], capture_output=True, text=True, check=True, timeout=10
     ).stdout
-    ours = [
+    addresses = [
         line.split()[3].rpartition(":")[0]
         for line in listening.splitlines()
         if any(f"pid={process}," in line for process in members())
     ]
-    assert set(ours) == {"127.0.0.1", HOST_ADDRESS, "10.96.0.1"}
+    assert set(addresses) == {"127.0.0.1", HOST_ADDRESS, "10.96.0.1"}
 
 
 def test_a_second_cluster_is_refused(state: Path, client: Client, tmp_path: Path) -> None:

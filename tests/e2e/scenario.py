@@ -44,8 +44,8 @@ def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Pa
         env=environment(),
     )
     if found.returncode:
-        said = (found.stdout + found.stderr).decode()
-        raise AssertionError(f"{' '.join(command)}:\n{said}")
+        output = (found.stdout + found.stderr).decode()
+        raise AssertionError(f"{' '.join(command)}:\n{output}")
     return found.stdout
 
 

@@ -120,5 +120,5 @@ def test_no_file_is_left_out(volume: Volume) -> None:
         run = submit(template, runDir="e2e/left-out", **parameters)
         run.fail()
 
-        said = " ".join(argo("get", run.name, "--no-color").split())
-        assert re.search("l1/4.txt is there and (FILES|NUMBER) is 4: give as", said)
+        shown = " ".join(argo("get", run.name, "--no-color").split())
+        assert re.search("l1/4.txt is there and (FILES|NUMBER) is 4: give as", shown)

@@ -94,8 +94,8 @@ def test_an_image_that_cannot_be_pulled(volume: Volume) -> None:
     found = run.fail()
 
     assert pods_of(found) == {"split": 1}
-    said = argo("get", run.name, "--no-color")
-    assert "Pod was active on the node longer than the specified deadline" in said
+    message = argo("get", run.name, "--no-color")
+    assert "Pod was active on the node longer than the specified deadline" in message
 
 
 @pytest.mark.each_argo

@@ -107,12 +107,12 @@ def pods(enforced: None) -> Iterator[None]:
         pod("other", "network", {}, *at_8080),
         pod("e2e-dns", "kube-system", {"k8s-app": "kube-dns"}, *at_53),
     ]
-    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
-    tool("kubectl", "apply", "-f", "-", stdin=given)
+    manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
+    tool("kubectl", "apply", "-f", "-", stdin=manifest)
     for each in COMPONENT.glob("*-networkpolicy.yaml"):
         tool("kubectl", "apply", "--namespace=network", "-f", str(each))
     yield
-    tool("kubectl", "delete", "-f", "-", stdin=given, timeout=120)
+    tool("kubectl", "delete", "-f", "-", stdin=manifest, timeout=120)
 
 
 def address(name: str, namespace: str = "network") -> str:

@@ -88,9 +88,9 @@ def submit(example: str, prefix: str = "", **parameters: str) -> Run:
     run = yaml.safe_load((RUNS / f"{example}.yaml").read_text())
     reference = run["spec"]["workflowTemplateRef"]
     reference["name"] = f"{prefix or example}-{reference['name']}"
-    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
-    given |= {"runDir": f"e2e/{example}", **parameters}
-    arguments = [{"name": name, "value": value} for name, value in given.items()]
+    values = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    values |= {"runDir": f"e2e/{example}", **parameters}
+    arguments = [{"name": name, "value": value} for name, value in values.items()]
     run["spec"]["arguments"]["parameters"] = arguments
     return create(run)
 
@@ -135,8 +135,8 @@ def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
     template = {"workflowTemplateRef": {"name": "lost-map-reduce"}}
     metadata = {"generateName": "lost-", "namespace": NAMESPACE}
     head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata}
-    given = {"numParts": "3", "runDir": "e2e/lost", "onlyMissing": "true"}
-    arguments = {"parameters": [{"name": key, "value": value} for key, value in given.items()]}
+    values = {"numParts": "3", "runDir": "e2e/lost", "onlyMissing": "true"}
+    arguments = {"parameters": [{"name": key, "value": value} for key, value in values.items()]}
     volume.run("import shutil; shutil.rmtree('e2e/lost', ignore_errors=True)")
     volume.put("e2e/lost/broken", b"")
 
@@ -147,8 +147,8 @@ def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
     found = run.fail()
 
     assert pods_of(found) == {"split": 1, "map": 3, "reduce": 1}
-    said = " ".join(argo("get", run.name, "--no-color").split())
-    assert "MAP_STATUS is Failed" in said
+    message = " ".join(argo("get", run.name, "--no-color").split())
+    assert "MAP_STATUS is Failed" in message
     assert "results" not in volume.names("e2e/lost")
 
     volume.run("os.remove(sys.argv[1])", "e2e/lost/broken")
@@ -299,8 +299,8 @@ def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
     assert failed(lines) == {"0"}
     assert lines["0"]["said"] == "no pod has mapped part 0 to its end"
     fewer.fail()
-    said = " ".join(argo("get", fewer.name, "--no-color").split())
-    assert "1 of 4 files failed: lost-pod/0 (no pod has mapped it)" in said
+    message = " ".join(argo("get", fewer.name, "--no-color").split())
+    assert "1 of 4 files failed: lost-pod/0 (no pod has mapped it)" in message
 
 
 @pytest.mark.each_argo

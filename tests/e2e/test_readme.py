@@ -115,9 +115,9 @@ def on_this_node(command: str) -> str:
     return at_volume(command)
 
 
-def started_by(said: str) -> Run | None:
+def started_by(output: str) -> Run | None:
     """The run that a command has started, from its output."""
-    found = STARTED.search(said)
+    found = STARTED.search(output)
     return Run(found[1] or found[2]) if found else None
 
 
@@ -131,13 +131,13 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
         if marked or command.startswith(TOTALS) or not (here := on_this_node(command)):
             continue
         try:
-            said = tool("bash", "-euc", here, cwd=checkout, timeout=900).decode()
+            output = tool("bash", "-euc", here, cwd=checkout, timeout=900).decode()
         except AssertionError as error:
             started_by(str(error))
             raise
         if command.startswith("argo get "):  # shows another run
-            assert re.search("^Status: ", said, re.MULTILINE)
-        elif run := started_by(said):
+            assert re.search("^Status: ", output, re.MULTILINE)
+        elif run := started_by(output):
             runs[command] = run
     ended = {command: run.succeed() for command, run in runs.items()}
 

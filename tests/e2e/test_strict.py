@@ -111,12 +111,12 @@ def policies() -> Iterator[None]:
     """The role and the policy that manifests/README.md shows."""
     (text,) = re.findall(r"(?s)\n## Let others run and not write\n(.*?)\n## ", README)
     _, role, policy = re.findall(r"(?s)```yaml\n(.*?)```", text)
-    given = f"{role}---\n{policy}".encode()
-    kubectl("apply", "-f", "-", stdin=given)
+    manifest = f"{role}---\n{policy}".encode()
+    kubectl("apply", "-f", "-", stdin=manifest)
     kubectl("create", "rolebinding", "e2e-submit", "--role=fanfold-submit", "--user=e2e-runner")
     yield
     kubectl("delete", "rolebinding", "e2e-submit")
-    kubectl("delete", "-f", "-", stdin=given)
+    kubectl("delete", "-f", "-", stdin=manifest)
 
 
 @pytest.mark.usefixtures("volume", "policies")
@@ -135,8 +135,8 @@ def test_others_run_and_do_not_write() -> None:
     assert not any(may(verb, "workflowtemplates.argoproj.io") for verb in ("create", "update"))
     assert not may("create", "pods")
 
-    def tagged(given: dict[str, object]) -> str:
-        parameters = [{"name": "input", **given}, {"name": "runDir", "value": "e2e/tag"}]
+    def tagged(parameter: dict[str, object]) -> str:
+        parameters = [{"name": "input", **parameter}, {"name": "runDir", "value": "e2e/tag"}]
         return refusal(arguments={"parameters": parameters})
 
     own = {"storedWorkflowTemplateSpec": {"entrypoint": "main", "templates": [OWN]}}

@@ -55,9 +55,9 @@ def test_another_namespace(volume: Volume, log: bytes, checkout: Path) -> None:
 
     template = "workflowtemplate/own-log-count"
     chosen = ("-p", "numParts=2", "-p", f"runDir=e2e/{OWN}")
-    said = tool("argo", "-n", OWN, "submit", "--from", template, *chosen, "--wait", timeout=300)
+    output = tool("argo", "-n", OWN, "submit", "--from", template, *chosen, "--wait", timeout=300)
 
-    assert b"Succeeded" in said
+    assert b"Succeeded" in output
     assert volume.result(f"e2e/{OWN}") == model(log, WORDS)
     claim = json.loads(
         tool("kubectl", "get", "-n", OWN, "pvc", "own-pvc-oss", "-o", "json").decode()
@@ -119,8 +119,8 @@ def test_evictions(volume: Volume) -> None:
 
     pods = until("three pods", 300, running)
     for step in ("split", "reduce"):
-        said = evict(pods[step]["metadata"]["name"])
-        assert "would violate the pod's disruption budget" in said, f"{step}: {said}"
+        output = evict(pods[step]["metadata"]["name"])
+        assert "would violate the pod's disruption budget" in output, f"{step}: {output}"
     assert evict(pods["map"]["metadata"]["name"]) == ""
 
     spread = pods["map"]["spec"]["topologySpreadConstraints"]

@@ -86,12 +86,12 @@ def site() -> Iterator[Site]:
                 Application().delete()
     finally:
         for kind in reversed(KINDS):
-            if names := [each["metadata"]["name"] for each in ours(kind)]:
+            if names := [each["metadata"]["name"] for each in own_objects(kind)]:
                 kubectl("delete", "--namespace=argo", "--timeout=60s", kind, *names)
         shutil.rmtree(volume)
 
 
-def ours(kind: str) -> list[Object]:
+def own_objects(kind: str) -> list[Object]:
     """The objects of a kind with the prefix of these tests."""
     return [each for each in get(kind)["items"] if each["metadata"]["name"].startswith(PREFIX)]
 
@@ -118,7 +118,9 @@ def test_fresh_sync(site: Site) -> None:
     site.application.sync(revision)
     site.application.settle()
 
-    times = [[each["metadata"]["creationTimestamp"] for each in ours(kind)] for kind in KINDS]
+    times = [
+        [each["metadata"]["creationTimestamp"] for each in own_objects(kind)] for kind in KINDS
+    ]
     ends = (0, 3, 5, 6, 8)  # of each wave in KINDS
     waves = [[*itertools.chain(*times[a:b])] for a, b in itertools.pairwise(ends)]
     assert all(waves)
@@ -131,7 +133,7 @@ def test_second_sync_changes_nothing(site: Site) -> None:
     """A second sync writes no object, except the smoke run, which runs again."""
 
     def versions() -> dict[str, str]:
-        found = [each for kind in KINDS[:-1] for each in ours(kind)]
+        found = [each for kind in KINDS[:-1] for each in own_objects(kind)]
         return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
 
     before, smoke_run = versions(), get(f"workflow/{PREFIX}smoke-run")["metadata"]["uid"]
@@ -298,7 +300,7 @@ def test_pruning_keeps_the_volume(site: Site) -> None:
 
     site.application.look_at(site.fork.commit("No schedule and no volume"))
 
-    until("no schedule", 120, lambda: not ours("cronworkflow"))
+    until("no schedule", 120, lambda: not own_objects("cronworkflow"))
     site.application.settle()
     assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
     assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
@@ -311,8 +313,8 @@ def test_deletion_keeps_the_volume(site: Site) -> None:
 
     kubectl("delete", "--timeout=60s", "--kustomize", str(folder))
 
-    assert not ours("workflowtemplate")
-    assert not ours("serviceaccount")
+    assert not own_objects("workflowtemplate")
+    assert not own_objects("serviceaccount")
     assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
     assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
     assert (site.volume / "log-count-data.txt").read_bytes() == LOG

@@ -97,9 +97,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def make_images(**settings: str) -> subprocess.CompletedProcess[str]:
     """`make images` with these settings on its command line."""
-    given = [f"{name}={value}" for name, value in settings.items()]
+    words = [f"{name}={value}" for name, value in settings.items()]
     return subprocess.run(
-        ["make", "images", *given],
+        ["make", "images", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -108,9 +108,9 @@ def make_images(**settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def lines_of(said: str) -> list[Mapping[str, str]]:
+def lines_of(output: str) -> list[Mapping[str, str]]:
     """The images in the lines for an overlay."""
-    _, _, lines = said.partition("\nimages:\n")
+    _, _, lines = output.partition("\nimages:\n")
     found: list[Mapping[str, str]] = yaml.safe_load(lines)
     return found
 
@@ -121,11 +121,11 @@ def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
     registry: the images are built from its digest, which is printed and recorded."""
     tag = f"{registry}/debian:trixie-slim"
     # A new image: the machine may know the base by another digest already.
-    said = builder(
+    output = builder(
         f"build --tag {tag} --label of=the-registry --file - images <<<'FROM {base}'; "
         f"push {tag} {tag}; run_builder rmi {tag}; echo $digest"
     )
-    pinned = f"{tag}@{said.split()[-1]}"
+    pinned = f"{tag}@{output.split()[-1]}"
 
     done = make_images(PUSH=f"{registry}/team/logs", BASE=tag, TAG="1.0")
 

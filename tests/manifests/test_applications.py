@@ -15,7 +15,7 @@ GITOPS = bundle.MANIFESTS / "gitops"
 CLUSTER_WIDE = {"PersistentVolume"}
 
 
-def given(folder: str) -> list[bundle.Object]:
+def applied(folder: str) -> list[bundle.Object]:
     """The objects that are applied for an overlay, or for a fleet."""
     return bundle.objects(bundle.build(GITOPS / folder))
 
@@ -23,9 +23,9 @@ def given(folder: str) -> list[bundle.Object]:
 def application(folder: str) -> bundle.Object:
     """The spec of the Application for an overlay, or of the Applications of a fleet."""
     if folder == "fleet":
-        found = bundle.named(given(folder), "ApplicationSet", "fanfold")
+        found = bundle.named(applied(folder), "ApplicationSet", "fanfold")
         return dict(found["spec"]["template"]["spec"])
-    return dict(bundle.named(given(folder), "Application", "fanfold")["spec"])
+    return dict(bundle.named(applied(folder), "Application", "fanfold")["spec"])
 
 
 FOLDERS = (*bundle.OVERLAYS, "fleet")
@@ -44,10 +44,10 @@ def test_address_is_set_in_one_place() -> Iterator[Check]:
         address = {"source/repoURL": url, "source/targetRevision": revision}
         address["destination/namespace"] = namespace
         yield folder, "Application fanfold", application(folder), address
-        project = bundle.named(given(folder), "AppProject", "fanfold")
+        project = bundle.named(applied(folder), "AppProject", "fanfold")
         allowed = {"spec/sourceRepos": [url], "spec/destinations/0/namespace": namespace}
         yield folder, "AppProject fanfold", project, allowed | {"spec/destinations/1": None}
-        for each in given(folder):
+        for each in applied(folder):
             yield folder, bundle.label(each), each, kinds
     for path in sorted(set(GITOPS.rglob("*.yaml")) - {file}):
         text = path.read_text().replace("https://kubernetes.default.svc", "")
@@ -70,7 +70,7 @@ def test_an_application_an_overlay() -> Iterator[Check]:
 
 def test_least_rights() -> None:
     """The project allows exactly the kinds of the bundle."""
-    project = bundle.named(given("ack"), "AppProject", "fanfold")["spec"]
+    project = bundle.named(applied("ack"), "AppProject", "fanfold")["spec"]
     kinds = {
         (each["apiVersion"].split("/")[0] if "/" in each["apiVersion"] else "", each["kind"])
         for some in bundle.combinations()

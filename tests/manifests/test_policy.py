@@ -370,8 +370,8 @@ def test_rrsa_has_a_token_and_no_key() -> Iterator[Check]:
             one = {"1": None, "0/readOnly": True}
             yield build, f"{name} {worker} mounts of the token", mounts, one
             path = f"{at(mounts, '0/mountPath')}/{at(projected, f'{source}/path')}"
-            told = {"data/ALIBABA_CLOUD_OIDC_TOKEN_FILE": path}
-            yield build, "ConfigMap oss-direct", settings, told
+            setting = {"data/ALIBABA_CLOUD_OIDC_TOKEN_FILE": path}
+            yield build, "ConfigMap oss-direct", settings, setting
         argo = str(template["spec"].get("podSpecPatch")).count(str(volume))
         yield build, f"{name} podSpecPatch", {"tokens": argo}, {"tokens": 0}
 

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.cluster
 INVALID = sorted((Path(__file__).parent / "invalid").iterdir())
 
 
-def say(
-    *command: str, given: str | None = None, environment: dict[str, str] | None = None
+def execute(
+    *command: str, stdin: str | None = None, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Run a program; its exit code, and its stdout and stderr."""
     done = subprocess.run(
         [bundle.require(command[0]), *command[1:]],
-        input=given,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -36,16 +36,16 @@ def say(
 
 def lint(*paths: Path) -> tuple[int, str]:
     """Run `argo lint`, without a cluster."""
-    return say("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
+    return execute("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
 
 
 def dry_run(found: list[bundle.Object]) -> tuple[int, str]:
     """Apply these objects as a dry run of the API server."""
     everything = {"apiVersion": "v1", "kind": "List", "items": found}
     options = "--dry-run=server", "--validate=strict", "--namespace=argo"
-    return say(
+    return execute(
         *("kubectl", "apply", *options, "--filename=-"),
-        given=json.dumps(everything),
+        stdin=json.dumps(everything),
         environment=bundle.cluster(),
     )
 
@@ -72,9 +72,9 @@ def test_lints(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump_all(found))
         names = {each["metadata"]["name"] for each in bundle.of_kind(found, "WorkflowTemplate")}
         runs = [each for each, used in templates_of_runs().items() if used <= names]
-        code, said = lint(path, *runs)
+        code, output = lint(path, *runs)
         if code:
-            problems.append(f"{name}: {said}")
+            problems.append(f"{name}: {output}")
         linted.update(runs)
     assert not problems, "\n".join(problems)
     assert linted == {*templates_of_runs()}
@@ -85,10 +85,10 @@ def test_api_server_accepts() -> None:
     found = [each for some in rendered().values() for each in some]
     different = {json.dumps(each, sort_keys=True): each for each in found}
 
-    code, said = dry_run(list(different.values()))
+    code, output = dry_run(list(different.values()))
 
-    assert code == 0, said
-    assert said.count("(server dry run)") == len(different)
+    assert code == 0, output
+    assert output.count("(server dry run)") == len(different)
 
 
 def test_configuration_is_complete() -> None:
@@ -118,10 +118,10 @@ def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
             )
         )
 
-    _, said = lint(tmp_path)
+    _, output = lint(tmp_path)
 
-    found = unknown.findall(said)
-    assert "spec.no" in found, said  # the other paths were checked too
+    found = unknown.findall(output)
+    assert "spec.no" in found, output  # the other paths were checked too
     problems = [f"Argo has no field {each}" for each in found if each != "spec.no"]
     assert not problems, "\n".join(problems)
 
@@ -132,9 +132,9 @@ def test_broken_is_refused(path: Path) -> None:
     tool, expected = path.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
 
     if tool == "argo":
-        code, said = lint(path)
+        code, output = lint(path)
     else:
-        code, said = dry_run([yaml.safe_load(path.read_text())])
+        code, output = dry_run([yaml.safe_load(path.read_text())])
 
     assert code != 0
-    assert re.search(expected, said), said
+    assert re.search(expected, output), output

@@ -41,9 +41,9 @@ def test_release(digests: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     before = {path: path.read_bytes() for path in bundle.MANIFESTS.rglob("*.yaml")}
 
-    code, said = release(folder, "1.2", *(f"{name}={value}" for name, value in digests.items()))
+    code, errors = release(folder, "1.2", *(f"{name}={value}" for name, value in digests.items()))
 
-    assert code == 0, said
+    assert code == 0, errors
     changed = [
         path for path, text in before.items()
         if (folder / path.relative_to(bundle.MANIFESTS)).read_bytes() != text
@@ -179,9 +179,9 @@ def test_a_slip_is_refused(arguments: list[str], sentence: str, tmp_path: Path) 
     """A release without a version, or with some digests only, is refused and writes nothing."""
     folder = tmp_path / "manifests"
 
-    code, said = release(folder, *arguments)
+    code, errors = release(folder, *arguments)
 
     assert code == 2
-    assert sentence in said
+    assert sentence in errors
     kustomization = "base/kustomization.yaml"
     assert (folder / kustomization).read_text() == (bundle.MANIFESTS / kustomization).read_text()

@@ -26,9 +26,9 @@ def scripts() -> dict[str, bundle.Object]:
 def arguments() -> dict[str, str]:
     """The arguments of the smoke run, and its log."""
     run = bundle.named(bundle.combination(("oss-volume", "smoke-run")), "Workflow", "smoke-run")
-    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    values = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
     log = {each["name"]: each.get("value") for each in scripts()["smoke-check"]["env"]}["LOG"]
-    return {**given, "log": log}
+    return {**values, "log": log}
 
 
 def others() -> list[str]:
@@ -109,10 +109,10 @@ def test_smoke_run(storage: Storage) -> None:
     assert run(storage, "reduce")[0] == 0
 
     there = "".join(f"{name}\n" for name in storage[1]())
-    code, said = run(storage, "smoke-check", LOG=arguments()["log"] + "INFO")
+    code, errors = run(storage, "smoke-check", LOG=arguments()["log"] + "INFO")
 
     assert code == 2
-    assert "must be {'INFO': 4, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1}, got {'INFO': 3" in said
+    assert "must be {'INFO': 4, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1}, got {'INFO': 3" in errors
     own = r"results/20260101T000000Z-smoke/result\.json\.record"
     for name in (r"result\.json", own, "cout-output/.*"):
         assert re.search(f"^{arguments()['runDir']}/{name}$", there, re.MULTILINE)

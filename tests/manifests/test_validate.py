@@ -131,17 +131,18 @@ def test_bad(tmp_path: Path) -> None:
     done = validate(tmp_path)
 
     assert done.returncode == 2
-    said = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
     assert (
-        "PersistentVolume pv-oss/spec/csi/volumeAttributes/bucket must be your own value" in said[0]
+        "PersistentVolume pv-oss/spec/csi/volumeAttributes/bucket must be your own value"
+        in lines[0]
     )
-    assert "Secret oss-secret" in said[1]
-    assert said[2:] == [
+    assert "Secret oss-secret" in lines[1]
+    assert lines[2:] == [
         "log-count: securityContext/runAsNonRoot must be True, got False",
         "log-count map: retryStrategy/expression must be 'asInt(lastRetry.exitCode) != 2', "
         "got 'true'",
     ]
-    assert done.stdout.endswith(f", {len(said)} problems\n")
+    assert done.stdout.endswith(f", {len(lines)} problems\n")
 
 
 MIXED = {
@@ -201,8 +202,8 @@ def test_mounts(
 
     done = validate(tmp_path)
 
-    said = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
-    assert (done.returncode, done.stderr.splitlines()) == (2, said)
+    lines = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
+    assert (done.returncode, done.stderr.splitlines()) == (2, lines)
 
 
 def test_what_has_been_taken_out(tmp_path: Path) -> None:

@@ -377,8 +377,8 @@ def test_programs_are_set_in_full() -> None:
             each for each in names if of_programs.fullmatch(each) and not other.fullmatch(each)
         }
         keys = {each["name"] for each in container["env"]}
-        given = {each for each in keys if of_programs.fullmatch(each)}
-        assert given == takes - left_out, where
+        variables = {each for each in keys if of_programs.fullmatch(each)}
+        assert variables == takes - left_out, where
 
 
 def test_scratch_has_one_size() -> None:
@@ -520,7 +520,7 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     assert set(settings) == {"FILES", "PYTHONPATH"} | of_all
 
     def run(files: str) -> int:
-        given = {
+        variables = {
             "FILES": files,
             "PYTHONPATH": str(bundle.REPOSITORY / "workers"),
             "WORK_DIR": str(tmp_path),
@@ -528,7 +528,9 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
             "ERROR_FILE": str(tmp_path / "error"),
         }
         command = [sys.executable, "-c", script["source"]]
-        return subprocess.run(command, cwd=tmp_path, env=given, check=False, timeout=60).returncode
+        return subprocess.run(
+            command, cwd=tmp_path, env=variables, check=False, timeout=60
+        ).returncode
 
     assert run("3") == 0
     written = {path.name: path.read_text() for path in (tmp_path / "run").rglob("*.txt")}

@@ -58,18 +58,18 @@ def with_init_and_wait(template: bundle.Object) -> bundle.Object:
 def of_the_bundle(found: list[bundle.Object]) -> list[bundle.Object]:
     """The objects of the base and its components, without the prefix and suffix that an overlay
     adds to names. The objects of runs-as-steps are left out: they differ and have other tests."""
-    ours = [each for each in found if each["metadata"].get("labels", {}).get(OURS) == "fanfold"]
+    bundled = [each for each in found if each["metadata"].get("labels", {}).get(OURS) == "fanfold"]
     names = {}
-    for each in ours:
+    for each in bundled:
         component = each["metadata"]["labels"].get("app.kubernetes.io/component")
         if (component, each["kind"]) == ("log-count", "WorkflowTemplate"):
             prefix, _, suffix = each["metadata"]["name"].partition("log-count")
-            for other in ours:
+            for other in bundled:
                 name = other["metadata"]["name"]
                 names[name] = name.removeprefix(prefix).removesuffix(suffix)
     return [
         with_init_and_wait(each) if each["kind"] == "WorkflowTemplate" else each
-        for each in renamed(ours, names)
+        for each in renamed(bundled, names)
         if each["metadata"]["name"] not in ("fanfold-runs", "run-as-step")
     ]
 
@@ -92,8 +92,8 @@ def examples(found: list[bundle.Object]) -> list[str]:
 
 def policy(found: list[bundle.Object]) -> tuple[int, list[str]]:
     """The number of checks of test_policy.py on this build, and a line per problem."""
-    ours = of_the_bundle(found)
-    test_policy.builds = lambda: {"": ours}  # type: ignore[assignment]
+    bundled = of_the_bundle(found)
+    test_policy.builds = lambda: {"": bundled}  # type: ignore[assignment]
     made, problems = 0, list[str]()
     for test in POLICY:
         try:
@@ -116,11 +116,11 @@ def builder() -> list[str]:
     return [kubectl, "kustomize"] if kubectl else []
 
 
-def said(*command: str, given: str | None = None) -> tuple[int, str]:
+def execute(*command: str, stdin: str | None = None) -> tuple[int, str]:
     """The exit code of a program, and its stdout and stderr."""
     done = subprocess.run(
         command,
-        input=given,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,7 +137,7 @@ def lint(text: str) -> tuple[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overlay.yaml"
         path.write_text(text)
-        code, words = said(argo, "lint", "--no-color", "--offline", "--strict", str(path))
+        code, words = execute(argo, "lint", "--no-color", "--offline", "--strict", str(path))
     found = [line.split("✖ ", 1)[1] for line in words.splitlines() if "✖ in " in line] or [words]
     return "linted", [f"argo: {each}" for each in found] if code else []
 
@@ -147,11 +147,11 @@ def ask_cluster(found: list[bundle.Object]) -> tuple[str, list[str]]:
     cluster does not change."""
     kubectl = bundle.program("kubectl")
     kinds = ("api-resources", "--api-group=argoproj.io", "--output=name", "--request-timeout=10s")
-    if not kubectl or "workflowtemplates" not in said(kubectl, *kinds)[1]:
+    if not kubectl or "workflowtemplates" not in execute(kubectl, *kinds)[1]:
         return "schemas not checked (kubectl reaches no cluster with Argo)", []
     everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
     options = ("--dry-run=server", "--validate=strict", "--filename=-")
-    code, words = said(kubectl, "apply", *options, given=everything)
+    code, words = execute(kubectl, "apply", *options, stdin=everything)
     lines = [line for line in words.splitlines() if not line.endswith("(server dry run)")]
     return "schemas checked", ["\n".join(lines)] if code else []
 

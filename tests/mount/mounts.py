@@ -219,8 +219,8 @@ class Node:
     def __init__(self, bucket: Bucket, name: str, options: Sequence[str]) -> None:
         self.bucket, self.root = bucket, bucket.folder / name
         self.root.mkdir(exist_ok=True)
-        given = ",".join(filter(None, (clients.owner(KIND), CACHED, *options))).split(",")
-        self._options = list(dict.fromkeys(given))  # CACHED can be UNCACHED
+        words = ",".join(filter(None, (clients.owner(KIND), CACHED, *options))).split(",")
+        self._options = list(dict.fromkeys(words))  # CACHED can be UNCACHED
         self._process: subprocess.Popen[bytes] | None = None
 
     def mount(self) -> None:

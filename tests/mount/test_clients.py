@@ -67,8 +67,8 @@ def test_s3fs(tmp_path: Path) -> None:
     """It gets only options that it knows."""
     *_, options = started("s3fs", tmp_path)
 
-    given = [each.partition("=")[0] for each in options.split(",")]
-    assert given == [
+    names = [each.partition("=")[0] for each in options.split(",")]
+    assert names == [
         *("url", "passwd_file", "use_path_request_style"),
         *("allow_other", "uid", "gid", "umask", "max_stat_cache_size"),
     ]

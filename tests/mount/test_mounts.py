@@ -182,11 +182,11 @@ def test_old_times(nodes: Nodes, run_dir: str, way: str) -> None:
     moment = time.time() // 1 - 1000
 
     def put(content: bytes) -> None:
-        given = nodes[0].root / run_dir / "given"
+        source = nodes[0].root / run_dir / "given"
         nodes[0].put({f"{run_dir}/given": content, f"{run_dir}/in/other": b""})
-        os.utime(given, (moment, moment))
+        os.utime(source, (moment, moment))
         subprocess.run(
-            [*way.split(), given, nodes[0].root / run.input], check=True, timeout=TIMEOUT
+            [*way.split(), source, nodes[0].root / run.input], check=True, timeout=TIMEOUT
         )
 
     put(b"[INFO]\n" * 100)

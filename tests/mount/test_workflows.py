@@ -46,10 +46,12 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
         )
     bucket: Bucket = request.getfixturevalue("bucket")
     with ExitStack() as stack:
-        theirs, ours = (stack.enter_context(bucket.node(name, UNCACHED)) for name in ("c", "d"))
+        cluster_node, own_node = (
+            stack.enter_context(bucket.node(name, UNCACHED)) for name in ("c", "d")
+        )
         overlay = stack.enter_context(tempfile.TemporaryDirectory())
         move = json.dumps(
-            [{"op": "replace", "path": "/spec/hostPath/path", "value": f"{theirs.root}"}]
+            [{"op": "replace", "path": "/spec/hostPath/path", "value": f"{cluster_node.root}"}]
         )
         Path(overlay, "kustomization.yaml").write_text(
             json.dumps(
@@ -63,7 +65,7 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
         remove(overlay)  # a killed run leaves a volume with a path that no longer exists
         kubectl("apply", "-k", overlay)
         stack.callback(remove, overlay)
-        yield theirs, ours
+        yield cluster_node, own_node
 
 
 def remove(overlay: str) -> None:
@@ -79,8 +81,8 @@ def test_workflows(nodes: tuple[Node, Node]) -> None:
     prepare-data in order. Then a run with a mount that dies during the count and comes back: it
     succeeds, or it fails and a rerun of the missing parts is right. One test, so that one bundle is
     enough for any number of test processes."""
-    theirs, ours = nodes
-    ours.put({"log.txt": LOG})
+    cluster_node, own_node = nodes
+    own_node.put({"log.txt": LOG})
     runs = [
         submit(f"{PREFIX}log-count", input="log.txt", splitMode=mode, runDir=mode)
         for mode in ("copy", "range")
@@ -91,24 +93,24 @@ def test_workflows(nodes: tuple[Node, Node]) -> None:
     for run in runs:
         run.succeed(300)
 
-    assert totals(ours, "copy") == totals(ours, "range") == model([LOG])
+    assert totals(own_node, "copy") == totals(own_node, "range") == model([LOG])
     files = [f"data/aggregation-demo/l1/{number}.txt" for number in range(8)]
-    letters = b"".join(map(ours.bucket.get, files))
+    letters = b"".join(map(own_node.bucket.get, files))
     assert re.fullmatch(rb"[A-Z]{8}", letters)
-    assert ours.bucket.get("data/aggregation-demo/result.txt") == letters
+    assert own_node.bucket.get("data/aggregation-demo/result.txt") == letters
 
     parameters = {"input": "log.txt", "runDir": "killed"}
     killed = submit(f"{PREFIX}log-count", **parameters)
     until("a map pod", 120, lambda: killed.pods(".map"))
-    theirs.kill()
+    cluster_node.kill()
     time.sleep(2)
-    theirs.remount()
+    cluster_node.remount()
 
     if killed.wait(300)["status"]["phase"] == "Failed":
         print(f"the run failed with its mount, which is allowed:\n{argo('get', killed.name)}")
         submit(f"{PREFIX}log-count", **parameters, onlyMissing="true").succeed(300)
 
-    assert totals(ours, "killed") == model([LOG])
+    assert totals(own_node, "killed") == model([LOG])
 
 
 def totals(node: Node, run_dir: str) -> dict[str, int]:

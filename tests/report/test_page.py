@@ -42,7 +42,7 @@ onload = () => {
 }</script>"""
 
 
-def told(second: float, seconds: float, **more: object) -> dict[str, object]:
+def maker(second: float, seconds: float, **more: object) -> dict[str, object]:
     """The fields of a record about its maker: run, pod, node, attempt and times."""
     start = START + second
     times = {"start": records.utc(start), "end": records.utc(start + seconds)}
@@ -61,7 +61,7 @@ def page_of(parts: int, failed: int = 0, name: str = "") -> str:
     found = Report("a")
     for part in range(parts):
         seconds = 2 + part % 7 + 30 * (part % 10 == 9)
-        found.add(str(part), 10_000_000, told(part // 50, seconds, attempt=1 + part % 10 // 9))
+        found.add(str(part), 10_000_000, maker(part // 50, seconds, attempt=1 + part % 10 // 9))
     for number in range(failed):
         found.fail(f"in/{name}{number}", 1, f"cannot read it {name}")
     facts = {"input": f"in/{name}", "mode": "range", "parts": parts}
@@ -109,14 +109,14 @@ def test_it_is_one_small_file(size: str) -> None:
 @given(
     st.text(min_size=1), st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 )
-def test_any_text(name: str, said: str, total: float) -> None:
+def test_any_text(name: str, text: str, total: float) -> None:
     """Text of users and programs stays text: it makes no tag."""
     found = Report("a")
-    found.add("0", 1, told(0, 1, pod=name, node=said))
-    found.fail(name, 1, said)
-    page = b"".join(found.page(said, {"input": name}, {name: total}, 1)).decode()
+    found.add("0", 1, maker(0, 1, pod=name, node=text))
+    found.fail(name, 1, text)
+    page = b"".join(found.page(text, {"input": name}, {name: total}, 1)).decode()
     plain = Report("a")
-    plain.add("0", 1, told(0, 1, pod="x", node="x"))
+    plain.add("0", 1, maker(0, 1, pod="x", node="x"))
     plain.fail("x", 1, "x")
     like = b"".join(plain.page("x", {"input": "x"}, {"x": 1}, 1)).decode()
     assert sorted(Texts(page).tags) == sorted(Texts(like).tags)
@@ -126,9 +126,9 @@ def test_any_text(name: str, said: str, total: float) -> None:
 def test_what_it_says() -> None:
     """The page has totals, times, the slowest parts with pod and node, attempts and failures."""
     found = Report("a")
-    found.add("0", 5_000_000, told(0, 2))
-    found.add("1", 5_000_000, told(1, 10, pod="slow-pod", node="slow-node", attempt=3))
-    found.add("2", 5_000_000, told(0, 99, run="b"))
+    found.add("0", 5_000_000, maker(0, 2))
+    found.add("1", 5_000_000, maker(1, 10, pod="slow-pod", node="slow-node", attempt=3))
+    found.add("2", 5_000_000, maker(0, 99, run="b"))
     found.add("3", 5_000_000, {"run": "a", "pod": "p"})
     found.fail("in/bad.png", 7, "no picture")
     page = b"".join(found.page("Proven.", {"input_bytes": 1234567}, {"INFO": 12345}, 1)).decode()
@@ -169,7 +169,7 @@ def test_how_many_at_once() -> None:
     for at_once in (1, 7):
         found = Report("a")
         for part in range(2000):
-            found.add(str(part), 1, told(part // at_once, 0.99))
+            found.add(str(part), 1, maker(part // at_once, 0.99))
         page = b"".join(found.page("Proven.", {})).decode()
         assert f"at each moment: {at_once} at most" in page
 
