@@ -9,7 +9,7 @@ Prints  ["0","1","2"]             the part ids; with ONLY_MISSING those without 
                                   of them: ["0-3,7","50-99"]
 Exits   0 done; 2 bad settings or input, do not retry; others: a retry may help
 Takes   INPUT=log-count-data.txt NUM_PARTS=5 PARTS_PER_POD=1 SPLIT_MODE=copy ONLY_MISSING=false
-        KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS OUTPUT=result.out OUTPUT_LIMIT
+        KEYWORDS=INFO,WARN,ERROR,DEBUG MAP_COMMAND MAP_SETTINGS OUTPUT=result.out MAX_PODS
         OUTPUT_DIR=map-output OUTPUT_SUFFIX TOLERATED_FAILURES=0 PLAN_ID_FILE
 """
 
@@ -40,6 +40,8 @@ from fanfold.names import (
 from fanfold.parallel import map_in_order
 from fanfold.settings import FILES
 from fanfold.storage import Segment, Storage, check_apart, open_storage
+
+STDOUT = 256 << 10  # bytes of a pod's output that Argo keeps, the newline included
 
 
 def copy_parts(
@@ -99,12 +101,11 @@ def split(environ: Mapping[str, str]) -> None:
     output = settings.output_name(environ)
     run_id, started = settings.run_id(environ)
     per_pod = settings.parts_per_pod(environ)
-    limit = environ.get("OUTPUT_LIMIT")  # of the reader, which cuts off the rest
-    most = settings.whole_number("OUTPUT_LIMIT", limit, 1, settings.MAX_FILES) if limit else 0
-    if most and (size := len(as_json(part_ids.groups(count, per_pod))) + 1) > most:
+    if (pods := -(-count // per_pod)) > (most := settings.max_pods(environ)):
         raise WorkerError(
-            f"NUM_PARTS is {count}, whose ids take {size} bytes, and OUTPUT_LIMIT is {most}: give "
-            "fewer parts, or a larger PARTS_PER_POD"
+            f"NUM_PARTS={count} with PARTS_PER_POD={per_pod} must take at most MAX_PODS={most} map "
+            f"pods, got {pods}: set PARTS_PER_POD to {-(-count // most)} or more, or set a smaller "
+            "NUM_PARTS"
         )
     settings.check_files(environ, "PLAN_ID_FILE")
     work, run = open_storage(environ)
@@ -142,7 +143,7 @@ def split(environ: Mapping[str, str]) -> None:
     worker.hand_over(environ, "PLAN_ID_FILE", plan_id)
 
     printed = as_json(part_ids.groups(count, per_pod, done))
-    if most and len(printed) >= most:  # the whole groups fit
+    if len(printed) >= STDOUT:  # the ids of whole groups are shorter
         printed = as_json(part_ids.groups(count, per_pod, done, most=0))
     worker.output(printed)
     missing = count - len(done)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 import at_scale
 import cases
+import clock
 import on_cluster
 import on_oss
 import report
@@ -32,7 +33,7 @@ LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
     "start": cases.start,
     "oss": on_oss.oss,
 }
-CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large}
+CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large, "clock": clock.clock}
 # Hours, on a machine that does nothing else: only where they are named.
 LONG = {"cluster-2000": at_scale.real, "simulated": at_scale.simulated}
 ON_CLUSTER = CLUSTER | LONG

@@ -182,7 +182,7 @@ def versions() -> str:
 
 
 def log_count(sizes: Sizes, folder: Path) -> Section:
-    """Case 1."""
+    """The whole log-count beside what one would use instead."""
     section = Section(
         "log-count",
         "The whole log-count",
@@ -235,7 +235,7 @@ def write_sparse(path: Path, total: int, parts: int) -> None:
 
 
 def split(sizes: Sizes, folder: Path) -> Section:
-    """Case 2."""
+    """Split alone, in both modes and at many sizes."""
     write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
     write_log(folder / "large", sizes.log, records(KEYWORDS), KEYWORDS)
     write_sparse(folder / "sparse", sizes.sparse, max(sizes.parts))
@@ -276,7 +276,7 @@ def record_name(plan: bytes, part: int, words: Sequence[str]) -> str:
 
 
 def count(sizes: Sizes, folder: Path) -> Section:
-    """Case 3: one thing at a time is other than in the first row."""
+    """One thing at a time is other than in the first row."""
     many = [*KEYWORDS, "TRACE", "FATAL", "NOTICE", "ALERT", "PANIC", "AUDIT", "CRIT", "EMERG"]
     many += ["DENIED", "TIMEOUT", "REFUSED", "ABORT"]
     many += [name for name in dir(builtins) if name.endswith("Error")][: 64 - len(many)]
@@ -366,7 +366,7 @@ def write_records(folder: Path, parts: int) -> str:
 
 
 def merge(sizes: Sizes, folder: Path) -> Section:
-    """Case 4."""
+    """Merge alone, and the levels of the aggregation."""
     section = Section(
         "merge",
         "merge, and the aggregation",
@@ -426,7 +426,7 @@ def merge(sizes: Sizes, folder: Path) -> Section:
 
 
 def start(sizes: Sizes, folder: Path) -> Section:
-    """Case 5."""
+    """The start of each worker, and what it imports."""
     line = next(records(KEYWORDS))
     (folder / "line").write_bytes(line)
     settings = {"INPUT": "line", "RUN_DIR": "start", "NUM_PARTS": 1, "SPLIT_MODE": "range"}

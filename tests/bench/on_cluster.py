@@ -166,7 +166,7 @@ def aggregate(template: str, number: int, **parameters: str) -> Once:
 
 
 def small(sizes: Sizes) -> Section:
-    """Case 6, what takes a minute or two a run."""
+    """What takes a minute or two a run."""
     prepare()
     section = Section("cluster", "On the test cluster", TEXT + versions())
     work = {
@@ -179,7 +179,7 @@ def small(sizes: Sizes) -> Section:
 
 
 def large(_: Sizes) -> Section:
-    """Case 6, what takes many minutes a run: once each."""
+    """What takes many minutes a run: once each."""
     prepare()
     section = Section(
         "cluster-large", "On the test cluster, larger", TEXT + "One run each. " + versions()

@@ -64,7 +64,7 @@ def post_faults(endpoint: str) -> None:
 
 
 def oss(sizes: Sizes, folder: Path) -> Section:
-    """Case 8."""
+    """The map without a mount, beside a plain download."""
     expected = write_log(folder / "log", sizes.log, records(KEYWORDS), KEYWORDS)
     (folder / "fake").mkdir()
     with fake(folder / "fake") as endpoint:
@@ -127,5 +127,5 @@ def oss(sizes: Sizes, folder: Path) -> Section:
     for lanes in (1, 4, 16):
         lesser = min(rate["count, no network"], rate[f"oss2 download, {lanes} at once"])
         ratio = rate[f"count, {lanes} at once"] / lesser
-        section.target(f"map from OSS, {lanes} at once / CPU or network", ">", 0.9, ratio)
+        section.target(f"map from OSS, {lanes} at once / CPU or network", ">", 0.75, ratio)
     return section

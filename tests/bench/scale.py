@@ -149,7 +149,7 @@ KNOBS = (
 
 
 def scale(sections: Mapping[str, Section]) -> Section:
-    """Case 7."""
+    """What runs of terabytes take, from the measured figures."""
     found = measured(sections)
     known = {name: found.get(name, value) for name, value, *_ in ASSUMED}
     sources = [

@@ -20,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
+from clock import phases
 from observe import PAGE, TICKS, Seen, errors, nodes_of, paces, requests, tell, usage
 from report import Section, table
 
@@ -226,3 +227,20 @@ def test_a_run_that_was_looked_at() -> None:
     text = "\n".join(table(head, rows) for _, head, rows in section.tables)
     assert "| run | 220 | 22 | 10.00 | 1 MiB | 2.15 KiB | 100 B | Error too / large |" in text
     assert "| run: etcd | 11 | 500 | 4 KiB |" in text
+
+
+def test_phases() -> None:
+    """The steps of a run and the times between them, whichever of its pods was first or last."""
+
+    def node(step: str, first: int, last: int, kind: str = "Pod") -> dict[str, str]:
+        started, finished = (f"2026-01-01T00:00:{second:02}Z" for second in (first, last))
+        return {
+            "type": kind, "templateName": step, "startedAt": started, "finishedAt": finished,
+        }  # fmt: skip
+
+    nodes = [
+        node("main", 0, 40, "DAG"), node("split", 1, 4), node("map", 9, 12), node("map", 6, 11),
+        node("map", 7, 20), node("reduce", 25, 31),
+    ]  # fmt: skip
+    status = {**node("", 0, 40), "nodes": dict(enumerate(nodes))}
+    assert phases({"status": status}) == [1, 3, 2, 14, 5, 6, 9]

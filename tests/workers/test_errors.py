@@ -278,15 +278,19 @@ SETTINGS: list[Case] = [
     *(
         (
             "split",
-            {"NUM_PARTS": parts, "OUTPUT_LIMIT": limit, "SPLIT_MODE": mode},
+            {"NUM_PARTS": parts, "PARTS_PER_POD": each, "MAX_PODS": most, "SPLIT_MODE": mode},
             nothing,
             2,
-            f"NUM_PARTS is {parts}, whose ids take {size} bytes, and OUTPUT_LIMIT is {limit}: give",
+            f"NUM_PARTS={parts} with PARTS_PER_POD={each} must take at most MAX_PODS={most} map "
+            f"pods, got {pods}: set PARTS_PER_POD to {enough} or more, or set a smaller NUM_PARTS",
         )
         for mode in ("copy", "range")
-        for parts, limit, size in ((1, 5, 6), (11, 46, 47), (35000, 262144, 268892))
+        for parts, each, most, pods, enough in ((2, 1, 1, 2, 2), (10001, 10, 1000, 1001, 11))
     ),
-    ("split", {"OUTPUT_LIMIT": "256Ki"}, nothing, 2, "OUTPUT_LIMIT is '256Ki': give a whole"),
+    *(
+        ("split", {"MAX_PODS": text}, nothing, 2, f"MAX_PODS is '{text}': give a whole number from")
+        for text in ("0", "9k", "18001")
+    ),
     *(
         ("count", {"PART_ID": text}, counted, 2, f"PART_ID is {re.escape(repr(text))}: give a")
         for text in ("", "-1", "one", "100000", "0.json", "../0")

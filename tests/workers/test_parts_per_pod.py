@@ -18,8 +18,9 @@ from typing import Any
 
 import count
 import pytest
+import split
 import strategies
-from fanfold import Part, WorkerError, part_ids
+from fanfold import Part, WorkerError, part_ids, settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline import INPUT, KEYWORDS, Outcome, Volume, finish, model
@@ -171,22 +172,31 @@ def test_what_split_prints(run: Volume) -> None:
         assert f"PARTS_PER_POD is {text!r}: give a whole number from 1 to 100000" in outcome.words
 
 
-def test_the_limit_of_what_is_printed(run: Volume) -> None:
-    """OUTPUT_LIMIT is of the bytes that are printed. Where ranges of what is missing would take
-    more, whole groups are printed, which fit."""
-    text = '["0-3","4-7"]\n'
+def test_the_limit_of_pods(run: Volume) -> None:
+    """MAX_PODS pods are allowed, and one more is not, whatever is missing of the parts."""
     run = run.having(PARTS_PER_POD=4)
-    assert run.run("split", OUTPUT_LIMIT=len(text)).output == text
-    outcome = run.run("split", OUTPUT_LIMIT=len(text) - 1)
+    assert run.split(MAX_PODS=2) == ["0-3", "4-7"]
+    assert run.run_map(echo, "0-3").code == 0
+    outcome = run.run("split", MAX_PODS=1, ONLY_MISSING="true")
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"whose ids take {len(text)} bytes, and OUTPUT_LIMIT is {len(text) - 1}" in outcome.words
-    assert "give fewer parts, or a larger PARTS_PER_POD" in outcome.words
+    assert "must take at most MAX_PODS=1 map pods, got 2" in outcome.words
 
+
+def test_the_longest_ids_fit() -> None:
+    """The ids of the most pods that MAX_PODS can allow are whole in what Argo keeps."""
+    assert len(split.as_json(["99998-99999"] * settings.MAX_PODS)) < split.STDOUT
+
+
+def test_the_limit_of_what_is_printed(run: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ranges of what is missing would take more than Argo keeps, whole groups are printed."""
+    run = run.having(PARTS_PER_POD=4, ONLY_MISSING="true")
     assert run.run_map(echo, "1,3,5").code == 0
-    run = run.having(ONLY_MISSING="true")
-    assert run.run("split").output == '["0,2","4,6-7"]\n'
-    assert run.run("split", OUTPUT_LIMIT=16).output == '["0,2","4,6-7"]\n'
-    assert run.run("split", OUTPUT_LIMIT=15).output == text
+    printed = '["0,2","4,6-7"]\n'
+    assert run.run("split").output == printed
+    monkeypatch.setattr(split, "STDOUT", len(printed))
+    assert run.run("split").output == printed
+    monkeypatch.setattr(split, "STDOUT", len(printed) - 1)
+    assert run.run("split").output == '["0-3","4-7"]\n'
 
 
 # --- a group
@@ -553,7 +563,7 @@ def test_100000_parts_in_groups_of_50(volume: Volume) -> None:
     volume.write(INPUT, data)
     volume = volume.having(NUM_PARTS=100_000, PARTS_PER_POD=50, SPLIT_MODE="range")
     start = time.monotonic()
-    groups = volume.split(OUTPUT_LIMIT=256 << 10)
+    groups = volume.split(MAX_PODS=2000)
     assert [number for text in groups for number in ids(text)] == [*range(100_000)]
     assert len(groups) == 2000
     volume = volume.having(PLAN_ID=volume.plan()["id"])

@@ -16,6 +16,7 @@ from fanfold.part_ids import MAX_PARTS
 SCHEME = "oss://"  # of a WORK_DIR that is a bucket
 MAX_INPUTS = 500_000  # files of INPUT: README.md, "Settings", has the memory that each takes
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: Linux starts no program with more
+MAX_PODS = 18_000  # the longest ids of so many pods fit in the 256 KiB that Argo reads
 SUFFIX = ".txt"  # of the files of levels
 FILES = "files"  # the mode in which a part is whole files, and plan.json's cuts count files
 MAX_FILES = 10**9  # files or levels of process-data; a larger number is a typing error
@@ -43,6 +44,12 @@ def num_parts(environ: Mapping[str, str]) -> int:
 def parts_per_pod(environ: Mapping[str, str]) -> int:
     """PARTS_PER_POD."""
     return whole_number("PARTS_PER_POD", environ.get("PARTS_PER_POD", "1"), 1, MAX_PARTS)
+
+
+def max_pods(environ: Mapping[str, str]) -> int:
+    """MAX_PODS, the most map pods that the fan-out may have; without it, as many as parts."""
+    text = environ.get("MAX_PODS", "")
+    return whole_number("MAX_PODS", text, 1, MAX_PODS) if text else MAX_PARTS
 
 
 def parts(environ: Mapping[str, str]) -> list[range]:

@@ -1,0 +1,119 @@
+"""Where the seconds of a small run go, and what each setting of a user changes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from cases import Sizes
+from on_cluster import Edit, busy, idle, prepare, versions
+from report import Section, spread
+from scenario import get, kubectl, submit_variant, template_of
+
+PARTS, TIMEOUT = 5, 600
+DEPLOYMENT, REQUEUE = "deployment/workflow-controller", "DEFAULT_REQUEUE_TIME"
+STEPS = ("split", "map", "reduce")
+HEAD = (
+    "", "seconds", "to split", "split", "to map", "map", "to reduce", "reduce", "to the end",
+)  # fmt: skip
+TEXT = (
+    f"log-count of a small log in {PARTS} parts. *Seconds* are from the submission to the end. The "
+    "other columns are means of the workflow's own clock, which has whole seconds: from the "
+    "creation of a step's first pod to the end of its last, and the time between steps, in which "
+    "Argo's controller works or waits. The controller of the test cluster has "
+    f"`{REQUEUE}=2s`, where Argo's default is 10 s. The images are on the node already. "
+)
+
+
+def no_gc(spec: dict[str, Any]) -> None:
+    """Leave the pods where they are until the workflow is deleted."""
+    del spec["podGC"]
+
+
+def whole_core(spec: dict[str, Any]) -> None:
+    """Let each map request a core of the node's two."""
+    template_of(spec, "map")["container"]["resources"]["requests"]["cpu"] = "1"
+
+
+WORK: tuple[tuple[str, str, Edit], ...] = (  # what a row changes, the requeue time, the spec
+    ("the bundle", "", busy),
+    ("pods that do nothing", "", idle),
+    ("no `podGC`", "", no_gc),
+    ("each map requests a core", "", whole_core),
+    (f"`{REQUEUE}=500ms`", "500ms", busy),
+    (f"`{REQUEUE}=10s`, Argo's default", "10s", busy),
+)
+
+
+@contextmanager
+def requeue_time(value: str) -> Iterator[None]:
+    """Argo's controller with this requeue time; with its own again afterwards."""
+    (container,) = get(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    known = {each["name"]: each.get("value", "") for each in container.get("env", [])}
+
+    def restart(setting: str) -> None:
+        kubectl("set", "env", DEPLOYMENT, setting)
+        kubectl("rollout", "status", DEPLOYMENT, "--timeout=120s", timeout=130)
+
+    restart(f"{REQUEUE}={value}")
+    try:
+        yield
+    finally:
+        restart(f"{REQUEUE}={known[REQUEUE]}" if REQUEUE in known else f"{REQUEUE}-")
+
+
+def phases(workflow: Mapping[str, Any]) -> list[float]:
+    """Seconds of each column of HEAD but the first two, by the workflow's clock."""
+
+    def moments(each: Mapping[str, Any]) -> tuple[float, float]:
+        first, last = (datetime.fromisoformat(each[name]) for name in ("startedAt", "finishedAt"))
+        return first.timestamp(), last.timestamp()
+
+    nodes = [node for node in workflow["status"]["nodes"].values() if node["type"] == "Pod"]
+    marks = [moments(workflow["status"])[0]]
+    for step in STEPS:
+        found = [moments(node) for node in nodes if node["templateName"] == step]
+        marks += [min(first for first, _ in found), max(last for _, last in found)]
+    marks.append(moments(workflow["status"])[1])
+    return [last - first for first, last in pairwise(marks)]
+
+
+def once(edit: Edit) -> tuple[float, list[float]]:
+    """One run: its seconds, and its phases."""
+    start = time.monotonic()
+    settings = {"input": "bench/log.txt", "runDir": "bench/clock", "splitMode": "range"}
+    run = submit_variant("log-count", edit, numParts=str(PARTS), **settings)
+    found = run.succeed(TIMEOUT)
+    wall = time.monotonic() - start
+    kubectl("delete", "workflow", run.name, "--wait=false")
+    return wall, phases(found)
+
+
+def clock(sizes: Sizes) -> Section:
+    """A small run, and the same with one thing changed."""
+    prepare()
+    found: dict[str, list[tuple[float, list[float]]]] = {label: [] for label, _, _ in WORK}
+    for setting in dict.fromkeys(setting for _, setting, _ in WORK):
+        with requeue_time(setting) if setting else nullcontext():
+            for number in range(sizes.repeats):
+                for label, edit in [(label, edit) for label, own, edit in WORK if own == setting]:
+                    print(f"  {number + 1}/{sizes.repeats} {label}", file=sys.stderr, flush=True)
+                    found[label].append(once(edit))
+    section = Section("clock", "The clock of a run", TEXT + versions())
+    rows: list[Sequence[str]] = [
+        (
+            label,
+            spread([wall for wall, _ in runs]),
+            *(f"{fmean(column):.1f}" for column in zip(*(steps for _, steps in runs), strict=True)),
+        )
+        for label, runs in found.items()
+    ]
+    section.tables.append(("", HEAD, rows))
+    section.bars = [(label, [wall for wall, _ in runs]) for label, runs in found.items()]
+    return section
