@@ -134,14 +134,14 @@ def pod(name: str, *command: str, **container: Any) -> dict[str, Any]:
     }
 
 
-def test_a_second_up_only_looks(state: Path, client: Client) -> None:
+def test_a_second_up_changes_nothing(state: Path, client: Client) -> None:
     """`up` on a running state is quick and prints the same kubeconfig."""
     started = time.monotonic()
     assert last_value(cluster("up", state)) == client.kubeconfig
     assert time.monotonic() - started < 10
 
 
-def test_secrets_are_the_owners_alone(state: Path, client: Client) -> None:
+def test_only_the_owner_reads_secrets(state: Path, client: Client) -> None:
     """Only their owner can read tokens and keys."""
     assert state.stat().st_mode & 0o777 == 0o700
     for path in (Path(client.kubeconfig), state / "pki/tokens.csv", *state.glob("pki/*.key")):
@@ -273,7 +273,7 @@ def test_workflows_are_validated(client: Client) -> None:
     assert "spec.templates" in done.stderr
 
 
-def test_exec_logs_volumes_and_the_way_to_the_host(client: Client, tmp_path: Path) -> None:
+def test_exec_logs_volumes_and_connections_to_the_host(client: Client, tmp_path: Path) -> None:
     """The operations of the end-to-end tests on a pod work."""
     volume, page = tmp_path / "volume", tmp_path / "web/page.txt"
     volume.mkdir()
@@ -349,7 +349,7 @@ def test_a_pod_over_its_memory_limit_is_killed(client: Client) -> None:
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_up_starts_clean_beside_what_a_killed_run_left(state: Path, client: Client) -> None:
+def test_up_after_a_killed_run(state: Path, client: Client) -> None:
     """After all daemons are killed, `up` ends the remaining pods and starts a new cluster."""
     daemons = {process for process in members("daemons") if not is_shim(process)}
     assert len(daemons) == 6

@@ -30,7 +30,7 @@ FIRST = (
     *("test_300_parts", "test_every_command_is_run_or_marked"),
     *("test_every_command", "test_reclaim"),
     *("test_reclaimed_pods", "test_out_of_memory"),
-    *("test_redrive", "test_two_runs_at_once"),
+    *("test_redrive", "test_two_runs_in_parallel"),
 )
 
 

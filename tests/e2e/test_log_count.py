@@ -139,7 +139,7 @@ def test_redrive(volume: Volume, log: bytes) -> None:
 
 
 @pytest.mark.each_argo
-def test_two_runs_at_once(volume: Volume, log: bytes) -> None:
+def test_two_runs_in_parallel(volume: Volume, log: bytes) -> None:
     """Runs on one directory queue, runs on different directories run in parallel, and all are
     right. The directory's result.json is the result of the run that was created last."""
     words = ("INFO", "WARN,ERROR")

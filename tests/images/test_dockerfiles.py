@@ -51,7 +51,7 @@ def test_the_base_is_a_parameter() -> None:
 
 
 @each
-def test_an_image_has_the_workers_that_it_runs_and_no_other(name: str) -> None:
+def test_an_image_copies_only_its_workers(name: str) -> None:
     """COPY names the package, which is the same in all images, and the image's own entrypoints."""
     entrypoints = " ".join(f"workers/{module}.py" for module in ENTRYPOINTS[name])
 
@@ -79,7 +79,7 @@ def test_the_user_is_a_number(name: str) -> None:
     assert instructions(DOCKERFILES[name], "USER") == ["65532:65532"]
 
 
-def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
+def test_dockerignore_lists_the_allowed_files() -> None:
     """A builder gets only listed files, and never the local runner."""
     patterns = [
         line

@@ -192,7 +192,7 @@ def test_nothing_is_setuid_or_writable_for_all(images: Images, name: str) -> Non
 
 
 @each
-def test_the_workers_are_its_own(images: Images, name: str) -> None:
+def test_an_image_has_only_its_workers(images: Images, name: str) -> None:
     """The image has only its own workers, no local runner, and the whole package."""
     folder, package = images[name].root / "fanfold", Path("fanfold")
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.py")}
@@ -203,7 +203,7 @@ def test_the_workers_are_its_own(images: Images, name: str) -> None:
 
 
 @each
-def test_all_bytecode_is_there_and_never_checked(images: Images, volume: Path, name: str) -> None:
+def test_all_bytecode_exists_and_is_never_checked(images: Images, volume: Path, name: str) -> None:
     """The bytecode matches its source, and does not depend on file times."""
     code = """
 import importlib.util as util, pathlib
@@ -262,7 +262,7 @@ def test_text_is_utf_8(images: Images, volume: Path) -> None:
 # --- oss2 -------------------------------------------------------------------------------------
 
 
-def test_oss2_is_imported_without_a_word(images: Images, volume: Path) -> None:
+def test_import_of_oss2_prints_nothing(images: Images, volume: Path) -> None:
     """The import works, with crcmod's extension: without it a checksum takes 20 times longer."""
     done = run(images["map"], volume, "-c", "import oss2, crcmod._crcfunext")
 
@@ -294,7 +294,7 @@ def test_a_worker_of_a_folder_does_not_pay_for_oss2(images: Images, volume: Path
     assert not list(packages.rglob("*.pth"))
 
 
-def test_packages_have_their_name_and_licence_and_nothing_of_pip(images: Images) -> None:
+def test_packages_have_names_and_licences_and_no_pip(images: Images) -> None:
     """Scanners and lawyers find names, versions and licences. Tests and stubs are removed."""
     packages = images["map"].root / PACKAGES[1:]
     lock = (ROOT / "images/oss2.lock.txt").read_text()

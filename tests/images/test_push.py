@@ -147,7 +147,7 @@ def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
 
 
 @pytest.mark.images
-def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> None:
+def test_no_registry(images: dict[str, Image], base: str) -> None:
     """If a registry does not answer, the error has a remedy, and no lines for an overlay follow."""
     done = make_images(PUSH="127.0.0.1:9/team", BASE=base)
 
@@ -163,7 +163,7 @@ def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> No
         *("team", "-x.example/team", "..", "a.example/../team", "a.example:1234567/team"),
     ],
 )
-def test_no_name_of_an_image(value: str) -> None:
+def test_bad_push(value: str) -> None:
     """A wrong PUSH is refused before the build."""
     done = make_images(PUSH=value)
 
@@ -171,7 +171,7 @@ def test_no_name_of_an_image(value: str) -> None:
     assert done.stdout == ""
 
 
-def test_no_tag_of_an_image() -> None:
+def test_bad_tag() -> None:
     """A wrong TAG is refused before the build."""
     done = make_images(TAG="a b")
 

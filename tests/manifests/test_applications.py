@@ -56,7 +56,7 @@ def test_address_is_set_in_one_place() -> Iterator[Check]:
 
 
 @checks
-def test_an_application_an_overlay() -> Iterator[Check]:
+def test_one_application_per_overlay() -> Iterator[Check]:
     """Each overlay has an Application. All Applications differ only in path and server."""
     for overlay in bundle.OVERLAYS:
         path = {"source/path": f"manifests/overlays/{overlay}"}
@@ -95,7 +95,7 @@ WAVES = {
 
 
 @checks
-def test_turns(tmp_path: Path) -> Iterator[Check]:
+def test_waves(tmp_path: Path) -> Iterator[Check]:
     """With the components of its Application, every object of an overlay has a wave, and its
     storage has options that keep it."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")

@@ -36,7 +36,7 @@ def nothing() -> Iterator[Check]:
     yield "one", "Task t", TREE, {}
 
 
-def test_all_that_is_wrong_is_reported() -> None:
+def test_every_problem_is_reported() -> None:
     """Every failed check has a line, with each build in which it fails."""
     with pytest.raises(pytest.fail.Exception) as failure:
         wrong()
@@ -53,7 +53,7 @@ def test_all_that_is_wrong_is_reported() -> None:
     ]
 
 
-def test_what_is_right_passes() -> None:
+def test_right_checks_pass() -> None:
     """If every check holds, nothing is reported. No check at all is a failure."""
     right()
     with pytest.raises(pytest.fail.Exception, match="nothing to check"):

@@ -175,7 +175,7 @@ def test_no_kustomize(
         ),
     ],
 )
-def test_a_slip_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_bad_arguments_are_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     """A release without a version, or with some digests only, is refused and writes nothing."""
     folder = tmp_path / "manifests"
 

@@ -136,7 +136,7 @@ def test_combinations() -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_combinations_are_those_of_the_matrix() -> None:
+def test_combinations_match_the_matrix() -> None:
     """Every two components are in a combination together, except pairs that the README's matrix
     excludes. A new component must be in these lists, and have an effect."""
     together = {
@@ -187,7 +187,7 @@ def test_a_map_counts_in_hundredths() -> None:
     ("last", "path"),
     [*zip(bundle.LAST, ("templates/2/synchronization", "metrics"), strict=True)],
 )
-def test_what_comes_last(tmp_path: Path, last: str, path: str) -> None:
+def test_order_of_the_last_components(tmp_path: Path, last: str, path: str) -> None:
     """Components that map-reduce would miss in another order: programs refuses that order."""
     with pytest.raises(ValueError, match=rf"programs.*testing value /spec/{path} failed"):
         bundle.compose(tmp_path, ("local-volume", last, "programs"))
@@ -350,7 +350,7 @@ def test_readme_matrix() -> None:
         assert {Path(each).name for each in kustomization["components"]} == components
 
 
-def test_one_object_a_file() -> None:
+def test_one_object_per_file() -> None:
     """A file has one object and the object's name: <name>-<kind>.yaml."""
     for path in bundle.MANIFESTS.rglob("*.yaml"):
         if path.parent.name in ("patches", "runs") or path.name.startswith("kustomiz"):

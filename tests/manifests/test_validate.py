@@ -96,7 +96,7 @@ def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["ack", "ack-one"])
-def test_as_readme_says(name: str, tmp_path: Path) -> None:
+def test_with_the_settings_of_readme(name: str, tmp_path: Path) -> None:
     """An overlay for ACK with all settings that README names has no problems."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
     overlay = tmp_path / "manifests/overlays" / name
@@ -206,7 +206,7 @@ def test_mounts(
     assert (done.returncode, done.stderr.splitlines()) == (2, lines)
 
 
-def test_what_has_been_taken_out(tmp_path: Path) -> None:
+def test_missing_role(tmp_path: Path) -> None:
     """An overlay without a role cannot be checked in full, which is a problem too."""
     patch = "{$patch: delete, kind: Role, metadata: {name: fanfold-executor}}"
     target = {"kind": "Role", "name": "fanfold-executor"}
@@ -241,7 +241,7 @@ def test_argo_and_the_schemas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("there", "code"), [({"kubectl"}, 0), (set[str](), 2)])
-def test_kubectl_will_do(
+def test_kubectl_is_enough(
     there: set[str],
     code: int,
     tmp_path: Path,

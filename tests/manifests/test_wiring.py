@@ -234,7 +234,7 @@ def image_of(container: bundle.Object) -> str:
     return str(image)
 
 
-def test_local_asks_for_the_images_that_are_built() -> None:
+def test_local_uses_the_built_images() -> None:
     """The overlay `local`, `make images` and the README of the images use the same names."""
     script = (bundle.REPOSITORY / "images/build.sh").read_text()
     (prefix,) = re.findall(r"\$\{IMAGE_PREFIX:-([^}]+)\}", script)
@@ -253,7 +253,7 @@ def test_local_asks_for_the_images_that_are_built() -> None:
     assert f"`{prefix}{{split,map,reduce}}:{tag}`" in readme
 
 
-def test_images_are_those_of_the_dockerfiles() -> None:
+def test_images_match_the_dockerfiles() -> None:
     """Each image of the base has a Dockerfile and is used."""
     images = {image_of(each) for each in base_workers().values()}
 
@@ -272,7 +272,7 @@ def test_images_hold_the_scripts() -> None:
         assert f"workers/{container['args'][0].removeprefix('/fanfold/')}" in dockerfile
 
 
-def test_user_is_that_of_the_images() -> None:
+def test_user_matches_the_images() -> None:
     """Pods run as the user of the images."""
     found = bundle.base()
     users = {
@@ -330,7 +330,7 @@ def settings_read(script: str) -> set[str]:
     return {name for each in rooms(script) for name in READS.findall(each.read_text())}
 
 
-def test_settings_are_those_of_the_contract() -> None:
+def test_settings_match_the_workers() -> None:
     """A template sets only settings that its worker reads, and every setting is set by a
     template."""
     scripts, set_anywhere = set(), set()
@@ -397,7 +397,7 @@ def test_scratch_has_one_size() -> None:
         assert sizes or name == "aggregate"  # its pods are in process-data
 
 
-def test_default_program_is_for_our_image() -> None:
+def test_default_program() -> None:
     """The default program of map-reduce outputs the lines of the log with an ERROR."""
     found = bundle.combination(("local-volume", "programs"))
     spec = bundle.named(found, "WorkflowTemplate", "map-reduce")["spec"]
@@ -450,7 +450,7 @@ def test_results_are_outputs() -> Iterator[Check]:
         yield build, "bundle", mains, expected
 
 
-def test_settings_of_oss_are_those_of_the_workers() -> None:
+def test_settings_of_oss_match_the_workers() -> None:
     """The workers read every setting of oss-direct and oss-direct-rrsa."""
     source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
     for direct in bundle.DIRECT:
@@ -509,7 +509,7 @@ def test_arguments_are_parameters() -> None:
     assert of_schedule["clean"] == "true"
 
 
-def test_script_does_what_it_is_for(tmp_path: Path) -> None:
+def test_script_writes_its_files(tmp_path: Path) -> None:
     """The script template, which Argo starts in another folder, finds the workers' modules and
     writes files of one capital letter each. It uses each of its settings."""
     (script,) = (each for each in base_workers().values() if "source" in each)
@@ -540,7 +540,7 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     assert "FILES is 'none'" in (tmp_path / "error").read_text()
 
 
-def test_defaults_are_those_of_the_workers() -> None:
+def test_defaults_match_the_workers() -> None:
     """The parameters have the same defaults as the workers' settings."""
     source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
     found = bundle.base()
@@ -581,7 +581,7 @@ def test_runs_name_templates() -> None:
         assert is_in_base or needs
 
 
-def test_hera_makes_the_same() -> None:
+def test_hera_makes_the_same_workflow() -> None:
     """own_workflow.py prints the object of run-as-step.yaml."""
     folder = bundle.MANIFESTS / "runs"
     command = [sys.executable, str(folder / "own_workflow.py")]

@@ -90,7 +90,7 @@ class Texts(HTMLParser):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_one_small_file(size: str) -> None:
+def test_page_is_one_small_file(size: str) -> None:
     """The page of any run has less than 1 MiB, bounded lists, and loads no other file."""
     parts, failed, name = SIZES[size]
     page = page_of(parts, failed, name)
@@ -123,7 +123,7 @@ def test_any_text(name: str, text: str, total: float) -> None:
     assert shown(name)[:200] in page
 
 
-def test_what_it_says() -> None:
+def test_content() -> None:
     """The page has totals, times, the slowest parts with pod and node, attempts and failures."""
     found = Report("a")
     found.add("0", 5_000_000, maker(0, 2))
@@ -145,7 +145,7 @@ def test_what_it_says() -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_every_run_has_one(volume: Volume) -> None:
+def test_every_run_has_a_page(volume: Volume) -> None:
     """Each pipeline writes its page to results/ and next to the result."""
     volume.write(INPUT, b"INFO\n" * 100)
     run = volume.having(NUM_PARTS=4, **RUN)
@@ -164,7 +164,7 @@ def test_every_run_has_one(volume: Volume) -> None:
     assert "file 1 of level 3" in text
 
 
-def test_how_many_at_once() -> None:
+def test_parallel_parts() -> None:
     """With more than BARS parts, the page counts parallel parts: 1 if they run one by one."""
     for at_once in (1, 7):
         found = Report("a")
@@ -200,7 +200,7 @@ def test_both_pipelines_in_one_run(volume: Volume) -> None:
 
 @pytest.mark.folder
 @pytest.mark.usefixtures("storage")
-def test_a_link_of_the_users(volume: Volume) -> None:
+def test_a_users_link_stays(volume: Volume) -> None:
     """A user's link with the name of the page stays, and so does its target."""
     volume.write(INPUT, b"INFO\n" * 100)
     volume.write("mine.html", MARK.encode())
@@ -230,7 +230,7 @@ def test_the_newest_run_has_the_final_name(volume: Volume) -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_a_file_of_the_users(volume: Volume) -> None:
+def test_a_users_file_stays(volume: Volume) -> None:
     """A user's file with the name of the page stays, and the run succeeds."""
     volume.write(INPUT, b"INFO\n" * 100)
     volume.write(REPORT, b"<!doctype html>mine")
