@@ -56,7 +56,7 @@ from scenario import submit as submit_template
 pytestmark = pytest.mark.e2e
 
 
-README = (ROOT / "manifests/README.md").read_text()
+PROGRAMS = (ROOT / "manifests/docs/programs.md").read_text()
 
 
 def apply(checkout: Path, prefix: str, image: str = "", **more: Any) -> None:
@@ -120,8 +120,8 @@ def test_filter(volume: Volume, log: bytes, checkout: Path) -> None:
 def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
     """If a map has failed for good, reduce names the missing part in one attempt. After the fix,
     onlyMissing maps only this part, and then none. The command is in a ConfigMap, as in
-    manifests/README.md, with a {{ and an unchanged $."""
-    (shown,) = re.findall(r"^```yaml\n([^`]*name: map-command\n[^`]*)^```", README, re.MULTILINE)
+    programs.md, with a {{ and an unchanged $."""
+    (shown,) = re.findall(r"^```yaml\n([^`]*name: map-command\n[^`]*)^```", PROGRAMS, re.MULTILINE)
     recipe = yaml.safe_load(shown)
     program = (
         "import os, sys\n"
@@ -180,7 +180,7 @@ def test_sort(volume: Volume, log: bytes, checkout: Path) -> None:
 
 
 def test_pictures(volume: Volume, checkout: Path) -> None:
-    """64 tiles become the picture of README, equal in each pixel. A pod is deleted by force."""
+    """64 tiles become the picture in runs, equal in each pixel. A pod is deleted by force."""
     apply(checkout, "pictures", image="pictures")
     put_level_1(volume, "e2e/pictures", ".png", list(tiles()))
     run = submit("pictures")

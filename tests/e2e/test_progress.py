@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import test_programs
-from scenario import Run, Volume, kubectl, pods_of, submit, tool, until
+from scenario import ROOT, Run, Volume, kubectl, pods_of, submit, tool, until
 
 pytestmark = pytest.mark.e2e
 PREFIX = "argo_workflows_fanfold_"
@@ -21,8 +21,9 @@ def bundle(checkout: Path) -> None:
 
 
 def metrics() -> dict[str, float]:
-    """The bundle's metrics in Argo's controller, by the command of the README."""
-    (command,) = re.findall('`(kubectl get --raw "[^`]+")`', test_programs.README)
+    """The bundle's metrics in Argo's controller, by the command of monitoring.md."""
+    monitoring = (ROOT / "manifests/docs/monitoring.md").read_text()
+    (command,) = re.findall('`(kubectl get --raw "[^`]+")`', monitoring)
     pod = "jsonpath={.items[0].metadata.name}"
     name = kubectl("get", "pod", "-l", "app=workflow-controller", "-o", pod)
     text = tool("env", f"POD={name}", "bash", "-euc", command).decode()
@@ -96,8 +97,8 @@ def progress(run: Run) -> str:
 
 @pytest.mark.usefixtures("bundle")
 def test_progress(volume: Volume, log: bytes) -> None:
-    """A map that has read half of its part has the progress 50 of 100. Argo updates it per
-    minute."""
+    """A map that has read half of its part has the progress 50 of 100. Argo updates it once
+    per minute."""
     half = program(
         "import os, time",
         f"rest = {len(log) // 2}",

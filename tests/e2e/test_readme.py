@@ -1,4 +1,4 @@
-"""Run every command for a cluster in README.md and manifests/README.md."""
+"""Run every command of README.md and of the documents of the bundle and the local run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from scenario import (
 )
 
 pytestmark = pytest.mark.e2e
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "workers/local-run.md", "manifests/README.md")),
+    *sorted((ROOT / "manifests/docs").iterdir()),
+]
 # A command needs an account if one of these is in its row of a table, or in the text between it and
 # the previous command. ALL_OF_THIS marks a whole block.
 NEEDS_ACCOUNT = re.compile("Alibaba Cloud account|ACK|AccessKey|account of the registry")
-ALL_OF_THIS = "All of this needs an Alibaba Cloud account"
+ALL_OF_THIS = re.compile("All of this needs (an Alibaba Cloud account|Sealed Secrets)")
 # Commands that do not run here, because the cluster exists already, and the files that run them.
 ELSEWHERE = {
     r"git clone .*": ("tests/cold.sh", "git clone"),
@@ -38,6 +42,10 @@ ELSEWHERE = {
     r"images/build\.sh --archive build/images": ("tests/run.sh", "build.sh --archive build/images"),
     r"kind load image-archive .*": ("tests/run.sh", "cluster load build/images/*.tar"),
     r"make images PUSH=.*": ("tests/images/test_push.py", "PUSH="),
+    r"make (run|aggregate)\b.*": ("tests/local/test_local_run.py", "test_the_commands_of_the_doc"),
+    r"OSS_REGION=.* make run .*": ("tests/local/test_local_run.py", "test_make_in_a_bucket"),
+    r"make test": (".ci/run", "make test"),
+    r"make release .*": ("tests/manifests/test_release.py", "test_release"),
     r"manifests/validate\.sh .*": ("tests/manifests/test_validate.py", "validate.sh"),
 }
 # This machine replaces kind's node. Other tests read the log at the same time: it does not change.
@@ -55,10 +63,10 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fence = "" if fence else line.removeprefix("```") or "text"
-            block = ALL_OF_THIS in about
-            assert fence in ("", "sh", "text", "yaml")
+            block = bool(ALL_OF_THIS.search(about))
+            assert fence in ("", "sh", "text", "yaml", "xml")
         elif fence == "sh" and line and not line.startswith("#"):
-            yield line, block or bool(NEEDS_ACCOUNT.search(about))
+            yield line.partition("  #")[0].rstrip(), block or bool(NEEDS_ACCOUNT.search(about))
             about = ""
         elif line.startswith("|") and (found := re.search("`((?:argo|kubectl) [^`]+)`", line)):
             yield found[1], bool(NEEDS_ACCOUNT.search(line))
@@ -68,13 +76,11 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def documented() -> dict[str, bool]:
-    """The commands of both files, each once. A command that is the beginning of another command is
-    left out. A command that is marked in only one place runs."""
-    _, _, text = (ROOT / "README.md").read_text().partition("\n## Run it on your cluster\n")
-    section, _, _ = text.partition("\n## ")
+    """The commands of all documents, each once. A command that is the beginning of another command
+    is left out. A command that only some places mark runs."""
     found: dict[str, bool] = {}
-    for text in (section, (ROOT / "manifests/README.md").read_text()):
-        for command, marked in commands(text):
+    for path in DOCUMENTS:
+        for command, marked in commands(path.read_text()):
             found[command] = found.get(command, True) and marked
     return {
         command: marked
@@ -95,7 +101,9 @@ def test_every_command_is_run_or_marked() -> None:
             "validate.sh manifests/overlays/ack-one",
         ),
         "apply -k manifests/overlays/ack-one",
-        *("apply -k manifests/overlays/acs", "registry-secret"),
+        "apply -k manifests/overlays/acs",
+        *("create secret generic oss-secret --namespace", "kubeseal", "cd ", "kustomize edit"),
+        "registry-secret",
     )
 
     assert all(what in command for what, command in zip(of_accounts, marked, strict=True))
@@ -105,7 +113,7 @@ def test_every_command_is_run_or_marked() -> None:
 
 
 def on_this_node(command: str) -> str:
-    """The command for this machine; empty if it runs elsewhere, or needs root and we are not."""
+    """The command for this machine; empty if it runs elsewhere, or if root is missing."""
     if any(re.fullmatch(pattern, command) for pattern in ELSEWHERE):
         return ""
     for pattern, here in NODE.items():

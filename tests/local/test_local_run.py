@@ -577,14 +577,18 @@ def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
         assert "a-wrong-one" not in words
 
 
-def test_the_commands_of_the_readme() -> None:
-    """Every make command in the README that runs here does, quotes and dollars included."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    commands = [line.partition(" #")[0].strip() for line in lines if line.startswith("make ")]
-    local = [line for line in commands if line.startswith(("make run", "make aggregate"))]
+def test_the_commands_of_the_documents() -> None:
+    """Every make command that runs here does, quotes and dollars included."""
+    documents = [(ROOT / name).read_text() for name in ("README.md", "workers/local-run.md")]
+    local = {
+        line.partition(" #")[0].strip(): None
+        for text in documents
+        for line in text.splitlines()
+        if line.startswith(("make run", "make aggregate"))
+    }
     odd = """make run 'INPUT=workers/run.py' 'KEYWORDS=it'"'"'s,$5,"' MODE=range"""
 
-    assert len(local) >= 3
+    assert len(local) > 5
     for command in [*local, odd]:
         done = subprocess.run(
             ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300

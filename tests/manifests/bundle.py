@@ -28,6 +28,7 @@ from kustomize.helpers.binaries import binarypath  # type: ignore[import-untyped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = REPOSITORY / "manifests"
+DOCS = MANIFESTS / "docs"
 REFERENCES = MANIFESTS / "base/kustomizeconfig.argo.yaml"
 GOLDEN = Path(__file__).resolve().parent / "golden"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())

@@ -267,30 +267,32 @@ def test_local_volume_can_be_changed(tmp_path: Path) -> None:
 
 
 def test_readme_names_everything() -> None:
-    """Every template, parameter, component, overlay and run is in the README."""
+    """Every template and parameter is in templates.md, and every component, overlay, run and
+    document is in the README."""
     readme = (bundle.MANIFESTS / "README.md").read_text()
+    templates = (bundle.DOCS / "templates.md").read_text()
     programs = bundle.combination(("local-volume", "programs"))
     map_reduce = bundle.named(programs, "WorkflowTemplate", "map-reduce")
     for template in [*bundle.of_kind(bundle.base(), "WorkflowTemplate"), map_reduce]:
         parameters = [each["name"] for each in template["spec"]["arguments"]["parameters"]]
-        (row,) = re.findall(rf"^\| `{template['metadata']['name']}` \|.*$", readme, re.MULTILINE)
+        (row,) = re.findall(rf"^\| `{template['metadata']['name']}` \|.*$", templates, re.MULTILINE)
         assert re.findall(r"`(\w+)`", row.split("|")[3]) == parameters
 
     for name in [*bundle.COMPONENTS, *bundle.OVERLAYS]:
         assert f"| `{name}` |" in readme
-    for run in (bundle.MANIFESTS / "runs").glob("*.*"):
-        assert run.name in readme
+    for path in [*(bundle.MANIFESTS / "runs").glob("*.*"), *bundle.DOCS.iterdir()]:
+        assert f"({path.parent.name}/{path.name})" in readme
 
 
-def test_readme_overlays(tmp_path: Path) -> None:
-    """The overlays that the README shows build, and their patches have effects."""
-    readme = (bundle.MANIFESTS / "README.md").read_text()
+def test_documented_overlays(tmp_path: Path) -> None:
+    """The overlays that the documents show build, and their patches have effects."""
+    documents = "".join(path.read_text() for path in sorted(bundle.DOCS.iterdir()))
     shown = [
         yaml.safe_load(text.replace("../../", bundle.relative(bundle.MANIFESTS, tmp_path) + "/"))
-        for text in re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+        for text in re.findall(r"^```yaml\n(.*?)^```", documents, re.DOTALL | re.MULTILINE)
         if "kind: Kustomization" in text
     ]
-    assert shown
+    assert len(shown) == documents.count("\nkind: Kustomization\n")
     for each in shown:
         found = bundle.kustomize(tmp_path, each)
         for template in bundle.of_kind(found, "WorkflowTemplate") if "images" in each else ():

@@ -1,5 +1,5 @@
-"""Versions of other programs: the table in README, the oldest kustomize, and settings of Argo's
-controller that some versions do not have."""
+"""Versions of other programs: the table in versions.md, the oldest kustomize, and settings that
+some versions of Argo's controller do not have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import bundle
 import pytest
 import yaml
 
-README = bundle.REPOSITORY / "README.md"
+VERSIONS = bundle.DOCS / "versions.md"
 # Every component at least once.
 COMBINATIONS = (
     ("local-volume", "artifacts", "schedule", "smoke-run"),
@@ -64,8 +64,9 @@ def test_oldest_kustomize(tmp_path: Path) -> None:
     assert set().union(*COMBINATIONS) == set(bundle.COMPONENTS)
 
 
-def test_readme_names_the_tested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has exactly the versions that the tests build or run on."""
+def test_the_tested_versions_are_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has exactly the versions that the tests build or run on. README installs the newest
+    Argo of the table."""
     monkeypatch.syspath_prepend(bundle.REPOSITORY / "tests/cluster")
     builds = importlib.import_module("builds")
     project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -80,11 +81,14 @@ def test_readme_names_the_tested_versions(monkeypatch: pytest.MonkeyPatch) -> No
         ("Python", in_images),
     }
 
-    _, _, section = README.read_text().partition("\n## Works with\n")
-    table, _, _ = section.partition("\n## ")
+    table, _, _ = VERSIONS.read_text().partition("\n## ")
     rows = re.findall(r"^\| (\w[\w ]*) \| (\d[\d.]*) \|", table, re.MULTILINE)
 
+    readme = (bundle.REPOSITORY / "README.md").read_text()
+    installed = f"download/{builds.ARGO[builds.NEWEST_ARGO]}/install.yaml"
+
     assert len(rows) == len(set(rows))
+    assert installed in readme
     assert set(rows) == {(program, version.removeprefix("v")) for program, version in tested}
 
 
