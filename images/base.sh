@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make an image that stands in for debian:trixie-slim where no registry can be reached, from Debian's
-# packages; then print its name, which holds the digest of this recipe:
+# Build a replacement for debian:trixie-slim from Debian's packages, for machines without a registry.
+# Print its name, which contains the digest of this recipe:
 #   base=$(images/base.sh) && BASE=$base images/build.sh
-# Its tar stays in FANFOLD_CACHE (default: ~/.cache/fanfold); delete that to get newer packages.
+# The tar stays in FANFOLD_CACHE (default: ~/.cache/fanfold). Delete it to get newer packages.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
@@ -15,7 +15,7 @@ cache=${FANFOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fanfold}/base
 tar=trixie-${recipe:0:12}.tar
 mkdir -p "$cache"
 if [[ ! -e $cache/$tar ]]; then
-    command -v mmdebstrap >/dev/null || fail "mmdebstrap is not installed: install it, or set BASE to an image"
+    command -v mmdebstrap >/dev/null || fail "mmdebstrap must be installed: install it, or set BASE to an image"
     unfinished=$(mktemp "${cache%/base}/unfinished.XXXXXX")
     trap 'rm -f "$unfinished"' EXIT
     mmdebstrap --quiet --format=tar --variant=minbase trixie - >"$unfinished"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images with docker, podman or buildah, whichever works here.
+# Build the images with the first of docker, podman and buildah that works.
 set -euo pipefail
 
 usage() {
@@ -7,22 +7,22 @@ usage() {
 usage: images/build.sh [--builder NAME] [--archive DIR] [--sbom DIR] [--no-cache] [split|map|reduce ...]
 
   --builder NAME  docker, podman or buildah (default: the first of these that works)
-  --archive DIR   write DIR/split.tar, map.tar and reduce.tar too, as OCI archives
-  --sbom DIR      write DIR/split.spdx.json and so on: the packages in each image, as SPDX
-  --no-cache      build every layer anew
+  --archive DIR   also write DIR/split.tar, map.tar and reduce.tar, as OCI archives
+  --sbom DIR      also write DIR/split.spdx.json and so on: the packages in each image, as SPDX
+  --no-cache      rebuild every layer
 
 Environment:
-  PUSH               push the images to PUSH/fanfold-split:TAG and so on, as registry.example.com/team,
-                     and print the lines for an overlay, with digests
+  PUSH               registry and folder, such as registry.example.com/team: push the images to
+                     PUSH/fanfold-split:TAG and so on, and print the lines for an overlay, with digests
   BASE               image of the build stage (default: debian:trixie-slim; see base.sh). A tag is
-                     looked up once, and all is built from the digest that the first line prints
+                     resolved once: all images are built from the digest in the first line of output
   IMAGE_PREFIX, TAG  names of the images (default: localhost/fanfold-, dev)
-  VERSION, REVISION  labels (default: TAG, the commit)
-  SOURCE_DATE_EPOCH  label, the time of creation (default: the commit's)
-  STORAGE            folder of images and layers, for podman and buildah (default: theirs)
-  SYFT               program that lists the packages (default: .venv/bin/syft, which make images installs)
-  PIP_CERT           file of the CA certificates that pip trusts in the build (default: Debian's)
-  PIP_INDEX_URL      where pip finds packages (default: pip's own)
+  VERSION, REVISION  labels (default: TAG and the commit)
+  SOURCE_DATE_EPOCH  label: time of creation (default: time of the commit)
+  STORAGE            folder of images and layers, for podman and buildah (default: the builder's)
+  SYFT               program for --sbom (default: .venv/bin/syft, which make images installs)
+  PIP_CERT           file of CA certificates for pip in the build (default: Debian's)
+  PIP_INDEX_URL      package index for pip (default: pip's)
 END
 }
 
@@ -33,7 +33,7 @@ wanted='' archive='' sbom='' no_cache='' images=()
 while (($#)); do
     case $1 in
         --builder | --archive | --sbom)
-            [[ -n ${2:-} ]] || fail "$1 has no value: see images/build.sh --help"
+            [[ -n ${2:-} ]] || fail "$1 must have a value: see images/build.sh --help"
             case $1 in
                 --builder) wanted=$2 ;;
                 --archive) archive=$(mkdir -p "$2" && cd "$2" && pwd) ;;
@@ -44,21 +44,21 @@ while (($#)); do
         --no-cache) no_cache=--no-cache ;;
         split | map | reduce) images+=("$1") ;;
         -h | --help) usage && exit ;;
-        *) fail "'$1' is no option and no image: see images/build.sh --help" ;;
+        *) fail "the arguments must be options or images, got '$1': see images/build.sh --help" ;;
     esac
     shift
 done
 ((${#images[@]})) || images=(split map reduce)
-# A registry, and where in it: what a name of an image begins with.
+# A registry and a folder in it: the beginning of an image's name.
 word='[a-z0-9]+([._-]+[a-z0-9]+)*'
 [[ -z ${PUSH:-} || ($PUSH =~ ^$word(:[0-9]{1,5})?(/$word)*$ && ${PUSH%%/*} =~ [.:]|^localhost$) ]] ||
-    fail "PUSH must be REGISTRY/FOLDER, got '$PUSH': give it without https:// and a / at its end, in lower case"
+    fail "PUSH must be REGISTRY/FOLDER, got '$PUSH': set it in lower case, without https:// and without a / at the end"
 
-# As secrets: no layer and no history has them. Older buildah gives an empty one where an environment
-# variable has the same name as the id.
+# As secrets, which no layer and no history contains. With older buildah a secret is empty if its id is
+# also the name of an environment variable.
 secrets=()
 if [[ -n ${PIP_CERT:-} ]]; then
-    [[ -f $PIP_CERT ]] || fail "PIP_CERT is '$PIP_CERT', which is no file: name one, or unset it"
+    [[ -f $PIP_CERT ]] || fail "PIP_CERT must be a file, got '$PIP_CERT': set it to a file, or unset it"
     secrets+=(--secret "id=pip-cert,src=$(realpath "$PIP_CERT")")
 fi
 [[ -z ${PIP_INDEX_URL:-} ]] || secrets+=(--secret "id=pip-index-url,env=PIP_INDEX_URL")
@@ -66,7 +66,7 @@ fi
 if [[ -n $sbom ]]; then
     program=${SYFT:-$(dirname "$0")/../.venv/bin/syft}
     syft=$(type -P "$program") ||
-        fail "SYFT must be a program, got '$program': run make images, which installs syft, or set SYFT to its path"
+        fail "SYFT must be a program, got '$program': run make images, which installs syft, or set SYFT to a path"
     syft=$(realpath --no-symlinks "$syft")
 fi
 
@@ -75,9 +75,9 @@ choose_builder "$wanted"
 
 tag=${TAG:-dev}
 [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] ||
-    fail "TAG must be at most 128 letters, digits, '_', '.' and '-', got '$tag': give it as in 1.0.0"
+    fail "TAG must be at most 128 letters, digits, '_', '.' and '-', got '$tag': set it as in 1.0.0"
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
-[[ -n $epoch ]] || fail "there is no commit to take the time of creation from: set SOURCE_DATE_EPOCH"
+[[ -n $epoch ]] || fail "SOURCE_DATE_EPOCH must be set, because there is no commit: set it to the time of creation"
 created=$(TZ=UTC printf '%(%Y-%m-%dT%H:%M:%SZ)T' "$epoch")
 revision=${REVISION:-$(git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
 base=$(pin "${BASE:-debian:trixie-slim}")
@@ -88,7 +88,7 @@ for label in created="$created" version="${VERSION:-$tag}" revision="$revision" 
     labels+=("org.opencontainers.image.$label")
 done
 
-# describe NAME ARCHIVE FILE: write what is in the image, as SPDX. Syft asks nobody for newer versions.
+# describe NAME ARCHIVE FILE: write the packages in the image as SPDX. Syft looks for no newer version.
 describe() {
     local format=oci-archive
     [[ $builder != docker ]] || format=docker-archive
@@ -96,7 +96,7 @@ describe() {
         --source-name "$1" --source-version "$tag" --output "spdx-json=$3"
 }
 
-archives=$archive # of the images, to keep or for syft alone
+archives=$archive # of the images, to keep or only for syft
 if [[ -n $sbom && -z $archive ]]; then
     archives=$(mktemp -d)
     trap 'rm -r "$archives"' EXIT

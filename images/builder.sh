@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# For build.sh and base.sh to source: choose a builder that works here, and build with it.
-# STORAGE, where it is set, is the folder in which podman and buildah keep images and layers, in place
-# of the machine's own. docker has one storage, whose cache goes by contents.
+# build.sh and base.sh source this: choose a builder that works, and build with it.
+# STORAGE is the folder of images and layers for podman and buildah, instead of the machine's folder.
+# docker has one storage; its cache compares contents.
 
 STORAGE=${STORAGE:+$(realpath -m "$STORAGE")}
 
@@ -18,7 +18,7 @@ run_builder() {
     "$builder" ${storage[@]+"${storage[@]}"} "$@"
 }
 
-# A client without its daemon, or docker without buildx, is no builder.
+# A client without its daemon does not work, nor does docker without buildx.
 works() {
     case $1 in
         docker) docker buildx version && docker version ;;
@@ -31,13 +31,13 @@ choose_builder() {
     case ${1:-} in
         '') for builder in docker podman buildah; do works "$builder" && return; done ;;
         docker | podman | buildah) works "$1" && builder=$1 && return ;;
-        *) fail "the builder is '$1': give docker, podman or buildah" ;;
+        *) fail "the builder must be docker, podman or buildah, got '$1': pass one of them" ;;
     esac
-    fail "no builder works here (tried: ${1:-docker, podman, buildah}): start or install one"
+    fail "a builder must work (tried: ${1:-docker, podman, buildah}): start or install one"
 }
 
-# digest_of NAME: print the digest by which a registry knows an image of this machine; nothing if none
-# does. An error if the machine has no such image.
+# digest_of NAME: print the registry's digest of an image on this machine, or nothing if no registry
+# has the image. An error if the machine does not have the image.
 digest_of() {
     if [[ $builder == docker ]]; then
         docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$1" | sed -n '1s/.*@//p'
@@ -46,28 +46,28 @@ digest_of() {
     fi 2>/dev/null
 }
 
-# pin NAME: print the name of an image with its digest, so that all that is built on it is built on the
-# same. It is pulled if the machine has none of that name. One of this machine alone stays as it is.
+# pin NAME: print the name of an image with its digest, so that all images have the same base. Pull the
+# image if the machine does not have it. A name without a registry's digest stays as it is.
 pin() {
     local digest=''
     if [[ $1 != *@* && $1 != localhost/* ]]; then
         digest=$(digest_of "$1") || { run_builder pull --quiet "$1" >&2 && digest=$(digest_of "$1"); } ||
-            fail "BASE is '$1', which cannot be pulled: name one that can, or make one with images/base.sh"
+            fail "BASE must be an image that can be pulled, got '$1': set another, or build one with images/base.sh"
     fi
     echo "$1${digest:+@$digest}"
 }
 
-# build ARGUMENT...: the same as "BUILDER build ARGUMENT...", with every time in the image at 0. A
-# builder's cache compares contents, not times: any other time would be the one of whoever built a
-# layer first. And a layer whose contents did not change is not pulled again.
+# build ARGUMENT...: as "BUILDER build ARGUMENT...", with all times in the image set to 0. A builder's
+# cache compares contents, not times: any other time would depend on the first build of a layer. And a
+# node does not pull a layer with the same contents again.
 build() {
     if [[ $builder == docker ]]; then
         SOURCE_DATE_EPOCH=0 docker buildx build --provenance=false \
             --output type=docker,rewrite-timestamp=true "$@"
         return
     fi
-    # Isolation by chroot needs no container runtime, so it works inside a container too.
-    # Newer builders refuse --timestamp beside SOURCE_DATE_EPOCH.
+    # Isolation by chroot needs no container runtime, so it also works inside a container.
+    # Newer builders refuse --timestamp together with SOURCE_DATE_EPOCH.
     (
         unset SOURCE_DATE_EPOCH
         export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
@@ -77,9 +77,9 @@ build() {
     )
 }
 
-# build_labelled NAME LABEL... -- ARGUMENT...: the same under a name and with labels. buildah gives the
-# labels to every step, whose history names the step before: whoever labels an image while building
-# it gets the history of whoever built its layers first. So the labels are a step of their own.
+# build_labelled NAME LABEL... -- ARGUMENT...: build, with a name and labels. The labels are a separate
+# step: buildah would add them to the history of every step, and the cache would return the history of
+# an earlier build.
 build_labelled() {
     local name=$1 labels=()
     while shift && [[ $1 != -- ]]; do labels+=(--label "$1"); done
@@ -97,7 +97,7 @@ build_labelled() {
     )
 }
 
-# empty_storage: remove STORAGE. buildah leaves the container of a step that failed mounted.
+# empty_storage: remove STORAGE. buildah leaves the container of a failed step mounted.
 empty_storage() {
     local target
     findmnt --raw --noheadings --output TARGET | tac | while read -r target; do
@@ -107,7 +107,7 @@ empty_storage() {
     rm -rf "$STORAGE"
 }
 
-# save NAME FILE: the image as an OCI archive.
+# save NAME FILE: write the image as an OCI archive.
 save() {
     rm -f "$2"
     case $builder in
@@ -116,21 +116,21 @@ save() {
     esac
 }
 
-# push NAME TARGET: push the image to a registry under another name. Set `digest`, by which the
-# registry then knows it.
+# push NAME TARGET: push the image to a registry under another name. Set `digest` to the registry's
+# digest.
 push() {
-    local said
+    local output
     digest=''
     if [[ $builder == docker ]]; then
         docker tag "$1" "$2"
-        if said=$(docker push "$2"); then
-            digest=$(sed -n 's/^.* digest: \(sha256:[0-9a-f]*\) .*$/\1/p' <<<"$said")
+        if output=$(docker push "$2"); then
+            digest=$(sed -n 's/^.* digest: \(sha256:[0-9a-f]*\) .*$/\1/p' <<<"$output")
         fi
     else
-        said=$(mktemp)
-        if run_builder push --quiet --digestfile "$said" "$1" "docker://$2"; then digest=$(<"$said"); fi
-        rm "$said"
+        output=$(mktemp)
+        if run_builder push --quiet --digestfile "$output" "$1" "docker://$2"; then digest=$(<"$output"); fi
+        rm "$output"
     fi
     [[ -n $digest ]] ||
-        fail "$2 was not pushed: see above, log in with '$builder login ${2%%/*}', or set PUSH to where you may write"
+        fail "PUSH must be a registry that accepts $2, got the error above: log in with '$builder login ${2%%/*}', or set another PUSH"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Put together in $1 the root of the images: Debian's Python, what it loads, and nothing else.
+# Create the root of the images in $1: only Debian's Python and the files that it loads.
 # Runs as root in a stage of Dockerfile.shared, where python3 and ca-certificates are installed.
 set -euo pipefail
 
@@ -17,7 +17,7 @@ cp "$python" "$root/usr/bin/"
 ln -s "${python##*/}" "$root/usr/bin/python3"
 ln -s "${python##*/}" "$root/usr/bin/python"
 
-# The standard library, less its tests, its manual, its turtle, and venv, which needs a pip.
+# The standard library, without tests, manual, turtle, and venv, which needs pip.
 cp -a "$stdlib" "$root/usr/lib/"
 (
     cd "$root$stdlib"
@@ -27,9 +27,9 @@ cp -a "$stdlib" "$root/usr/lib/"
 )
 "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" -p / "$root$stdlib"
 
-# The shared libraries under the names that they are asked for by. Two are in no list: libgcc_s, which
-# the C library opens by name when a thread ends, and aborts the process where it is missing; and
-# libpthread, an empty shell by now, which extensions made for older systems ask for.
+# The shared libraries, under the names that programs load. ldd does not list two of them: libgcc_s,
+# which the C library opens when a thread ends (without it the process aborts), and libpthread, now an
+# empty library, which extensions for older systems load.
 {
     ldd "$python" "$root$stdlib"/lib-dynload/*.so |
         awk '/not found/ { exit 1 } $2 == "=>" { print $3 } /^\t\// { print $1 }'
@@ -39,7 +39,7 @@ while read -r library; do
     install -D -m 755 "$library" "$root/usr${library#/usr}"
 done </tmp/libraries
 
-# The certificates at Debian's path, and at the one that OpenSSL looks at by default.
+# The certificates at Debian's path, and at OpenSSL's default path.
 install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/usr/lib/ssl"
 cp -P /usr/lib/ssl/{cert.pem,certs} "$root/usr/lib/ssl/"
@@ -49,7 +49,7 @@ echo 'nonroot:x:65532:' >"$root/etc/group"
 echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
 mkdir -m 1777 "$root/tmp"
 
-# For scanners and lawyers: the packages that all this came from, and their licences.
+# For scanners and lawyers: the packages of these files, and their licences.
 install -D -m 644 /etc/os-release "$root/etc/os-release"
 mkdir -p "$root/var/lib/dpkg/status.d"
 {

@@ -1,8 +1,8 @@
-"""Write a release into the bundle, and render it: what `make release` does.
+"""Write a release into the bundle and render it, for `make release`.
 
-The tags of the three images, with digests if there are any, go into base/kustomization.yaml,
-and every overlay into one plain file of build/release, for those without kustomize. A checklist of
-what a person must do for the release goes to stderr.
+Writes the tags of the three images, and digests if there are any, to base/kustomization.yaml, and
+each overlay to one plain file in build/release, for use without kustomize. Prints the checklist of
+the release to stderr.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MANIFESTS = Path(__file__).resolve().parent
 BASE = MANIFESTS / "base/kustomization.yaml"
 RENDERED = MANIFESTS.parent / "build/release"
 IMAGES = ("split", "map", "reduce")
-# What a person must do for a release, in order.
+# The steps of a release that a person does, in order.
 CHECKLIST = """
 Checklist of release {version}:
 [ ] CHANGELOG.md has a section [{version}] with the date of today, and pyproject.toml this version.
@@ -29,8 +29,7 @@ Checklist of release {version}:
     make images TAG={version} PUSH=REGISTRY/FOLDER BASE=debian:trixie-slim@sha256:... STORAGE=FOLDER
 [{done}] Their digests are in the bundle:
     make release VERSION={version} DIGESTS="split=sha256:... map=sha256:... reduce=sha256:..."
-[ ] git diff shows these two files, manifests/base/kustomization.yaml and tests/manifests/golden,
-    and nothing else.
+[ ] git diff shows changes only in manifests/base/kustomization.yaml and tests/manifests/golden.
 [ ] make test, on a machine with a cluster: everything passes, nothing is skipped.
 [ ] Commit, then git tag --sign v{version}, and push both.
 [ ] build/release/*-{version}.yaml and build/sbom/*.spdx.json are attached to the release, with its
@@ -42,9 +41,7 @@ Checklist of release {version}:
 def version(text: str) -> str:
     """A tag of an image."""
     if not re.fullmatch(r"\w[\w.-]{0,127}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(
-            f"VERSION must be a tag such as 1.2.3, got {text!r}: set it"
-        )
+        raise argparse.ArgumentTypeError(f"VERSION must be a tag, got {text!r}: set it as in 1.2.3")
     return text
 
 
@@ -60,7 +57,7 @@ def digest(text: str) -> tuple[str, str]:
 
 
 def pinned(text: str, tag: str, digests: dict[str, str]) -> str:
-    """The base's kustomization with the release in it."""
+    """The text of the base's kustomization with the tag and the digests of the release."""
     block = "images:\n"
     for image in IMAGES:
         block += f'- name: fanfold-{image}\n  newTag: "{tag}"\n'
@@ -68,7 +65,7 @@ def pinned(text: str, tag: str, digests: dict[str, str]) -> str:
             block += f"  digest: {digests[image]}\n"
     text, found = re.subn(r"^images:\n(?:[- ] .+\n)+", block, text, flags=re.MULTILINE)
     if found != 1:
-        raise ValueError(f"{BASE} has {found} lists of images: keep one")
+        raise ValueError(f"{BASE} must have one list of images, got {found}: keep one")
     return text
 
 
@@ -77,7 +74,7 @@ def kustomize() -> str | None:
     with suppress(FileNotFoundError):
         return str(binarypath("kustomize"))
     found = shutil.which("kustomize")
-    # In an active venv this is the wrapper that has just found none.
+    # In an active venv, `found` may be the wrapper that has just found no kustomize.
     return None if found and Path(found).parent == Path(sys.executable).parent else found
 
 
@@ -94,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     program = kustomize()
     if not program:
-        parser.error("kustomize is not on the PATH: install 5.5 or a newer one")
+        parser.error("kustomize must be on the PATH: install version 5.5 or newer")
     BASE.write_text(pinned(BASE.read_text(), arguments.version, digests))
     RENDERED.mkdir(parents=True, exist_ok=True)
     for overlay in sorted((MANIFESTS / "overlays").iterdir()):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Validate an overlay of your own: manifests/validate.sh OVERLAY
-# It is built with kustomize, linted by argo and shown to the API server where these can be had, which
-# changes nothing there, and checked as the tests of the bundle check its overlays. Exit code 2 and a
-# line for each problem if there is any; a line of counts in any case.
+# Validate your overlay: manifests/validate.sh OVERLAY
+# Builds the overlay with kustomize, lints it with argo and sends it to the API server as a dry run, if
+# these are available, and runs the checks that the tests run on the bundle's overlays. Prints a line
+# per problem and a line of counts. Exit code 2 if there is a problem.
 set -euo pipefail
 
 root=$(realpath "$(dirname "$0")/..")

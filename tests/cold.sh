@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# `make test COLD=1`: the tests of what is committed, in a fresh clone and with empty caches: programs,
-# modules, packages of Python, base image, layers. The folder stays where a test fails.
+# `make test COLD=1`: test the committed files in a fresh clone with empty caches (programs, modules,
+# Python packages, base image, layers). If a test fails, the folder stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! git rev-parse --verify --quiet HEAD >/dev/null; then
-    echo "cold.sh: this folder is no git clone: make one and run the tests there" >&2
+    echo "cold.sh: this folder must be a git clone: clone the repository and run the tests there" >&2
     exit 2
 fi
-[[ -z $(git status --porcelain) ]] || echo "cold.sh: what is not committed is not tested" >&2
-# Not below this folder: a socket's path may have 108 bytes.
+[[ -z $(git status --porcelain) ]] || echo "cold.sh: uncommitted changes are not tested" >&2
+# Outside this folder: a socket's path may have at most 108 bytes.
 cold=$(mktemp -d "${TMPDIR:-/var/tmp}/fanfold.XXXXXX")
 git clone --quiet . "$cold/clone"
-# Each one by name: settings files of go and pip may name other folders.
+# Set each cache: settings files of go and pip may name other folders.
 export FANFOLD_CACHE=$cold/cache/fanfold PIP_CACHE_DIR=$cold/cache/pip XDG_CACHE_HOME=$cold/cache
 export GOPATH=$cold/go GOCACHE=$cold/cache/go GOMODCACHE=$cold/go/mod
 unset FANFOLD_BIN E2E_KUBECONFIG STORAGE COLD

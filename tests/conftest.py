@@ -1,4 +1,4 @@
-"""What all tests share: one Hypothesis profile, a volume of one's own, and where it lies."""
+"""Shared by all tests: one Hypothesis profile, and an empty volume per test on each storage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fanfold.storage import bucket
 from hypothesis import HealthCheck, settings
 from pipeline import Volume, settings_of, volumes_in
 
-# A make that a test calls is its user's, and says what it says to him: no child of `make test`.
+# A make that a test calls must print the same as for a user, not as a child of `make test`.
 os.environ.pop("MAKELEVEL", None)
-# A shell has its background jobs ignore Ctrl-C, and they would what they start.
+# A shell's background jobs ignore Ctrl-C, and so would the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "fanfold",
-    deadline=None,  # a machine that is busy is not a bug
+    deadline=None,  # a busy machine is not a bug
     derandomize="CI" in os.environ,
     database=None,
     max_examples=100,
@@ -39,44 +39,44 @@ def volume() -> Iterator[Volume]:
 
 
 REAL = os.environ.get("TEST_WORK_DIR", "").rstrip("/")  # oss://BUCKET/PREFIX (`make test-oss`)
-OWN = f"fanfold-test-{secrets.token_hex(8)}"  # what is ours below it
+OWN = f"fanfold-test-{secrets.token_hex(8)}"  # the folder of these tests in it
 
 
 @contextmanager
 def a_bucket() -> Iterator[None]:
-    """Have volumes made in a fake OSS; or in a real one, with the settings of the environment."""
+    """Make volumes in a fake OSS, or in a real OSS with the settings of the environment."""
     if not REAL:
         with FakeOSS() as fake, volumes_in(settings_of(fake), fake):
             yield
         return
     names = [name for name in os.environ if name.startswith(("OSS_", "ALIBABA_CLOUD_"))]
-    given = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
+    chosen = {name: os.environ[name] for name in names} | {"WORK_DIR": f"{REAL}/{OWN}"}
     try:
-        next(bucket.open_storage(given)[0].names(""), None)
+        next(bucket.open_storage(chosen)[0].names(""), None)
     except WorkerError as error:
         pytest.exit(str(error), 2)
-    with volumes_in(given):
+    with volumes_in(chosen):
         yield
 
 
 @pytest.fixture(scope="module", params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest) -> Iterator[None]:
-    """For modules that hold for volumes in folders and in buckets alike: first all tests with the
-    one, then with the other, but for those that are marked `folder`. A real bucket has just its."""
+    """For modules that apply to volumes in folders and in buckets: run all tests on a folder, then
+    on a bucket, except tests with the mark `folder`. With a real bucket, run only on the bucket."""
     if request.param == "folder":
         yield
         return
     with a_bucket(), pytest.MonkeyPatch.context() as patch:
         for test in vars(request.module).values():  # fewer examples: each is many requests
-            if given := getattr(test, "_hypothesis_internal_use_settings", None):
-                fewer = settings(given, max_examples=5 if REAL else 10)
+            if chosen := getattr(test, "_hypothesis_internal_use_settings", None):
+                fewer = settings(chosen, max_examples=5 if REAL else 10)
                 patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
         yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what holds for folders only, where it would run in a bucket; with a real bucket,
-    all that does not run there."""
+    """Leave out tests for folders where they would run in a bucket; with a real bucket, leave out
+    all tests that do not run in a bucket."""
 
     def fits(item: pytest.Item) -> bool:
         if storage_of(item) != "bucket":
@@ -90,14 +90,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def storage_of(item: pytest.Item) -> str | None:
-    """Where a test has its volumes, if it runs in both storages."""
+    """The storage of a test, if it runs on both storages."""
     params: dict[str, str] = getattr(getattr(item, "callspec", None), "params", {})
     return params.get("storage")
 
 
 def together(item: pytest.Item) -> str:
-    """Whose tests one process runs (`--dist loadgroup`): those of a function and a storage, or of a
-    folder that builds images or mounts a bucket once."""
+    """The group of a test; one process runs a whole group (`--dist loadgroup`). A group is a
+    function and a storage, or a folder that builds images or mounts a bucket once."""
     folder = item.path.parent.name
     if folder in ("images", "mount"):
         return folder

@@ -1,4 +1,4 @@
-"""The inputs of the examples in manifests/runs, and what must come of them, each in a few lines."""
+"""The inputs of the examples in manifests/runs, and short models of the expected outputs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def log_lines() -> list[bytes]:
 
 
 def model_of_filter(log: bytes) -> bytes:
-    """What filter.yaml makes of a log."""
+    """The expected output of filter.yaml for a log."""
     found = (line.split(" ", 2) for line in log.decode().splitlines() if " [ERROR] " in line)
     return "".join(json.dumps({"time": a, "message": c}) + "\n" for a, _, c in found).encode()
 
 
 def model_of_simulations() -> bytes:
-    """What simulations.yaml makes of SEEDS."""
+    """The expected output of simulations.yaml for SEEDS."""
     spec = importlib.util.spec_from_file_location("simulations", RUNS / "simulations.py")
     assert spec
     assert spec.loader
@@ -40,7 +40,7 @@ def model_of_simulations() -> bytes:
 
 
 def shade(x: int, y: int) -> int:
-    """A pixel of the picture, which is the Mandelbrot set."""
+    """A pixel of the picture: the Mandelbrot set."""
     size = SIDE * TILES
     c = complex(2.6 * (x + 0.5) / size - 1.95, 2.6 * (y + 0.5) / size - 1.3)
     z = 0j
@@ -71,7 +71,7 @@ def picture() -> list[bytes]:
 
 
 def tiles() -> Iterator[bytes]:
-    """The tiles, row by row: what a renderer would write."""
+    """The tiles, row by row, as a renderer would write them."""
     rows = picture()
     for down in range(0, SIDE * TILES, SIDE):
         for right in range(0, SIDE * TILES, SIDE):
@@ -85,7 +85,7 @@ def pixels(picture: bytes) -> bytes:
 
 
 def compressed_logs() -> dict[str, bytes]:
-    """40 logs by name, each of two members, as a logger writes them that is started again."""
+    """40 logs by name, each of two gzip members, as a restarted logger writes them."""
     lines = log_lines()
 
     def packed(number: int) -> bytes:
@@ -99,12 +99,12 @@ DAMAGED = {"017.png": b"", "099.png": b"no picture", "180.png": png([bytes([1] *
 
 
 def photos() -> dict[str, bytes]:
-    """200 pictures by name, each of one shade of grey, its number."""
+    """200 pictures by name, each in one shade of grey: its number."""
     return {f"{number:03}.png": png([bytes([number] * 48)] * 32) for number in range(200)}
 
 
 def is_thumbnail(number: int, picture: bytes) -> bool:
-    """Whether this is the thumbnail of a photo."""
+    """Whether `picture` is the thumbnail of a photo."""
     return pixels(picture) == b"P6\n16 11\n255\n" + bytes([number] * 3 * 16 * 11)
 
 
@@ -112,7 +112,7 @@ BROKEN = {"20.json": b"", "60.json": b'{"speed": 9}', "61.json": b"no scenario"}
 
 
 def scenarios() -> dict[str, bytes]:
-    """100 scenarios by name, three of which are none."""
+    """100 scenarios by name, including three broken ones."""
 
     def made(number: int) -> bytes:
         scenario = {"speed": 10 + number % 25, "gap": 50, "reaction": 1, "brakes": 6 + number % 3}
@@ -122,11 +122,11 @@ def scenarios() -> dict[str, bytes]:
 
 
 def model_of_scenarios() -> dict[str, int]:
-    """What scenarios.yaml makes of these: the way to stop is a formula."""
-    given = [json.loads(text) for name, text in scenarios().items() if name not in BROKEN]
+    """The expected output of scenarios.yaml: the distance to stop is a formula."""
+    loaded = [json.loads(text) for name, text in scenarios().items() if name not in BROKEN]
     left = [
         one["gap"] - one["speed"] * one["reaction"] - one["speed"] ** 2 / 2 / one["brakes"]
-        for one in given
+        for one in loaded
     ]
     assert min(map(abs, left)) > 0.1  # metres: more than a step of the simulation
     passed = sum(each > 0 for each in left)

@@ -1,5 +1,4 @@
-"""A volume, a folder or a bucket, and the workers on it: in this process, or as processes of their
-own.
+"""A volume in a folder or a bucket, and the workers on it, in this process or in other processes.
 
 volume.write("log-count-data.txt", b"INFO")
 volume.log_count(NUM_PARTS=2)          # split, count every part, merge
@@ -46,11 +45,11 @@ INPUT = "log-count-data.txt"
 LEVEL_1 = "aggregation-demo/l1/{}.txt"
 JOINED = "aggregation-demo/result.txt"
 KEYWORDS = ("INFO", "WARN", "ERROR", "DEBUG")
-TIMEOUT = 60  # seconds; nothing here takes a tenth of it
+TIMEOUT = 60  # seconds; no test needs a tenth of it
 
 CLOCK = itertools.count(time.time_ns())
 
-Tree = dict[str, bytes | None]  # what lies at a name; None for what is no file, such as a folder
+Tree = dict[str, bytes | None]  # content by name; None for anything but a file, such as a folder
 Main = Callable[[list[str], Mapping[str, str]], int]
 
 MAINS: dict[str, Main] = {
@@ -63,38 +62,37 @@ MAINS: dict[str, Main] = {
 
 
 def model(files: Iterable[bytes], keywords: Iterable[str] = KEYWORDS) -> dict[str, int]:
-    """What the pipeline has to find: the keywords in all files, file by file."""
+    """The expected totals: the keywords in all files, file by file."""
     contents = list(files)
     return {word: sum(data.count(word.encode()) for data in contents) for word in keywords}
 
 
 def children() -> set[str]:
-    """The ids of the processes that this one has started and not waited for. Servers of other tests
-    are among them."""
+    """The ids of the child processes of this process, including the servers of other tests."""
     found = set()
     for task in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found.update(task.read_text().split())
     return found
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a worker ended, and what it said."""
+    """The exit code, stdout and stderr of a worker."""
 
     code: int
     output: str
     words: str
 
     def event(self, event: str) -> dict[str, str]:
-        """The fields of the last log line of an event, those that are plain words; empty if there
-        is none."""
+        """The fields with plain words in the last log line of an event; empty without such a
+        line."""
         lines = [line for line in self.words.splitlines() if f" event={event} " in line]
         return dict(re.findall(r"(\S+)=([^\s\"]+)", lines[-1])) if lines else {}
 
     @property
     def part_ids(self) -> list[str]:
-        """What split.py printed, which has to be a JSON array of strings and nothing else."""
+        """The output of split.py, which must be exactly a JSON array of strings."""
         assert self.code == 0, self.words
         ids = json.loads(self.output)
         assert self.output == json.dumps(ids, separators=(",", ":")) + "\n"
@@ -104,84 +102,84 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """A prefix in a bucket, below which volumes are made."""
+    """A prefix in a bucket for volumes."""
 
     settings: Mapping[str, str]  # of the workers
-    store: bucket.Bucket  # for the tests' own eyes and hands
-    fake: FakeOSS | None  # which it lies in, unless it is a real one
+    store: bucket.Bucket  # for direct access by the tests
+    fake: FakeOSS | None  # the fake OSS of the bucket; None for a real OSS
 
 
 class BucketPath(PurePosixPath):
-    """The key of an object, with as much of pathlib.Path as the tests use."""
+    """The key of an object, with the methods of pathlib.Path that the tests use."""
 
-    place: ClassVar[Place | None] = None  # that volumes are made in, if it is no folder
+    place: ClassVar[Place | None] = None  # of new volumes; None for volumes in folders
     numbers = itertools.count()
 
     def ask(self, request: Callable[[], Any]) -> Any:
-        """The answer to a request about this key. Raises FileNotFoundError."""
+        """The answer to a request about this key; FileNotFoundError if the object is missing."""
         assert self.place
         return self.place.store.ask(str(self), request)
 
     @property
     def bucket(self) -> Any:
-        """What oss2 makes requests with."""
+        """The bucket object of oss2."""
         assert self.place
         return self.place.store.bucket
 
     def read_bytes(self) -> bytes:
-        """What the object holds."""
+        """The content of the object."""
         return bytes(self.ask(lambda: self.bucket.get_object(str(self)).read()))
 
     def write_bytes(self, data: bytes) -> None:
-        """Put an object in place."""
+        """Write the object."""
         self.ask(lambda: self.bucket.put_object(str(self), data))
 
     def exists(self) -> bool:
-        """Whether there is an object of this name."""
+        """Whether the object exists."""
         return bool(self.ask(lambda: self.bucket.object_exists(str(self))))
 
     def is_file(self) -> bool:
-        """Whether what rglob gives is no folder: there are none."""
+        """True, because rglob finds only objects: a bucket has no folders."""
         return True
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Take the object away."""
+        """Remove the object."""
         if not missing_ok and not self.exists():
             raise FileNotFoundError(self)
         self.ask(lambda: self.bucket.delete_object(str(self)))
 
     def rglob(self, pattern: str) -> list[BucketPath]:
-        """The objects below this name whose last step fits the pattern."""
+        """The objects below this name with a base name that matches the pattern."""
         found = self.ask(lambda: list(oss2.ObjectIteratorV2(self.bucket, f"{self}/")))
         below = [BucketPath(each.key) for each in found]
         return [path for path in below if fnmatch.fnmatchcase(path.name, pattern)]
 
     def iterdir(self) -> list[BucketPath]:
-        """The objects right below this name."""
+        """The objects directly below this name."""
         return [path for path in self.rglob("*") if path.parent == self]
 
     def uploads(self) -> list[Any]:
-        """The uploads below this name that have not ended, and are billed."""
+        """The unfinished uploads below this name, which are billed."""
         pages = oss2.MultipartUploadIterator(self.bucket, f"{self}/")
         uploads: list[Any] = self.ask(lambda: list(pages))
         return uploads
 
     def copy_tree(self, target: BucketPath) -> None:
-        """The same objects below another name."""
+        """Copy all objects below this name to another name."""
         for path in self.rglob("*"):
             names = self.bucket.bucket_name, str(path), str(target / path.relative_to(self))
             self.ask(partial(self.bucket.copy_object, *names))
 
     def remove_tree(self) -> None:
-        """Take all objects below this name away."""
+        """Remove all objects below this name."""
         keys = [str(path) for path in self.rglob("*")]
-        for at in range(0, len(keys), 1000):  # at once, says OSS
+        for at in range(0, len(keys), 1000):  # OSS's limit per request
             self.ask(partial(self.bucket.batch_delete_objects, keys[at : at + 1000]))
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A folder that stands for the mounted volume, or a bucket, and the settings of a run on it."""
+    """A folder, as the mounted volume, or a bucket; and the settings of a run on it."""
 
     root: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -189,13 +187,13 @@ class Volume:
     @classmethod
     @contextlib.contextmanager
     def temporary(cls, **settings: object) -> Iterator[Volume]:
-        """An empty volume: in the bucket if there is one, else a folder, in memory where there is
-        such a file system."""
+        """An empty volume: in the bucket if there is one, otherwise in a folder, in memory if
+        possible."""
         if place := BucketPath.place:
             root = BucketPath(place.store.root, f"volume{next(BucketPath.numbers)}")
             yield cls(cast(Path, root)).having(**settings)
             return
-        shm = "/dev/shm"  # noqa: S108 - a name of our own is made below it
+        shm = "/dev/shm"  # noqa: S108 - the volume is a new folder in it
         where = shm if os.access(shm, os.W_OK) else None
         with tempfile.TemporaryDirectory(dir=where, prefix="volume") as folder:
             yield cls(Path(folder)).having(**settings)
@@ -204,32 +202,32 @@ class Volume:
         """The same volume with more settings."""
         return Volume(self.root, {**self.settings, **{k: str(v) for k, v in settings.items()}})
 
-    # --- its files
+    # --- files
 
     @property
     def in_bucket(self) -> bool:
-        """Whether it is one in a bucket."""
+        """Whether the volume is in a bucket."""
         return isinstance(self.root, BucketPath)
 
     @property
     def run_dir(self) -> Path:
-        """Where the run writes."""
+        """The directory of the run."""
         return self.root / self.settings.get("RUN_DIR", "")
 
     def write(self, name: str, data: bytes) -> Path:
-        """Put a file on the volume."""
+        """Write a file on the volume."""
         path = self.root / name
         if self.in_bucket:
             path.write_bytes(data)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        now = next(CLOCK)  # its version, which two quick writes might share otherwise
+        now = next(CLOCK)  # its version; otherwise two quick writes may have the same
         os.utime(path, ns=(now, now))
         return path
 
     def sparse(self, name: str, size: int, pieces: Mapping[int, bytes] | None = None) -> Path:
-        """Put a file of holes on the volume, with these bytes at these offsets."""
+        """Write a sparse file on the volume, with these bytes at these offsets."""
         path = self.root / name
         with path.open("wb") as file:
             file.truncate(size)
@@ -239,28 +237,28 @@ class Volume:
         return path
 
     def tree(self) -> Tree:
-        """Everything on the volume, hidden files and folders included."""
+        """Everything on the volume, including hidden files and folders."""
         return {
             str(path.relative_to(self.root)): path.read_bytes() if path.is_file() else None
             for path in sorted(self.root.rglob("*"))
         }
 
     def temporary_files(self) -> list[str]:
-        """The hidden files on the volume, and the objects that somebody has begun and not ended."""
+        """The hidden files on the volume, and the unfinished uploads."""
         return self.hidden_files() + self.uploads()
 
     def hidden_files(self) -> list[str]:
-        """Those of them that are files."""
+        """The hidden files on the volume."""
         return [str(path) for path in self.root.rglob(".*")]
 
     def uploads(self) -> list[str]:
-        """Those of them that are objects, which an answer that was lost may leave."""
+        """The keys of unfinished uploads, which a lost answer may leave."""
         if not isinstance(self.root, BucketPath):
             return []
         return [upload.key for upload in self.root.uploads()]
 
     def copy_run(self, run_dir: str) -> Volume:
-        """The same run in another RUN_DIR."""
+        """Copy the run to another RUN_DIR."""
         other = self.having(RUN_DIR=run_dir)
         if isinstance(self.run_dir, BucketPath):
             self.run_dir.copy_tree(cast(BucketPath, other.run_dir))
@@ -269,14 +267,14 @@ class Volume:
         return other
 
     def remove_run(self) -> None:
-        """Remove all that the run wrote."""
+        """Remove the directory of the run."""
         if isinstance(self.run_dir, BucketPath):
             self.run_dir.remove_tree()
         else:
             shutil.rmtree(self.run_dir)
 
     def plan(self) -> dict[str, Any]:
-        """The newest plan.json, which has to be JSON as a whole, too."""
+        """The newest plan.json, which must be JSON as a whole."""
         return dict(json.loads((self.run_dir / "split-output/plan.json").read_bytes()))
 
     def sizes(self) -> list[int]:
@@ -284,11 +282,11 @@ class Volume:
         return [stop - at for at, stop in pairwise(self.plan()["cuts"])]
 
     def plan_path(self) -> Path:
-        """Where the newest plan lies under its own id."""
+        """The path of the newest plan under its id."""
         return self.run_dir / names.PLAN.format(self.plan()["id"])
 
     def copy_path(self, number: int) -> Path:
-        """Where the copy of a part of the newest plan lies."""
+        """The path of the copy of a part of the newest plan."""
         return self.run_dir / names.PART_COPY.format(self.plan()["id"], number)
 
     def copies(self, count: int) -> list[bytes]:
@@ -296,30 +294,30 @@ class Volume:
         return [self.copy_path(n).read_bytes() for n in range(count)]
 
     def job(self, **settings: object) -> str:
-        """The id of the newest plan and the settings of its map."""
+        """The id of the job of the newest plan and these settings."""
         plan, environ = self.plan(), self.environ(settings)
         made_by = job_settings(map_settings(environ), str(plan["mode"]), environ)
         return records.job_id(str(plan["id"]), made_by)
 
     def record_path(self, part_id: str, **settings: object) -> Path:
-        """Where the record of a part of the newest plan lies."""
+        """The path of the record of a part of the newest plan."""
         return self.run_dir / names.PART_RECORD.format(self.job(**settings), part_id)
 
     def record(self, part_id: str, **settings: object) -> dict[str, Any]:
-        """The record of a part, which has to be JSON as a whole, too."""
+        """The record of a part, which must be JSON as a whole."""
         return dict(json.loads(self.record_path(part_id, **settings).read_bytes()))
 
     def reseal(self, path: Path, **changes: object) -> None:
-        """Put a record in place of another, whole and with these changes."""
+        """Replace a record by a valid record with these changes."""
         path.write_bytes(records.seal({**records.unseal(path.read_bytes()), **changes}))
 
     def final(self, name: str) -> bytes | None:
-        """What lies at a final name; None if there is nothing."""
+        """The content at a final name; None if it does not exist."""
         path = self.run_dir / name
         return path.read_bytes() if path.exists() else None
 
     def results(self) -> dict[str, dict[str, bytes]]:
-        """What is in results/, by folder and name, the newest run last."""
+        """The files in results/, by folder and name, the newest run last."""
         found: dict[str, dict[str, bytes]] = {}
         for path in sorted((self.run_dir / "results").rglob("*")):
             folder, _, name = str(path.relative_to(self.run_dir / "results")).partition("/")
@@ -333,14 +331,14 @@ class Volume:
         return dict(json.loads(newest["summary.json"]))
 
     def totals(self) -> dict[str, int | float] | None:
-        """What result.json says; None if there is none."""
+        """The content of result.json; None if it does not exist."""
         path = self.run_dir / "result.json"
         return json.loads(path.read_bytes()) if path.exists() else None
 
-    # --- the workers on it
+    # --- workers
 
     def environ(self, settings: Mapping[str, object]) -> dict[str, str]:
-        """The settings of a worker, as its environment has them."""
+        """The environment of a worker."""
         more = {key: str(value) for key, value in settings.items()}
         work_dir = {"WORK_DIR": str(self.root)}
         if self.in_bucket and (place := BucketPath.place):
@@ -349,7 +347,7 @@ class Volume:
         return {**work_dir, **self.settings, **more}
 
     def run(self, worker: str, *arguments: object, **settings: object) -> Outcome:
-        """Run a worker in this process. A traceback is the caller's."""
+        """Run a worker in this process. Exceptions reach the caller."""
         environ = self.environ(settings)
         output, words = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(words):
@@ -357,7 +355,7 @@ class Volume:
         return Outcome(code, output.getvalue(), words.getvalue())
 
     def split(self, **settings: object) -> list[str]:
-        """Split, and give the part ids."""
+        """Split; return the part ids."""
         return self.run("split", **settings).part_ids
 
     def count(self, part_ids: Iterable[str], **settings: object) -> None:
@@ -369,28 +367,27 @@ class Volume:
     def run_map(
         self, function: Callable[[Part], Any], part_id: object, **settings: object
     ) -> Outcome:
-        """Run a custom map in this process. A traceback is the caller's."""
+        """Run a custom map in this process. Exceptions reach the caller."""
         words = io.StringIO()
         with contextlib.redirect_stderr(words):
             code = map_part(function, self.environ({"PART_ID": part_id, **settings}))
         return Outcome(code, "", words.getvalue())
 
     def fan_out(self, function: Callable[[Part], Any], **settings: object) -> Outcome:
-        """The whole pipeline with a custom map, which has to go well up to the merge; gives the
-        outcome of that."""
+        """The whole pipeline with a custom map, which must succeed; return the outcome of merge."""
         for part_id in self.split(**settings):
             outcome = self.run_map(function, part_id, **settings)
             assert outcome.code == 0, outcome.words
         return self.run("merge", **settings)
 
     def write_level_1(self, files: Iterable[bytes]) -> None:
-        """Put the files of level 1 there."""
+        """Write the files of level 1."""
         for number, data in enumerate(files):
             name = self.run_dir / LEVEL_1.format(number)
             self.write(str(name.relative_to(self.root)), data)
 
     def process(self, files: int, fan_in: int = 2, levels: int = 2, **settings: object) -> int:
-        """Run process-data up to a level; gives how many files that has."""
+        """Run process-data up to a level; return the number of files of that level."""
         for level in range(1, levels):
             more = {"FILES": files, "FAN_IN": fan_in, **settings}
             files = -(-files // fan_in)
@@ -402,7 +399,7 @@ class Volume:
     def aggregate(
         self, files: int, fan_in: int = 2, levels: int = 2, **settings: object
     ) -> Outcome:
-        """The whole of process-data, as wide as its level 1; gives the outcome of the merge."""
+        """All of process-data for the files of level 1; return the outcome of merge."""
         width = self.process(files, fan_in, levels, **settings)
         return self.run("merge", width, LEVEL=levels, **settings)
 
@@ -412,7 +409,7 @@ class Volume:
         assert (outcome.code, outcome.output) == (0, ""), outcome.words
 
     def log_count(self, seed: int = 0, **settings: object) -> list[str]:
-        """The whole pipeline, every part counted twice and in any order; gives the part ids."""
+        """The whole pipeline, with every part counted twice in any order; return the part ids."""
         part_ids = self.split(**settings)
         again = part_ids * 2
         random.Random(seed).shuffle(again)
@@ -423,8 +420,8 @@ class Volume:
     def start(
         self, worker: str, *arguments: object, prologue: str = "", **settings: object
     ) -> subprocess.Popen[str]:
-        """Start a worker as a process of its own, after a prologue in Python. The caller ends it,
-        or leaves it to `with`."""
+        """Start a worker as a process, after a prologue in Python. The caller ends it, or uses
+        `with`."""
         script = str(WORKERS / f"{worker}.py")
         if prologue:
             path = f"import sys; sys.path.insert(0, {str(WORKERS)!r})"
@@ -448,13 +445,13 @@ class Volume:
         timeout: float = TIMEOUT,
         **settings: object,
     ) -> Outcome:
-        """Run a worker as a process of its own."""
+        """Run a worker as a process."""
         with self.start(worker, *arguments, prologue=prologue, **settings) as process:
             return finish(process, timeout)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Outcome:
-    """Wait for a process; one that takes too long is killed and is an error."""
+    """Wait for a process; kill it and raise TimeoutExpired after the timeout."""
     try:
         output, words = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -464,13 +461,13 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Outcome:
 
 
 def bare_environ() -> dict[str, str]:
-    """An environment without a setting of ours in it; bytecode is kept out of the checkout."""
+    """An environment without settings of the workers; bytecode is written outside the checkout."""
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return {**kept, "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir(), "fanfold-bytecode"))}
 
 
 def settings_of(fake: FakeOSS) -> dict[str, str]:
-    """The settings of one who works in its bucket."""
+    """The settings of a worker for the bucket of a fake OSS."""
     return {
         "WORK_DIR": "oss://bucket",
         "OSS_ENDPOINT": fake.endpoint,
@@ -482,14 +479,14 @@ def settings_of(fake: FakeOSS) -> dict[str, str]:
 
 @contextlib.contextmanager
 def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iterator[None]:
-    """Have volumes made in this bucket, below WORK_DIR. In a real one nothing of them is left."""
+    """Make volumes in this bucket, below WORK_DIR. In a real bucket, remove them in the end."""
     with contextlib.ExitStack() as stack:
-        ours = settings
-        if fake:  # a way in that has no faults, counts nothing and knows the key
+        direct = settings
+        if fake:  # a second server without faults and counts, which accepts the key
             door = stack.enter_context(FakeOSS())
             door.service.buckets = fake.service.buckets
-            ours = {**settings, "OSS_ENDPOINT": door.endpoint}
-        store, _ = bucket.open_storage(ours)
+            direct = {**settings, "OSS_ENDPOINT": door.endpoint}
+        store, _ = bucket.open_storage(direct)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(BucketPath, "place", Place(settings, store, fake))
         try:
@@ -504,14 +501,14 @@ def volumes_in(settings: Mapping[str, str], fake: FakeOSS | None = None) -> Iter
 
 @contextlib.contextmanager
 def pieces_of(size: int) -> Iterator[None]:
-    """Have the workers read, copy and group by `size`, so that small inputs have many pieces. Parts
-    of uploads shrink in a fake OSS alone. The page of a run is its first line: a whole one would
-    have more pieces than all else, another number in each run."""
+    """Let the workers read, copy and group by `size`, so that small inputs have many pieces. Parts
+    of uploads shrink only in a fake OSS. The page of a run is only its first line: a whole page
+    would have more pieces than everything else, and another number in each run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report.Report, "page", lambda *_: [MARK.encode()])
         least = uploads.LEAST
         if place := BucketPath.place:
-            size = max(size, 16 if place.fake else 256)  # a piece is a request
+            size = max(size, 16 if place.fake else 256)  # one request per piece
             if place.fake:
                 least = size
                 limits = replace(place.fake.service.limits, part_least=least)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What `make test` runs, the cheapest first:
+# The tests of `make test`, the cheapest first:
 #   tests/run.sh                  everything
 #   tests/run.sh tests/e2e -k X   pytest with these arguments, on the cluster
-# Where a cluster can be had (root, Debian, Go) this installs what it takes, builds it once, and
-# stops it in the end; with E2E_KUBECONFIG that cluster is used instead. With neither, the tests
-# that need one are skipped, or fail where CI=true.
+# If a cluster is possible (root, Debian, Go), this script installs its packages, builds it once, and
+# stops it in the end. With E2E_KUBECONFIG it uses that cluster instead. Without a cluster, tests that
+# need one are skipped, or fail if CI=true.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
 cluster() { python3 tests/cluster/cluster.py "$@"; }
 
-# What the Debian packages named beside the tests lack here.
+# Install the missing packages of tests/*/packages.txt.
 install_packages() {
     local name missing=()
     while read -r name; do
@@ -57,30 +57,30 @@ start_cluster() {
     cluster load build/images/*.tar
 }
 
-# One test after the other to whoever is free: tests/e2e says in which order.
+# Each free process takes the next test, in the order of tests/e2e.
 test_on_cluster() { .venv/bin/pytest "$@" --numprocesses 4 --dist load --maxschedchunk 1; }
 
-# What stops or changes the controller, or the network, with no other test beside it.
+# Tests that change the controller or the network: no other test may run at the same time.
 ALONE=(tests/e2e/test_controller.py tests/e2e/test_strict.py tests/e2e/test_network.py)
 
 mkdir -p build
-ours='' # whether the cluster is one that this script starts
+ours='' # whether this script starts the cluster
 if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
     install_packages
 fi
 all=$((!$#))
-# Images and layers of this run alone: what the machine has decides nothing.
+# Images and layers of this run only: the machine's images have no effect.
 export STORAGE=$PWD/build/storage
 # shellcheck source-path=SCRIPTDIR/..
 source images/builder.sh
 empty_storage
-has_cluster='' # whether one can be had here
+has_cluster='' # whether a cluster is possible
 [[ -n ${E2E_KUBECONFIG:-} ]] || ! cluster check || has_cluster=1
 building=''
 if ((all)) && [[ -n $has_cluster ]]; then
-    # Half an hour on a new machine, of which these tests need half the time of the cores. The
-    # lowest priority: the tests do not wait for it.
-    say "building all programs of the cluster, beside the tests"
+    # Half an hour on a new machine, and these tests use only half of the cores' time. The lowest
+    # priority: the tests do not wait for the build.
+    say "building all programs of the cluster, during the tests"
     nice -n 19 python3 tests/cluster/cluster.py build >build/programs.log 2>&1 &
     building=$!
     trap 'kill "$building" 2>/dev/null' EXIT
@@ -99,14 +99,14 @@ if [[ -n $has_cluster ]]; then
     build_programs
     if ((all)); then
         say "tests of the cluster itself"
-        cluster down # one that somebody left up would be in the way
+        cluster down # a cluster that is still up would disturb these tests
         .venv/bin/pytest tests/cluster
     fi
     build_images
     start_cluster
     ours=1
 elif [[ -z ${FANFOLD_BIN:-} ]] && cluster check --go; then
-    # The tests of the bundle use these without a cluster, too.
+    # The tests of the bundle use these programs without a cluster too.
     build_programs kustomize kustomize-oldest argo-workflows-4.0
 fi
 if ((all)); then

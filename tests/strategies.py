@@ -1,4 +1,4 @@
-"""What is worth trying: bytes, keywords, sizes of pieces, trees of files."""
+"""Hypothesis strategies: bytes, keywords, sizes of pieces, trees of files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BITS = [word.encode() for word in WORDS] + [b"\n", b"\r\n", b"\r", b"\xff", b"\x
 
 
 def is_text(data: bytes) -> bool:
-    """Whether a file that begins so is not refused, by a mark or as UTF-16 without one."""
+    """Whether a file with these first bytes is accepted: no byte order mark, and no UTF-16."""
     try:
         refuse_coded("a file", data)
     except WorkerError:
@@ -36,8 +36,8 @@ def is_text(data: bytes) -> bool:
 
 
 def contents(most: int = 60) -> st.SearchStrategy[bytes]:
-    """The bytes of a file: none, lines of all kinds, with a final newline and without, one giant
-    line, anything but what is refused by its first bytes."""
+    """The bytes of a file: empty, lines of all kinds, with and without a final newline, or one
+    giant line; never bytes that the workers refuse."""
     bits = st.sampled_from(BITS) | st.binary(max_size=4)
     some = st.lists(bits, max_size=most).map(b"".join)
     giant = st.tuples(some, bits, st.integers(0, 50), some).map(lambda t: t[0] + t[1] * t[2] + t[3])
@@ -52,7 +52,7 @@ def keywords() -> st.SearchStrategy[list[str]]:
 
 
 def pieces() -> st.SearchStrategy[int]:
-    """Sizes of the pieces in which a store reads; 1 is no buffer size for Python's open."""
+    """Sizes of the pieces in which a storage reads. Python's open() accepts no buffer size of 1."""
     return st.integers(2, 16)
 
 
@@ -61,7 +61,7 @@ def parts() -> st.SearchStrategy[int]:
     return st.integers(1, 12)
 
 
-# Names of files below INPUT, among them some that only bytes can be, and folders.
+# Names of files below INPUT, including names that are not text, and folders.
 NAMES = ["a", "b/a", "b/b", "b.c", "B", "é", "c d", "new\nline", "\udcff", ".hidden", "b/c/d"]
 
 

@@ -1,4 +1,4 @@
-"""Print run-as-step.yaml, made with Hera: python own_workflow.py | kubectl create -f -"""
+"""Print the Workflow of run-as-step.yaml, by Hera: python own_workflow.py | kubectl create -f -"""
 
 import json
 
@@ -8,8 +8,8 @@ from hera.workflows.models import TemplateRef
 
 def run(name: str, template: str, when: str | None = None, **parameters: str) -> Task:
     """A step that is a run of this bundle."""
-    given = json.dumps([{"name": key, "value": value} for key, value in parameters.items()])
-    arguments = {"name": name, "template": template, "parameters": given}
+    values = json.dumps([{"name": key, "value": value} for key, value in parameters.items()])
+    arguments = {"name": name, "template": template, "parameters": values}
     place = TemplateRef(name="run-as-step", template="run")
     return Task(name=name, template_ref=place, arguments=arguments, when=when)
 

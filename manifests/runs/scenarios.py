@@ -1,6 +1,6 @@
 """Simulate the driving scenario on stdin, {"speed": 20, "gap": 60, "reaction": 1, "brakes": 8}, in
-metres and seconds: a line {"scenario": ..., "passed": true, "left": 12.3}. With --total add up such
-lines: {"passed": 61, "failed": 39}.
+metres and seconds, and print {"scenario": ..., "passed": true, "left": 12.3}. With --total, add up
+such lines: {"passed": 61, "failed": 39}.
 """
 
 import json
@@ -11,7 +11,7 @@ STEP = 0.001  # seconds
 
 
 def left(scenario: dict[str, float]) -> float:
-    """How far before the obstacle the car stops; less than 0 is behind it."""
+    """The distance in metres from the stopped car to the obstacle; negative after a crash."""
     speed, gap, time = scenario["speed"], scenario["gap"], 0.0
     while speed > 0:
         gap -= speed * STEP
@@ -30,8 +30,8 @@ def main() -> int:
     try:
         rest = left(json.load(sys.stdin))
     except (ValueError, KeyError) as error:
-        print(f"this is no scenario: {error!r}", file=sys.stderr)
-        return 2  # to try again is of no use
+        print(f"stdin must be a scenario, got {error!r}: repair it", file=sys.stderr)
+        return 2  # final: a retry cannot help
     name = os.path.basename(os.environ["INPUT_NAMES"])
     print(json.dumps({"scenario": name, "passed": rest > 0, "left": round(rest, 2)}))
     return 0

@@ -1,6 +1,7 @@
-"""Estimate pi with the dice of each seed on stdin: a line SEED,ESTIMATE per seed.
+"""Estimate pi with the random numbers of each seed on stdin: print a line SEED,ESTIMATE per seed.
 
-For 1 of 100 seeds this fails the first time, as programs do: an empty file in RUN_DIR remembers.
+For 1 of 100 seeds the first attempt fails, as programs do. An empty file in RUN_DIR marks the
+attempt.
 """
 
 import os

@@ -18,7 +18,7 @@ OCI = "application/vnd.oci.image"
 
 @dataclass(frozen=True)
 class Image:
-    """An image of one statically linked program, found by its name on the path."""
+    """An image of one statically linked program, which is on the PATH by its name."""
 
     name: str
     program: Path
@@ -26,15 +26,15 @@ class Image:
     user: str = ""
     # Other names of the program.
     links: tuple[str, ...] = ()
-    # Folders of this machine that it has as well.
+    # Folders of this machine to copy.
     folders: tuple[Path, ...] = ()
 
 
 def needed(programs: Path) -> list[Image]:
-    """The images without which no workflow runs; their users are those of Argo's own images."""
+    """The images that every workflow needs, with the users of Argo's images."""
     listing = subprocess.run([BUSYBOX, "--list"], stdout=-1, text=True, check=True, timeout=10)
     return [
-        # Every pod's first container, and a shell for pods through which tests see a volume.
+        # The sandbox of every pod, and a shell for pods of tests.
         Image(
             "localhost/busybox:dev",
             BUSYBOX,

@@ -17,41 +17,41 @@ from common import ClusterError, cache_directory, last_lines, lock, run, say
 
 GO_BUILD = (
     *("build", "-trimpath", "-p", "2", "-mod=mod"),
-    # Debug information is stripped at the link, so producing it is compile time for nothing.
+    # The linker strips debug information, so the compiler need not produce it.
     "-gcflags=all=-dwarf=false",
 )
 GO_ENVIRONMENT = {
     "CGO_ENABLED": "0",
-    # The module's own go.mod decides, not a go.work that its archive or the user brings along.
+    # Use the module's go.mod, not a go.work of its archive or of the user.
     "GOWORK": "off",
     "GOFLAGS": "-buildvcs=false",
     # The compiler may use more memory: its garbage collector takes a share of two cores.
     "GOGC": "400",
 }
-# Whatever else the user builds for.
+# Ignore the user's settings of the target.
 FOR_HERE = dict.fromkeys(("GOOS", "GOARCH", "GOAMD64", "GOARM64", "GOEXPERIMENT"), "")
 LOCK_TIMEOUT = 3600
 
 
 @dataclass(frozen=True)
 class Component:
-    """A Go module at one version, and what is kept of it."""
+    """A Go module at one version, and its programs and folders to keep."""
 
     name: str
     module: str
     version: str
     packages: tuple[str, ...]
-    # Left out of the repr, so of the key: waiting longer gives the same programs.
+    # Not in the repr, so not in the key: it does not change the programs.
     timeout: int = field(repr=False)
-    # Variables that the linker sets to the version, so that the programs can tell it.
+    # Variables that the linker sets to the version, which the programs print.
     version_variables: tuple[str, ...] = ()
-    # The published version of the modules that go.mod replaces by a folder outside the archive.
+    # The published version of modules that go.mod replaces by a folder outside the archive.
     staging_version: str = ""
-    # Files that the archive lacks although the build needs them: path and text.
+    # Files that the build needs and the archive lacks: path and text.
     files: tuple[tuple[str, str], ...] = ()
     # Symbolic links that the archive lacks: path and target.
     links: tuple[tuple[str, str], ...] = ()
-    # Folders of the module that are kept beside the programs.
+    # Folders of the module to keep with the programs.
     keep: tuple[str, ...] = ()
 
     @property
@@ -61,7 +61,7 @@ class Component:
 
     @property
     def programs(self) -> list[str]:
-        """The names of the programs: a single one has the component's."""
+        """The names of the programs. A single program has the component's name."""
         if len(self.packages) == 1:
             return [self.name]
         return [Path(package).name for package in self.packages]
@@ -72,7 +72,7 @@ ARGO_CD = "v3.2.11"
 # A cluster runs one of these.
 ARGO = {"4.0": "v4.0.5", "3.7": "v3.7.4"}
 NEWEST_ARGO = "4.0"
-# The newest and the oldest that renders the bundle.
+# The newest version, and the oldest version that renders the bundle.
 KUSTOMIZE = {"kustomize": "v5.8.2", "kustomize-oldest": "v5.5.0"}
 
 
@@ -104,7 +104,7 @@ def _argo(minor: str, version: str) -> Component:
 
 HERE = Path(__file__).resolve().parent
 
-# In the order in which others wait for them.
+# In the order in which tests need them.
 COMPONENTS = (
     *(_kustomize(name, version) for name, version in KUSTOMIZE.items()),
     *(_argo(minor, version) for minor, version in ARGO.items()),
@@ -133,7 +133,7 @@ COMPONENTS = (
         ),
         staging_version="v0." + KUBERNETES.removeprefix("1."),
     ),
-    # Enforces NetworkPolicies, while a test has it run.
+    # Enforces NetworkPolicies during a test.
     Component(
         name="network-policies",
         module="github.com/cloudnativelabs/kube-router/v2",
@@ -142,7 +142,7 @@ COMPONENTS = (
         timeout=1800,
         files=(("cmd/network-policies/main.go", (HERE / "network-policies.go").read_text()),),
     ),
-    # One program that is a server of Argo CD's by the name that it is called.
+    # One program for all servers of Argo CD: its name selects the server.
     Component(
         name="argocd",
         module="github.com/argoproj/argo-cd/v3",
@@ -167,18 +167,18 @@ def bin_directory(argo: str = NEWEST_ARGO) -> Path:
 
 
 def component_directory(component: Component) -> Path:
-    """Where a component lies once it is built; the folder exists only when it is complete."""
+    """The folder of a built component. It exists only if the component is complete."""
     return cache_directory() / "components" / component.key
 
 
 def missing(names: Sequence[str] = ()) -> list[str]:
-    """The names of those components (all without any named) that are not built yet."""
+    """The names of these components, by default of all, that are not built yet."""
     return [c.name for c in _selected(names) if not component_directory(c).is_dir()]
 
 
 def build(names: Sequence[str] = ()) -> Path:
-    """Build those components (all without any named) that are missing, and return the folder of
-    a cluster with the newest Argo."""
+    """Build these components, by default all, if they are missing. Return the folder of the
+    programs of a cluster with the newest Argo."""
     with lock(cache_directory() / "build.lock", LOCK_TIMEOUT):
         for component in _selected(names):
             started = time.monotonic()
@@ -197,8 +197,8 @@ def build(names: Sequence[str] = ()) -> Path:
 def _build(component: Component) -> None:
     final = component_directory(component)
     final.parent.mkdir(parents=True, exist_ok=True)
-    # The lock is ours, so such a folder is what a killed build left, and its compiler may still
-    # write there: it is removed, and ours is another.
+    # This process has the lock, so such a folder is left from a killed build. Its compiler may
+    # still write there, so this build uses a new folder.
     for left in final.parent.glob(f"{component.key}.work-*"):
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f"{component.key}.work-", dir=final.parent))
@@ -211,7 +211,7 @@ def _build(component: Component) -> None:
     (work / "go.mod").write_text("module download\n")
     wanted = f"{component.module}@{component.version}"
     downloaded = json.loads(go.run(work, "mod", "download", "-json", wanted))["Dir"]
-    # The files of the module cache are read-only; their copies get modes of their own.
+    # The files of the module cache are read-only; their copies are not.
     shutil.copytree(downloaded, source, copy_function=shutil.copyfile)
     run(["chmod", "-R", "u+w", source])
     if edits := _replacements(json.loads(go.run(source, "mod", "edit", "-json")), component):
@@ -228,13 +228,13 @@ def _build(component: Component) -> None:
     go.run(source, *GO_BUILD, linking, "-o", destination, *component.packages)
     for folder in component.keep:
         shutil.copytree(source / folder, out / folder)
-    # The rename comes last: a folder under the final name is a complete one.
+    # The rename comes last: a folder under the final name is complete.
     out.rename(final)
     shutil.rmtree(work)
 
 
 def _replacements(module: dict[str, Any], component: Component) -> list[str]:
-    """Arguments of `go mod edit` that undo replacements by folders which the archive lacks."""
+    """Arguments of `go mod edit` that undo replacements by folders outside the archive."""
     edits = []
     for replacement in module.get("Replace") or []:
         name = replacement["Old"]["Path"]
@@ -256,7 +256,7 @@ class _Go:
     deadline: float
 
     def run(self, folder: Path, *arguments: str) -> str:
-        """Run it in a process group of its own, which ends when we do."""
+        """Run go in a separate process group, which ends with this process."""
         what = f"building {self.component.name} {self.component.version}"
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -267,7 +267,7 @@ class _Go:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                process_group=0,  # in our session: the scheduler may weigh sessions, not processes
+                process_group=0,  # in this session: the scheduler may weigh sessions, not processes
             )
         try:
             output, _ = process.communicate(timeout=max(1, self.deadline - time.monotonic()))
@@ -278,7 +278,7 @@ class _Go:
                 raise
             raise ClusterError(
                 f"{what} took longer than {self.component.timeout} s (see {self.log}): "
-                "run it again, what is compiled is kept"
+                "run it again, which keeps the compiled packages"
             ) from None
         if process.returncode:
             raise ClusterError(
@@ -304,7 +304,9 @@ def _selected(names: Sequence[str]) -> list[Component]:
     known = {c.name: c for c in COMPONENTS}
     for name in names:
         if name not in known:
-            raise ClusterError(f"there is no component {name!r}: choose from {', '.join(known)}")
+            raise ClusterError(
+                f"COMPONENT must be one of {', '.join(known)}, got {name!r}: choose one"
+            )
     return [c for c in COMPONENTS if not names or c.name in names]
 
 

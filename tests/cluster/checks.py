@@ -1,4 +1,4 @@
-"""Whether a cluster can be had on this machine, and what mends it where not."""
+"""Whether a cluster is possible on this machine, and remedies if not."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 import builds
 
 GO_MINIMUM = (1, 26, 0)
-# Bits of the effective set, as linux/capability.h numbers them.
+# Bits of the effective set, from linux/capability.h.
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 PACKAGES = Path(__file__).with_name("packages.txt")
 
 
 def find_problems(to_build: bool) -> list[str]:
-    """What is missing on this machine, each as one sentence with its remedy."""
+    """The problems of this machine, each as one sentence with its remedy."""
     problems = [*_privilege_problems(), *_package_problems()]
     if to_build:
         problems += go_problems()
@@ -24,27 +24,25 @@ def find_problems(to_build: bool) -> list[str]:
 
 def _privilege_problems() -> list[str]:
     if os.geteuid():
-        return ["The cluster needs root: run it with sudo -E, or as root."]
+        return ["The cluster must run as root: run it with sudo -E, or as root."]
     found = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     effective = int(found[1], 16) if found else 0
     lacking = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     if lacking:
-        return [
-            f"This root lacks {' and '.join(lacking)}: in a container, start it with --privileged."
-        ]
+        return [f"root must have {' and '.join(lacking)}: start the container with --privileged."]
     if (
         not Path("/sys/fs/cgroup/memory").is_dir()
         and not Path("/sys/fs/cgroup/cgroup.controllers").is_file()
     ):
-        return ["No control groups are mounted at /sys/fs/cgroup: mount -t cgroup2 none there."]
+        return ["/sys/fs/cgroup must have control groups: mount -t cgroup2 none /sys/fs/cgroup."]
     return []
 
 
 def _package_problems() -> list[str]:
     if not shutil.which("dpkg-query"):
         return [
-            "This is no Debian machine, whose packages the cluster is made of: "
-            "set E2E_KUBECONFIG to the kubeconfig of a cluster of your own."
+            "The machine must be Debian, because the cluster uses Debian's packages: "
+            "set E2E_KUBECONFIG to the kubeconfig of another cluster."
         ]
     missing = []
     for package in PACKAGES.read_text().split():
@@ -55,20 +53,22 @@ def _package_problems() -> list[str]:
     if not missing:
         return []
     names = " ".join(missing)
-    return [f"Debian packages are missing: apt-get install --yes --no-install-recommends {names}"]
+    return [
+        f"Debian packages must be installed: apt-get install --yes --no-install-recommends {names}"
+    ]
 
 
 def go_problems() -> list[str]:
-    """What is wrong with Go, if programs are to be built."""
+    """The problems of Go, for a build of programs."""
     wanted = ".".join(map(str, GO_MINIMUM))
     remedy = f"install Go {wanted} or newer (https://go.dev/doc/install) and put it on the PATH."
     if not shutil.which("go"):
-        return [f"Go is missing, and {', '.join(builds.missing())} are not built yet: {remedy}"]
+        return [f"Go must be installed to build {', '.join(builds.missing())}: {remedy}"]
     asked = ["go", "env", "GOVERSION", "GOTOOLCHAIN"]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     version, _, toolchain = done.stdout.partition("\n")
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    # Any other setting lets Go, from 1.21 on, fetch the one that a module asks for.
+    # With any other setting, Go 1.21 or newer downloads the version that a module needs.
     if numbers < GO_MINIMUM and (toolchain.strip() == "local" or numbers < (1, 21)):
-        return [f"Go is {version}, which is too old: {remedy}"]
+        return [f"Go must be {wanted} or newer, got {version}: {remedy}"]
     return []

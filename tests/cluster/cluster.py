@@ -20,22 +20,22 @@ import machine
 from common import ClusterError, cache_directory, last_lines, lock, run, say
 
 HERE = Path(__file__).resolve().parent
-# Where the state of this machine's one cluster lies.
+# The file with the path of the state of this machine's cluster.
 RECORD = Path("/run/fanfold-cluster/state")
 LOCK_TIMEOUT = 300
-# Only a folder with this file in it is ever emptied. The file names the folder of the programs.
+# Only a folder with this file may be emptied. The file contains the path of the programs.
 MARK = ".fanfold-cluster"
 NETWORK = {
     "pod_network": "10.244.0.0/24",
     "host_address": "10.244.0.1",
     "service_network": "10.96.0.0/24",
-    # The first service address, where every pod looks for the API server. The bridge bears it, so
-    # the API server itself listens there, and neither kube-proxy nor a firewall rule is needed.
+    # The first service address, at which every pod expects the API server. The bridge has this
+    # address and the API server listens there, so no kube-proxy and no firewall rule is needed.
     "api_address": "10.96.0.1",
     "etcd": "http://127.0.0.1:23790",
     "etcd_peer": "http://127.0.0.1:23800",
 }
-# Who may log in: the name of the kubeconfig, the user and the group.
+# The users that may log in: the name of the kubeconfig, the user and the group.
 USERS = (
     ("admin", "admin", "system:masters"),
     ("controller-manager", "system:kube-controller-manager", ""),
@@ -45,17 +45,17 @@ USERS = (
 
 
 class Cluster:
-    """A cluster whose state lies in one folder."""
+    """A cluster with its state in one folder."""
 
     def __init__(self, state: Path, argo: str = builds.NEWEST_ARGO) -> None:
-        """Name the folder; nothing is started."""
+        """Describe a cluster with this state, without starting it."""
         self.state = state
         self.programs = builds.bin_directory(argo)
         self.kubeconfig = state / "kubeconfig"
         self.started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Start the daemons on an empty state, then what runs in the cluster."""
+        """Start the daemons on an empty state, then Argo in the cluster."""
         self._write_config()
         machine.create_groups()
         machine.add_bridge(f"{NETWORK['host_address']}/24", f"{NETWORK['api_address']}/32")
@@ -79,7 +79,7 @@ class Cluster:
         )
 
     def find_complaint(self) -> str:
-        """What is wrong with a running cluster; nothing if it is well."""
+        """The problem of a running cluster; empty if it works."""
         if stopped := set(self._commands()) - machine.running():
             return f"{', '.join(sorted(stopped))} not running"
         mark = self.state / MARK
@@ -93,29 +93,31 @@ class Cluster:
         return ""
 
     def load(self, archive: Path) -> None:
-        """Import an image archive and tell the names that it brought."""
+        """Import an image archive and print the names of its images."""
         started = time.monotonic()
         output = self._ctr("images", "import", archive.absolute())
         names = re.findall(r"^unpacking (\S+)", output, re.MULTILINE)
         if not names:
-            raise ClusterError(f"{archive} holds no image with a name: save it under a name")
+            raise ClusterError(
+                f"{archive} must contain an image with a name: save the image under a name"
+            )
         say(f"loaded {', '.join(names)} in {time.monotonic() - started:.1f} s")
 
     def clean(self) -> None:
-        """End and remove all that a cluster has outside its state, and all mounts within."""
+        """End and remove everything of a cluster outside its state, and all mounts in the state."""
         machine.end_processes()
         machine.unmount_below(self.state)
         machine.remove_traces(self.state)
 
     def empty(self) -> None:
-        """Make the state an empty folder that only its owner reads."""
+        """Make the state an empty folder that only its owner can read."""
         if self.state.exists():
             if any(self.state.iterdir()) and not (self.state / MARK).exists():
                 raise ClusterError(
-                    f"{self.state} holds files that are no cluster's: choose another folder"
+                    f"STATE must be a cluster's folder or empty, got {self.state}: choose another"
                 )
             if points := machine.mounts_below(self.state):
-                raise ClusterError(f"{points[0]} is still mounted: unmount it first")
+                raise ClusterError(f"{points[0]} must not be mounted: unmount it first")
             shutil.rmtree(self.state)
         self.state.mkdir(parents=True, mode=0o700)
         (self.state / MARK).write_text(str(self.programs))
@@ -137,7 +139,7 @@ class Cluster:
             HERE / "argo/argo-clusterrolebinding.yaml",
             HERE / "argo/workflow-controller-deployment.yaml",
         ]
-        # Not `apply`: the full schemas are too large for the annotation that it would write.
+        # Not `apply`: the full schemas are too large for its annotation.
         self._kubectl("create", *(f"--filename={file}" for file in files), timeout=180)
         say("Argo's CRDs, roles and controller are applied")
 
@@ -160,7 +162,7 @@ class Cluster:
                 _write(path, "kubeconfig.yaml", {**values, "user": name, "token": token})
         key = self.state / "pki/service-account.key"
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key])
-        # A certificate that signs itself is its own authority: the kubelet takes this one alone.
+        # A self-signed certificate is its own authority: the kubelet accepts only this one.
         pair = self.state / "pki/kubelet-client"
         request = "-x509 -noenc -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 3650"
         purpose = ["-subj", "/CN=kube-apiserver", "-addext", "extendedKeyUsage=clientAuth"]
@@ -180,7 +182,7 @@ class Cluster:
                 f"--listen-peer-urls={NETWORK['etcd_peer']}",
                 f"--initial-advertise-peer-urls={NETWORK['etcd_peer']}",
                 f"--initial-cluster=default={NETWORK['etcd_peer']}",
-                # Nothing outlives the cluster, so waiting for the disk would gain nothing.
+                # No data outlives the cluster, so it need not wait for the disk.
                 "--unsafe-no-fsync",
             ],
             "kube-apiserver": [
@@ -207,7 +209,7 @@ class Cluster:
                 f"--root-ca-file={pki}/apiserver.crt",
                 "--leader-elect=false",
                 "--secure-port=0",
-                # Two busy cores may be late with the heartbeat: no reason to evict every pod.
+                # Two busy cores may delay the heartbeat: do not evict every pod then.
                 "--node-monitor-grace-period=300s",
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
@@ -235,7 +237,7 @@ class Cluster:
         say(f"starting {', '.join(names)}")
 
     def _wait_for(self, what: str, timeout: float, attempt: Callable[[], object]) -> None:
-        """Try until it works; a daemon that dies ends the wait at once."""
+        """Try until it works. If a daemon dies, fail immediately."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -270,24 +272,24 @@ class Cluster:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Build the programs that are missing and print the folder that has them."""
+    """Build the missing programs and print their folder."""
     print(f"BIN={builds.build(arguments.components)}")
 
 
 def up(arguments: argparse.Namespace) -> None:
-    """Start a cluster, or see that the one of this state is well; print the folder of its programs
-    and its kubeconfig."""
+    """Start a cluster, or check that the cluster of this state works; print the folder of its
+    programs and its kubeconfig."""
     started = time.monotonic()
     _demand(checks.find_problems(to_build=False))
     if unbuilt := builds.missing():
-        raise ClusterError(f"{', '.join(unbuilt)} not built yet: run `cluster.py build` first")
+        raise ClusterError(f"{', '.join(unbuilt)} must be built: run `cluster.py build` first")
     cluster = Cluster(arguments.state.absolute(), arguments.argo)
     with _lock_machine(cluster) as previous:
         running = machine.running()
         complaint = cluster.find_complaint() if running else "nothing runs"
         if complaint:
             if running:
-                say(f"starting afresh: {complaint}")
+                say(f"starting a new cluster: {complaint}")
             for found in (previous, cluster):
                 found.clean()
             cluster.empty()
@@ -295,7 +297,7 @@ def up(arguments: argparse.Namespace) -> None:
             try:
                 cluster.start()
             except BaseException:
-                # The logs stay; half a cluster would only be in the way.
+                # Only the logs stay, and no half-started cluster.
                 cluster.clean()
                 raise
     say(f"the cluster is up ({time.monotonic() - started:.1f} s)")
@@ -303,7 +305,7 @@ def up(arguments: argparse.Namespace) -> None:
 
 
 def down(arguments: argparse.Namespace) -> None:
-    """Stop the cluster of this state and remove what it has on the machine."""
+    """Stop the cluster of this state and remove its traces on the machine."""
     cluster = Cluster(arguments.state.absolute())
     with _lock_machine(cluster) as previous:
         for found in (previous, cluster):
@@ -318,25 +320,27 @@ def down(arguments: argparse.Namespace) -> None:
 def load(arguments: argparse.Namespace) -> None:
     """Import image archives into the running cluster."""
     if not RECORD.exists() or "containerd" not in machine.running():
-        raise ClusterError("no cluster runs on this machine: run `cluster.py up` first")
+        raise ClusterError("a cluster must run on this machine: run `cluster.py up` first")
     for archive in arguments.archives:
         if not archive.is_file():
-            raise ClusterError(f"{archive} is no file: write it with `buildah push` first")
+            raise ClusterError(
+                f"ARCHIVE must be a file, got {archive}: write it with `buildah push` first"
+            )
         Cluster(Path(RECORD.read_text())).load(archive)
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Say whether a cluster can be had here, or with --go whether programs can be built, and what
-    mends it where not."""
+    """Print whether a cluster is possible here, or with --go whether programs can be built, and
+    remedies if not."""
     if arguments.go:
         _demand(checks.go_problems())
         return
     _demand(checks.find_problems(to_build=bool(builds.missing())))
-    print("A cluster can be had here.")
+    print("A cluster is possible here.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line and carry it out."""
+    """Run the command of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -356,9 +360,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands.choices["down"].add_argument("--purge", action="store_true", help="remove STATE too")
     add(load).add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE")
-    add(check).add_argument("--go", action="store_true", help="only whether Go is there")
+    add(check).add_argument("--go", action="store_true", help="check only Go")
     arguments = parser.parse_args(argv)
-    # So that a terminated build ends the compilers that it started.
+    # A terminated build must end the compilers that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         arguments.function(arguments)
@@ -370,12 +374,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _lock_machine(cluster: Cluster) -> Iterator[Cluster]:
-    """Let no other command change this machine's cluster, and give the one that was here last."""
+    """Lock this machine's cluster against other commands; yield the last cluster."""
     with lock(RECORD.with_name("lock"), LOCK_TIMEOUT):
         previous = Path(RECORD.read_text()) if RECORD.exists() else cluster.state
         if previous != cluster.state and machine.running():
             raise ClusterError(
-                f"the cluster that runs on this machine has its state in {previous}: "
+                f"only one cluster may run on this machine, got another in {previous}: "
                 f"run `cluster.py down {previous}` first"
             )
         yield Cluster(previous)
@@ -387,7 +391,7 @@ def _demand(problems: list[str]) -> None:
 
 
 def _write(path: Path, template: str, values: dict[str, str]) -> None:
-    """Write a file that only its owner reads, from a template of the config folder."""
+    """Write a file that only its owner can read, from a template in the config folder."""
     path.touch(mode=0o600)
     path.write_text(string.Template((HERE / "config" / template).read_text()).substitute(values))
 

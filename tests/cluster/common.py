@@ -1,4 +1,4 @@
-"""What the other modules share."""
+"""Shared by the other modules: errors, commands, logs and locks."""
 
 import contextlib
 import fcntl
@@ -13,16 +13,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ClusterError(Exception):
-    """Something that the operator can mend; the message is one sentence that says how."""
+    """An error that the operator can fix. The message is one sentence with the remedy."""
 
 
 def say(line: str) -> None:
-    """Tell the operator what happens; standard output is for results alone."""
+    """Print a line for the operator. Standard output is only for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run(argv: Sequence[str | Path], timeout: float = 60, **environment: str) -> str:
-    """Run a command in a plain environment (no proxies, say) and return what it printed."""
+    """Run a command in a plain environment (without proxies); return its stdout."""
     shown = " ".join(str(word) for word in argv[:5])
     try:
         done = subprocess.run(
@@ -41,13 +41,13 @@ def run(argv: Sequence[str | Path], timeout: float = 60, **environment: str) -> 
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log, to be told together with an error."""
+    """The end of a log, for an error message."""
     lines = log.read_text(errors="replace").splitlines()[-15:]
     return "\n".join([f"the last lines of {log}:", *lines])
 
 
 def cache_directory() -> Path:
-    """Where builds and the default state live, outside the tree."""
+    """The folder of builds and of the default state, outside the repository."""
     if chosen := os.environ.get("FANFOLD_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "fanfold"
@@ -55,12 +55,12 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def lock(path: Path, timeout: float) -> Iterator[None]:
-    """Hold a lock on a file; the kernel frees it when its holder dies."""
+    """Lock a file. The kernel frees the lock when the process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("w")
     except PermissionError:
-        raise ClusterError(f"{path} cannot be written: run this command as root") from None
+        raise ClusterError(f"{path} must be writable: run this command as root") from None
     with stream:
         deadline = time.monotonic() + timeout
         waiting = False
@@ -71,7 +71,7 @@ def lock(path: Path, timeout: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"another command has held {path} for {timeout:.0f} s: end it first"
+                        f"another command has locked {path} for {timeout:.0f} s: end it first"
                     ) from None
             if not waiting:
                 say(f"waiting for another command to free {path} ...")

@@ -1,8 +1,8 @@
-"""What a cluster has on the machine outside its state folder, and how it is found and ended.
+"""Find and end everything that a cluster has on the machine outside its state folder.
 
-Every process of a cluster, those of its pods included, lives below one control group. Membership
-is the kernel's own record: it outlives a killed caller, and a process id that was given to
-somebody else is not in it.
+Every process of a cluster, including the processes of its pods, is in one control group. The kernel
+records the members: the record outlives a killed caller, and does not contain a process id that
+another process has now.
 """
 
 import contextlib
@@ -22,10 +22,11 @@ END_TIMEOUT = 30
 
 
 def start(name: str, argv: Sequence[str | Path], state: Path) -> subprocess.Popen[bytes]:
-    """Start a daemon that outlives us, in the cluster's control group, with a log of its own."""
+    """Start a daemon that outlives this process, in the cluster's control group, with its own
+    log."""
     group = _lookup_hierarchy() / NAME / "daemons"
     group.mkdir(exist_ok=True)
-    # The shell enters the group before it becomes the daemon, so that no child is outside.
+    # The shell enters the group before it becomes the daemon: all children are in the group.
     enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
     with (state / "log" / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
@@ -36,7 +37,7 @@ def start(name: str, argv: Sequence[str | Path], state: Path) -> subprocess.Pope
             stdout=log,
             stderr=log,
             start_new_session=True,
-            # Unprivileged containers read files that the daemons write, whatever our own mask is.
+            # Unprivileged containers must be able to read the files of the daemons.
             umask=0o022,
         )
 
@@ -62,7 +63,7 @@ def end_processes() -> None:
         for process in members:
             with contextlib.suppress(ProcessLookupError):
                 handles[process] = os.pidfd_open(process)
-        # Asked again with the handles held: a member of both times is what its handle holds.
+        # Read the members again: a process in both sets is the process of its handle.
         still = _members(group)
         for process, handle in handles.items():
             if process in still:
@@ -73,15 +74,15 @@ def end_processes() -> None:
 
 
 def create_groups() -> None:
-    """Create the control group in every hierarchy, as the kubelet wants to find it."""
+    """Create the control group in every hierarchy, for the kubelet."""
     for hierarchy in _hierarchies():
         (hierarchy / NAME).mkdir(exist_ok=True)
 
 
 def add_bridge(*addresses: str) -> None:
     """Create the bridge that joins the pods to this host."""
-    # With an address of its own: a bridge without one takes that of some port, and changes it as
-    # pods come and go, while the others go on sending to the old one for up to a minute.
+    # With a fixed address: otherwise a bridge uses the address of a port and changes it with the
+    # pods, and other pods send to the old address for up to a minute.
     run(["ip", "link", "add", BRIDGE, "address", "02:fa:4f:01:d0:01", "type", "bridge"])
     for address in addresses:
         run(["ip", "address", "add", address, "dev", BRIDGE])
@@ -92,7 +93,7 @@ def mounts_below(folder: Path) -> list[str]:
     """The mount points below a folder, the last mounted first."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        # Blanks and the like are written as octal escapes.
+        # Blanks and similar characters are octal escapes.
         point = os.fsdecode(line.split()[4].encode().decode("unicode_escape").encode("latin-1"))
         if point.startswith(f"{folder}/"):
             found.append(point)
@@ -100,18 +101,20 @@ def mounts_below(folder: Path) -> list[str]:
 
 
 def unmount_below(folder: Path) -> None:
-    """Unmount all below a folder, or fail: what is mounted there may be somebody's data."""
+    """Unmount everything below a folder, or fail: the mounts may contain user data."""
     deadline = time.monotonic() + END_TIMEOUT
     while points := mounts_below(folder):
         if time.monotonic() > deadline:
-            raise ClusterError(f"{points[0]} cannot be unmounted: `fuser -vm` tells who uses it")
+            raise ClusterError(
+                f"{points[0]} cannot be unmounted: end the processes that `fuser -vm` lists"
+            )
         for point in points:
             subprocess.run(["umount", point], capture_output=True, timeout=60)
         time.sleep(0.1)
 
 
 def remove_traces(state: Path) -> None:
-    """Remove the bridge, the control groups and what daemons keep in places of their own."""
+    """Remove the bridge, the control groups and the files that daemons write elsewhere."""
     if Path("/sys/class/net", BRIDGE).exists():
         run(["ip", "link", "delete", BRIDGE])
     for hierarchy in _hierarchies():
@@ -120,19 +123,19 @@ def remove_traces(state: Path) -> None:
 
 
 def _hierarchies() -> list[Path]:
-    """The control group hierarchies: a single one in version 2, one a controller in version 1."""
+    """The control group hierarchies: one in version 2, one per controller in version 1."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
     return [path.parent for path in CGROUPS.glob("*/cgroup.procs")]
 
 
 def _lookup_hierarchy() -> Path:
-    """The hierarchy in which processes are looked up; in version 1 it must not limit any."""
+    """The hierarchy for finding processes; in version 1 one that limits no process."""
     return CGROUPS if _hierarchies() == [CGROUPS] else CGROUPS / "pids"
 
 
 def _remove_stray_files(state: Path) -> None:
-    """Remove the files of this state's pods that no setting moves into the state folder."""
+    """Remove files of this state's pods that cannot be in the state folder."""
     containerd = state / "run/containerd"
     for address in containerd.glob("io.containerd.runtime.v2.task/k8s.io/*/address"):
         Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
@@ -160,7 +163,9 @@ def _remove_groups(group: Path) -> None:
             try:
                 os.rmdir(folder)
             except OSError as error:
-                # A group is busy until the last of its killed processes is gone.
+                # A group is busy until its last killed process has ended.
                 if time.monotonic() > deadline:
-                    raise ClusterError(f"control group {folder} stays: {error}") from None
+                    raise ClusterError(
+                        f"control group {folder} cannot be removed: {error}"
+                    ) from None
                 time.sleep(0.1)

@@ -1,6 +1,6 @@
-"""The test cluster is what it says: the tests of this file run in the order of the file.
+"""The test cluster works as documented. The tests run in the order of this file.
 
-They share one cluster with a state of its own, so they need a machine on which no other runs.
+They share one cluster with a separate state, so no other cluster may run on the machine.
 """
 
 import functools
@@ -42,7 +42,7 @@ def cluster(*arguments: str | Path, timeout: int = 180) -> subprocess.CompletedP
 
 
 def last_value(done: subprocess.CompletedProcess[str]) -> str:
-    """What stands behind NAME= in the last line of a command that succeeded."""
+    """The value after NAME= in the last line of a successful command."""
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1].partition("=")[2]
 
@@ -56,7 +56,7 @@ class Client:
         self.kubeconfig = kubeconfig
 
     def run(self, *words: str, content: str = "", timeout: int = 90) -> str:
-        """Run a command that must succeed and return what it printed."""
+        """Run a command that must succeed; return its stdout."""
         done = self.try_run(*words, content=content, timeout=timeout)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -86,13 +86,13 @@ class Client:
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The state folder of these tests' own running cluster."""
+    """The state folder of the running cluster of these tests."""
     folder = tmp_path_factory.mktemp("cluster") / "state"
-    # `down` of a state that never was fails only where another cluster runs.
+    # `down` of an unknown state fails only if another cluster runs.
     for command in (("check",), ("down", folder)):
         need(cluster(*command))
     done = cluster("up", folder)
-    if "not built yet" in done.stderr:
+    if "must be built: run" in done.stderr:
         need(done)
     assert done.returncode == 0, done.stderr
     yield folder
@@ -100,7 +100,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def need(done: subprocess.CompletedProcess[str]) -> None:
-    """Skip the tests where a command failed; with CI=true that is a failure."""
+    """Skip the tests if a command failed; with CI=true fail them."""
     if done.returncode:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(done.stderr.strip())
 
@@ -134,15 +134,15 @@ def pod(name: str, *command: str, **container: Any) -> dict[str, Any]:
     }
 
 
-def test_a_second_up_only_looks(state: Path, client: Client) -> None:
-    """`up` on a running state is quick and gives the same kubeconfig."""
+def test_a_second_up_changes_nothing(state: Path, client: Client) -> None:
+    """`up` on a running state is quick and prints the same kubeconfig."""
     started = time.monotonic()
     assert last_value(cluster("up", state)) == client.kubeconfig
     assert time.monotonic() - started < 10
 
 
-def test_secrets_are_the_owners_alone(state: Path, client: Client) -> None:
-    """Tokens and keys are readable by nobody else."""
+def test_only_the_owner_reads_secrets(state: Path, client: Client) -> None:
+    """Only their owner can read tokens and keys."""
     assert state.stat().st_mode & 0o777 == 0o700
     for path in (Path(client.kubeconfig), state / "pki/tokens.csv", *state.glob("pki/*.key")):
         assert path.stat().st_mode & 0o777 == 0o600, path
@@ -153,16 +153,16 @@ def test_nothing_listens_to_other_machines(client: Client) -> None:
     listening = subprocess.run(
         ["ss", "-Hltnp"], capture_output=True, text=True, check=True, timeout=10
     ).stdout
-    ours = [
+    addresses = [
         line.split()[3].rpartition(":")[0]
         for line in listening.splitlines()
         if any(f"pid={process}," in line for process in members())
     ]
-    assert set(ours) == {"127.0.0.1", HOST_ADDRESS, "10.96.0.1"}
+    assert set(addresses) == {"127.0.0.1", HOST_ADDRESS, "10.96.0.1"}
 
 
 def test_a_second_cluster_is_refused(state: Path, client: Client, tmp_path: Path) -> None:
-    """One cluster a machine: another state is refused, and how to go on is said."""
+    """A second cluster on a machine is refused, and the error has the remedy."""
     done = cluster("up", tmp_path / "other")
     assert done.returncode == 1
     assert f"cluster.py down {state}" in done.stderr
@@ -170,7 +170,7 @@ def test_a_second_cluster_is_refused(state: Path, client: Client, tmp_path: Path
 
 
 def test_no_pod_below_the_restricted_standard(client: Client) -> None:
-    """The namespace admits no pod that says nothing of its security."""
+    """The namespace refuses a pod without a security context."""
     bare = pod("bare", "true")
     del bare["spec"]["securityContext"]
     done = client.try_run("kubectl", "create", "-f", "-", content=json.dumps(bare))
@@ -259,7 +259,7 @@ def main(*command: str) -> dict[str, Any]:
 
 
 def test_workflows_are_validated(client: Client) -> None:
-    """The CRDs are the full ones, whose schemas the API server checks."""
+    """The API server checks the full schemas of the CRDs."""
     wrong = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
@@ -273,8 +273,8 @@ def test_workflows_are_validated(client: Client) -> None:
     assert "spec.templates" in done.stderr
 
 
-def test_exec_logs_volumes_and_the_way_to_the_host(client: Client, tmp_path: Path) -> None:
-    """What the end-to-end tests do with a pod works."""
+def test_exec_logs_volumes_and_connections_to_the_host(client: Client, tmp_path: Path) -> None:
+    """The operations of the end-to-end tests on a pod work."""
     volume, page = tmp_path / "volume", tmp_path / "web/page.txt"
     volume.mkdir()
     volume.chmod(0o777)
@@ -349,14 +349,14 @@ def test_a_pod_over_its_memory_limit_is_killed(client: Client) -> None:
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_up_starts_clean_beside_what_a_killed_run_left(state: Path, client: Client) -> None:
-    """With every daemon killed, `up` ends the pods that go on and begins anew."""
+def test_up_after_a_killed_run(state: Path, client: Client) -> None:
+    """After all daemons are killed, `up` ends the remaining pods and starts a new cluster."""
     daemons = {process for process in members("daemons") if not is_shim(process)}
     assert len(daemons) == 6
     for process in daemons:
         os.kill(process, signal.SIGKILL)
     left = members() - daemons
-    assert left, "the pod of the controller and its shim go on"
+    assert left, "the pod of the controller and its shim still run"
     assert last_value(cluster("up", state)) == client.kubeconfig
     assert not left & members()
     names = {item["metadata"]["name"] for item in client.read("pods", "-A")["items"]}
@@ -389,12 +389,12 @@ def members(group: str = "") -> set[int]:
 
 
 def is_shim(process: int) -> bool:
-    """Whether a process is the parent that containerd gives to a pod."""
+    """Whether a process is the parent that containerd starts for a pod."""
     return b"containerd-shim" in Path(f"/proc/{process}/cmdline").read_bytes()
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process still runs; one that nobody has reaped does not."""
+    """Whether a process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

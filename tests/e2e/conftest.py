@@ -1,5 +1,5 @@
-"""The bundle on a cluster: applied once, with a sample log on its volume; and what is kept of the
-runs of a test that fails."""
+"""Apply the bundle to a cluster once, with a sample log on its volume. Keep files about the runs of
+a failed test."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from scenario import ROOT, Run, Volume, at_volume, kubectl, tool
 HERE = Path(__file__).parent
 KEPT = ROOT / "build/e2e"
 NO_CLUSTER = (
-    "no cluster: `make test` builds one as root on Debian with Go; or set E2E_KUBECONFIG to yours "
-    "(see tests/cluster/README.md)"
+    "E2E_KUBECONFIG must be a cluster's kubeconfig: set it, or run `make test` as root on Debian "
+    "with Go (see tests/cluster/README.md)"
 )
-# The longest first, so that none is left for the end, and behind each of them one that may wait.
-# Of what stands here each process takes two.
+# The longest tests first, so that no long test starts at the end. Each process takes two tests: a
+# long one and one that may wait.
 FIRST = (
     *("test_300_parts", "test_every_command_is_run_or_marked"),
     *("test_every_command", "test_reclaim"),
     *("test_reclaimed_pods", "test_out_of_memory"),
-    *("test_redrive", "test_two_runs_at_once"),
+    *("test_redrive", "test_two_runs_in_parallel"),
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with nothing kept; xdist's processes are not the ones that begin."""
+    """Remove the files of earlier failures, in the main process and not in xdist's processes."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(KEPT, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests in the order in which they are to start."""
+    """Sort the tests in the order of their start."""
     items.sort(key=lambda item: FIRST.index(item.name) if item.name in FIRST else len(FIRST))
 
 
@@ -49,12 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep what one needs to understand a failure, and say where it is."""
+    """Write files about the runs of a failed test, and add their folder to the error."""
     if call.excinfo and Run.made and not call.excinfo.errisinstance(pytest.skip.Exception):
         folder = KEPT / re.sub(r"[^\w.=-]+", "-", item.name).strip("-")
         for run in Run.made:
             run.keep(folder / run.name)
-        call.excinfo.value.add_note(f"what is left of its runs: {folder.relative_to(ROOT)}")
+        call.excinfo.value.add_note(f"files about its runs: {folder.relative_to(ROOT)}")
     if call.when == "teardown":
         Run.made.clear()
     return (yield)
@@ -62,8 +62,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the bundle in which the folder of the volume is E2E_VOLUME: what the README says
-    is run here, word for word."""
+    """A copy of the bundle with the volume's folder E2E_VOLUME. The commands of the README run here
+    unchanged."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "manifests", folder / "manifests")
     path = folder / "manifests/components/local-volume/pv-local-persistentvolume.yaml"
@@ -73,8 +73,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def volume(checkout: Path) -> Volume:
-    """The volume of the bundle, with a pod to reach it by, which ends by itself, and with the
-    sample log as log-count-data.txt. Processes that run these tests side by side share it."""
+    """The volume of the bundle, with a pod that reads and writes it and ends by itself, and with
+    the sample log as log-count-data.txt. All test processes share it."""
     if "E2E_KUBECONFIG" not in os.environ:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(NO_CLUSTER)
     volume = Volume()
@@ -84,7 +84,8 @@ def volume(checkout: Path) -> Volume:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tool("kubectl", "apply", "-k", "manifests/overlays/local", cwd=checkout)
         if kubectl(*("get", "pod", "toolbox", "--ignore-not-found", "-o", phase)) != "Running":
-            kubectl("delete", "pod", "toolbox", "--ignore-not-found")  # one that has ended stays so
+            # An ended pod does not start again.
+            kubectl("delete", "pod", "toolbox", "--ignore-not-found")
         kubectl("apply", "-f", str(HERE / "toolbox-pod.yaml"))
         kubectl("wait", "pod/toolbox", "--for=condition=Ready", "--timeout=120s", timeout=130)
         if (

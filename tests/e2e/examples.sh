@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build the images of the examples in manifests/runs, on top of ours, which images/build.sh has built,
-# and write them to build/images. BASE and STORAGE are as there.
+# Build the images of the examples in manifests/runs, from the images that images/build.sh has built,
+# and write them to build/images. BASE and STORAGE are the settings of images/build.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

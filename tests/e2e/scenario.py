@@ -1,7 +1,7 @@
-"""What the tests say to the cluster: submit a run, look at it, read and write the volume.
+"""Helpers for the cluster: submit a run, read its state, read and write the volume.
 
-All of it goes through kubectl and argo, so that any cluster will do: E2E_KUBECONFIG names it, and
-FANFOLD_BIN a folder with the two programs where they are not on the PATH.
+They use only kubectl and argo, so they work on any cluster: E2E_KUBECONFIG names the cluster, and
+FANFOLD_BIN a folder with the two programs if they are not on the PATH.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "argo"
-WORDS = ("INFO", "WARN", "ERROR", "DEBUG")  # what log-count counts unless it is told
+WORDS = ("INFO", "WARN", "ERROR", "DEBUG")  # log-count's default keywords
 
 
 def environment() -> dict[str, str]:
-    """That of a command that finds kubectl, argo and the cluster."""
+    """The environment in which a command finds kubectl, argo and the cluster."""
     return {
         **os.environ,
         "KUBECONFIG": os.environ["E2E_KUBECONFIG"],
@@ -32,8 +32,8 @@ def environment() -> dict[str, str]:
 
 
 def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Path = ROOT) -> bytes:
-    """Run a command that finds kubectl, argo and the cluster; the stdout, or an error with what it
-    said."""
+    """Run a command that finds kubectl, argo and the cluster. Return its stdout; AssertionError
+    with its output if it fails."""
     found = subprocess.run(
         command,
         input=stdin,
@@ -44,8 +44,8 @@ def tool(*command: str, stdin: bytes | None = None, timeout: float = 60, cwd: Pa
         env=environment(),
     )
     if found.returncode:
-        said = (found.stdout + found.stderr).decode()
-        raise AssertionError(f"{' '.join(command)}:\n{said}")
+        output = (found.stdout + found.stderr).decode()
+        raise AssertionError(f"{' '.join(command)}:\n{output}")
     return found.stdout
 
 
@@ -67,19 +67,19 @@ def argo(*arguments: str, timeout: float = 60) -> str:
 class Run:
     """A workflow that was submitted."""
 
-    made: ClassVar[list[Run]] = []  # by the test that is going on
+    made: ClassVar[list[Run]] = []  # by the current test
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.made.append(self)
 
     def get(self) -> dict[str, Any]:
-        """The workflow as it is now."""
+        """The current state of the workflow."""
         found: dict[str, Any] = json.loads(argo("get", self.name, "-o", "json"))
         return found
 
     def wait(self, timeout: int = 900) -> dict[str, Any]:
-        """The workflow once it has ended."""
+        """Wait for the end of the workflow, and return its state."""
         for is_last in (False, False, True):
             try:
                 kubectl(
@@ -88,29 +88,29 @@ class Run:
                 )  # fmt: skip
                 break
             except AssertionError as error:
-                # This command asks a cache of the server, which may not know of a new object yet.
+                # The server's cache may not have a new object yet.
                 if is_last or "(NotFound)" not in str(error):
                     raise
                 time.sleep(2)
         return self.get()
 
     def end(self, phase: str, timeout: int = 900) -> dict[str, Any]:
-        """The workflow, which must end in this phase."""
+        """Wait for the end of the workflow, which must be in this phase."""
         found = self.wait(timeout)
         status = found["status"]
         assert status["phase"] == phase, f"{self.name}: {status['phase']}: {status.get('message')}"
         return found
 
     def succeed(self, timeout: int = 900) -> dict[str, Any]:
-        """The workflow, which must succeed."""
+        """Wait for the end of the workflow, which must succeed."""
         return self.end("Succeeded", timeout)
 
     def fail(self) -> dict[str, Any]:
-        """The workflow, which must fail."""
+        """Wait for the end of the workflow, which must fail."""
         return self.end("Failed")
 
     def pods(self, template: str = "") -> list[dict[str, Any]]:
-        """The pods that now exist, of one template or all."""
+        """The current pods, of one template or all."""
         label = f"-lworkflows.argoproj.io/workflow={self.name}"
         pods: list[dict[str, Any]] = get("pods", label)["items"]
         return [
@@ -120,8 +120,7 @@ class Run:
         ]
 
     def keep(self, folder: Path) -> None:
-        """Write down what one needs to understand a failure, a file each. What cannot be had says
-        why in its place."""
+        """Write files that explain a failure. A file that cannot be made contains the error."""
         label = f"-lworkflows.argoproj.io/workflow={self.name}"
         words = {
             "argo-get.txt": ("argo", "get", self.name, "--no-color"),
@@ -147,7 +146,7 @@ class Run:
 
 
 def pods_of(workflow: dict[str, Any]) -> Counter[str]:
-    """How many pods a workflow has had, by template."""
+    """The number of pods that a workflow has had, by template."""
     nodes = workflow["status"].get("nodes", {}).values()
     return Counter(
         node.get("templateName") or node["templateRef"]["template"]
@@ -157,13 +156,13 @@ def pods_of(workflow: dict[str, Any]) -> Counter[str]:
 
 
 def results_folder(workflow: dict[str, Any]) -> str:
-    """The name of the folder in results/ that holds the results of a workflow."""
+    """The name of a workflow's folder in results/."""
     created = re.sub("[-:]", "", workflow["metadata"]["creationTimestamp"])
     return f"{created}-{workflow['metadata']['uid']}"
 
 
 def outputs_of(workflow: dict[str, Any]) -> dict[str, str]:
-    """The output parameters of a workflow, which have to be those of its template `main`, too."""
+    """The output parameters of a workflow, which must equal the outputs of its template `main`."""
     status = workflow["status"]
     (main,) = (node for node in status["nodes"].values() if node["name"] == node["displayName"])
     found, same = (
@@ -182,7 +181,7 @@ def submit(template: str, **parameters: object) -> Run:
 
 
 def submit_variant(template: str, edit: Callable[[dict[str, Any]], None], **parameters: str) -> Run:
-    """Submit a template's spec with a change that no parameter makes."""
+    """Submit a template's spec with a change by `edit`."""
     spec = get("workflowtemplate", template)["spec"]
     for parameter in spec["arguments"]["parameters"]:
         parameter["value"] = parameters.get(parameter["name"], parameter["value"])
@@ -204,12 +203,12 @@ def template_of(spec: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def at_volume(text: str) -> str:
-    """The same with the folder of this cluster's volume."""
+    """The text with the folder of this cluster's volume."""
     return text.replace("/var/local/fanfold", os.environ.get("E2E_VOLUME", "/var/local/fanfold"))
 
 
 class Volume:
-    """The volume, seen through a pod of the project's own that mounts it."""
+    """The volume, accessed by a pod of the tests."""
 
     POD = "toolbox"
 
@@ -235,7 +234,7 @@ class Volume:
         return self.run("sys.stdout.buffer.write(open(sys.argv[1], 'rb').read())", name)
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, hidden ones included."""
+        """The names in a folder, including hidden ones."""
         return self.run("print(*sorted(os.listdir(sys.argv[1])))", folder).decode().split()
 
     def files(self, folder: str) -> list[str]:
@@ -249,7 +248,7 @@ class Volume:
         return self.run(script, folder).decode().split()
 
     def join(self, folder: str, files: int) -> str:
-        """What the files 0.txt, 1.txt, ... hold, in the order of their numbers."""
+        """The content of the files 0.txt, 1.txt, ... in the order of their numbers."""
         names = (f"{folder}/{number}.txt" for number in range(files))
         script = "print(end=''.join(open(name).read() for name in sys.argv[1:]))"
         return self.run(script, *names).decode()
@@ -260,8 +259,8 @@ class Volume:
         return found
 
     def own_result(self, workflow: dict[str, Any], run_dir: str = "") -> dict[str, int]:
-        """The result.json in the workflow's own folder of results/, which has to be what its output
-        parameters say."""
+        """The result.json in the workflow's folder in results/, which must equal its output
+        parameters."""
         name = os.path.join(run_dir, "results", results_folder(workflow), "result.json")
         found: dict[str, int] = json.loads(self.get(name))
         outputs = outputs_of(workflow)
@@ -271,8 +270,8 @@ class Volume:
 
 
 def own_join(volume: Volume, workflow: dict[str, Any], run_dir: str = ".") -> str:
-    """The result.txt in the workflow's own folder of results/, which has to be what its output
-    parameters say."""
+    """The result.txt in the workflow's folder in results/, which must match its output
+    parameters."""
     name = f"{run_dir}/results/{results_folder(workflow)}/result.txt"
     content = volume.get(name)
     outputs = outputs_of(workflow)
@@ -283,8 +282,8 @@ def own_join(volume: Volume, workflow: dict[str, Any], run_dir: str = ".") -> st
 
 
 def check_three_levels(volume: Volume, run: Run, levels: list[int], run_dir: str = ".") -> None:
-    """process-data as the tutorial has it: a pod for each pair, the tree with its three levels,
-    and the letters of prepare-data in order, each once."""
+    """Check a run of process-data: a pod per pair, a tree of three levels, and the letters of
+    prepare-data in order, each exactly once."""
     folder = f"{run_dir}/aggregation-demo"
     found = run.get()
     tree = argo("get", run.name, "--no-color")
@@ -299,17 +298,17 @@ def check_three_levels(volume: Volume, run: Run, levels: list[int], run_dir: str
 
 
 def until(what: str, timeout: float, attempt: Any) -> Any:
-    """The first true answer of `attempt`."""
+    """Call `attempt` until its result is true; return the result."""
     deadline = time.monotonic() + timeout
     while not (found := attempt()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(1)  # each look costs a tenth of a second of a core that the pods need
+        time.sleep(1)  # each attempt costs a tenth of a second of a core that the pods need
     return found
 
 
 def first_pod(run: Run, template: str, phases: set[str]) -> tuple[str, str, str]:
-    """Name, uid and node name of the first pod of the template that is in one of these phases.
-    A watch and not a look each second: a pod of a small part lives for three seconds."""
+    """Name, uid and node name of the first pod of the template in one of these phases. A watch,
+    because a pod of a small part lives for only three seconds."""
     names = "{.metadata.name} {.metadata.uid} {.status.phase} "
     names += r"{.metadata.annotations.workflows\.argoproj\.io/node-name}"
     options = ("--watch", "--request-timeout=600s", f"-o=jsonpath={names}{{'\\n'}}")
@@ -326,11 +325,11 @@ def first_pod(run: Run, template: str, phases: set[str]) -> tuple[str, str, str]
 
 
 def kill(run: Run, template: str, phases: set[str]) -> None:
-    """Delete a pod of the run by force, and wait for the pod that takes its place: of the same
-    name, where Argo makes the pod anew, or of the next attempt."""
+    """Delete a pod of the run by force, and wait for the pod that replaces it: a new pod with the
+    same name, or a pod of the next attempt."""
     name, uid, node = first_pod(run, template, phases)
     kubectl("delete", "pod", name, "--force", "--grace-period=0")
-    # Of this very part or step: x.map(0:0)(0), (1), ...
+    # Attempts of the same part or step: x.map(0:0)(0), (1), ...
     step, _, attempt = node.removesuffix(")").rpartition("(")
 
     def replaced() -> bool:
@@ -341,9 +340,9 @@ def kill(run: Run, template: str, phases: set[str]) -> None:
             pod["name"] == name and pod["uid"] != uid for pod in pods
         )
 
-    until(f"a pod in the place of {name}", 600, replaced)
+    until(f"a pod that replaces {name}", 600, replaced)
 
 
 def model(content: bytes, words: Iterator[str] | tuple[str, ...]) -> dict[str, int]:
-    """What result.json must be."""
+    """The expected content of result.json."""
     return {word: content.count(word.encode()) for word in words}

@@ -23,14 +23,14 @@ pytestmark = pytest.mark.e2e
 
 
 def letters(volume: Volume, run_dir: str, files: int) -> str:
-    """Let prepare-data write files; what they hold, in order."""
+    """Run prepare-data; return the content of its files in order."""
     submit("prepare-data", files=files, runDir=run_dir).succeed()
     return volume.join(f"{run_dir}/aggregation-demo/l1", files)
 
 
 @pytest.mark.each_argo
 def test_process_data_with_an_odd_number(volume: Volume) -> None:
-    """Three levels where the second has no pair for its last file."""
+    """Three levels; the last file of the second level has no pair."""
     run_dir = "e2e/process-7"
     letters(volume, run_dir, 14)
 
@@ -44,8 +44,8 @@ def test_process_data_with_an_odd_number(volume: Volume) -> None:
     ("files", "fan_in", "levels"), [(1, 8, [1]), (20, 3, [7, 3, 1]), (500, 64, [8, 1])]
 )
 def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -> None:
-    """Any number of files and any fan-in: as many pods as the tree has nodes, all in order, and
-    with `clean` no file of a level between. `argo get` shows the result, however deep the level."""
+    """Any number of files and any fan-in: one pod per node of the tree, and the files in order.
+    With `clean`, no file of a level between is left. `argo get` shows the result at any depth."""
     run_dir = f"e2e/aggregate-{files}"
     expected = letters(volume, run_dir, files)
     run = submit("aggregate", files=files, fanIn=fan_in, clean="true", runDir=run_dir)
@@ -62,8 +62,8 @@ def test_aggregate(volume: Volume, files: int, fan_in: int, levels: list[int]) -
 
 
 def test_512_files_are_73_pods(volume: Volume) -> None:
-    """Where pairs would take 511. Argo computes every level; what stands in the place of each pod
-    only takes its arguments, since the cases above show what pods do with theirs."""
+    """Argo computes 73 pods for 512 files; pairs would need 511. Templates without pods replace the
+    pods, which the cases above test."""
 
     def without_pods(spec: dict[str, Any]) -> None:
         for step in chain.from_iterable(template_of(spec, "level")["steps"]):
@@ -95,9 +95,9 @@ def test_512_files_are_73_pods(volume: Volume) -> None:
         (
             "aggregate",
             {"files": "abc"},
-            "FILES must be a whole number from 1 to 1000000000, got 'abc by 8 a pod",
+            "a whole number from 1 to 1000000000, got 'abc files, 8 per pod (at most 100000",
         ),
-        ("aggregate", {"files": 300_000_000}, "got '300000000 by 8 a pod, of at most 100000"),
+        ("aggregate", {"files": 300_000_000}, "got '300000000 files, 8 per pod (at most 100000"),
         ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt is missing: create it first"),
         ("process-data", {"numbers": 1}, "l1/0.txt is missing: create it first"),
         ("process-data", {"numbers": -1}, "got '2 * -1 (numbers, 1 to 99999)'"),
@@ -122,8 +122,8 @@ def test_512_files_are_73_pods(volume: Volume) -> None:
 def test_bad_parameters(
     volume: Volume, template: str, parameters: dict[str, object], sentence: str
 ) -> None:
-    """What cannot be, or would never end, or would take the controller's memory, fails in one
-    attempt of one pod, with the worker's sentence."""
+    """Parameters that are impossible, never end, or would use up the controller's memory fail in
+    one attempt of one pod, with the worker's error."""
     run = submit(template, **{"runDir": "e2e/no-files", **parameters})
 
     found = run.fail()
@@ -133,14 +133,14 @@ def test_bad_parameters(
 
 
 def test_no_file_is_left_out(volume: Volume) -> None:
-    """More files than the run is told of: refused, rather than dropped."""
+    """A run refuses a level with more files than its parameter, and drops none."""
     letters(volume, "e2e/left-out", 5)
 
     for template, parameters in (("aggregate", {"files": 4}), ("process-data", {"numbers": 2})):
         run = submit(template, runDir="e2e/left-out", **parameters)
         run.fail()
 
-        said = " ".join(argo("get", run.name, "--no-color").split())
+        shown = " ".join(argo("get", run.name, "--no-color").split())
         assert re.search(
-            "(FILES|NUMBER) must count all files of level 1, got 4 and also .*l1/4.txt: set", said
+            "(FILES|NUMBER) must count all files of level 1, got 4 and also .*l1/4.txt: set", shown
         )

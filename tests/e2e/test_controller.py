@@ -1,6 +1,6 @@
-"""Argo's controller is killed and started again while one run works and another waits.
+"""Argo's controller is killed and restarted while one run works and another waits.
 
-The controller is everybody's, so this runs with no other test beside it.
+All tests share the controller, so this test runs alone.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 """
 
 
-def tell(pod: str, signal: str) -> str:
-    """Send a signal to the worker in a map pod; its process id, empty if none is at work."""
+def send(pod: str, signal: str) -> str:
+    """Send a signal to the worker in a map pod. Return its process id, or nothing if none runs."""
     command = ("exec", pod, "-c", "main", "--", "python", "-c", SEND, signal)
     return kubectl(*command).strip()
 
 
 def stop_map(run: Run) -> str:
-    """Stop the worker of a map pod of the run; the pod's name, empty if none is at work yet."""
+    """Stop the worker of a map pod of the run. Return the pod's name, or nothing if none runs."""
     for pod in run.pods(".map"):
         name = str(pod["metadata"]["name"])
         with suppress(AssertionError):  # its container has not started
-            if tell(name, "SIGSTOP"):
+            if send(name, "SIGSTOP"):
                 return name
     return ""
 
 
 @contextmanager
 def stopped_map(run: Run) -> Iterator[None]:
-    """Let a map of the run stand still, as on a node that hangs."""
-    pod = until("a map at work", 300, lambda: stop_map(run))
+    """Stop a map of the run, as on a node that hangs."""
+    pod = until("a running map", 300, lambda: stop_map(run))
     try:
         yield
     finally:
-        assert tell(pod, "SIGCONT")
+        assert send(pod, "SIGCONT")
 
 
 @contextmanager
 def no_controller() -> Iterator[None]:
-    """Kill the controller, and start it again at the end."""
+    """Kill the controller, and restart it at the end."""
     kubectl("scale", CONTROLLER, "--replicas=0")
     try:
         kubectl("delete", "pod", POD, "--force", "--grace-period=0", "--ignore-not-found")
@@ -75,12 +75,12 @@ def no_controller() -> Iterator[None]:
 
 
 def test_controller_is_killed(volume: Volume, log: bytes) -> None:
-    """The first run's map stands still. The second has another input and the same directory, and
-    waits for the mutex. Argo 3.7.4 and 4.0.5 give it to the second when the controller is back, so
-    that the first comes late; another version may not. Either way both end right, each has its own
-    results, and result.json is the second's, which was created later."""
+    """The first run's map is stopped. The second run has another input and the same directory, and
+    waits for the mutex. After the restart, Argo 3.7.4 and 4.0.5 let the second run start, so the
+    first run ends late; other versions may not. In both cases both runs have right results, and
+    result.json is the result of the second run, which was created later."""
     run_dir = "e2e/controller"
-    # 12 GiB that take no room: the map is at work for ten seconds and more.
+    # A sparse file of 12 GiB: the map runs for ten seconds or more.
     volume.run(
         "with open('controller.log', 'wb') as file:\n"
         "    for number in range(5):\n"
@@ -104,7 +104,7 @@ def test_controller_is_killed(volume: Volume, log: bytes) -> None:
         while not second.get()["status"].get("finishedAt") and time.monotonic() < deadline:
             time.sleep(2)
         phase = second.get()["status"].get("phase")
-        print(f"when the first went on, the second was {phase}: {message()}")
+        print(f"when the first run continued, the second was {phase}: {message()}")
     ended = [first.succeed(), second.succeed()]
 
     assert max(ended, key=results_folder) is ended[1]

@@ -1,4 +1,4 @@
-"""Pods that die: reclaimed in the middle, or killed for their memory."""
+"""Pods that are reclaimed while they work, or killed because of their memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def long_log(volume: Volume) -> dict[str, int]:
-    """A log of 12 GiB that takes no room: lines far apart, so that each of two map pods is at work
-    for five seconds and more."""
+    """A sparse log of 12 GiB: each of two map pods works for five seconds or more."""
     volume.run(
         "with open('long.log', 'wb') as file:\n"
         "    for number in range(5):\n"
@@ -38,7 +37,7 @@ def long_log(volume: Volume) -> dict[str, int]:
 
 @pytest.mark.each_argo
 def test_reclaimed_pods(volume: Volume, long_log: dict[str, int]) -> None:
-    """Two map pods and the reduce pod deleted by force: retried, and the totals are right."""
+    """Two map pods and the reduce pod are deleted by force: Argo retries, the totals are right."""
     run = submit("log-count", input="long.log", splitMode="range", numParts=2, runDir="e2e/spot")
     for _ in range(2):
         kill(run, ".map", {"Running"})
@@ -50,12 +49,12 @@ def test_reclaimed_pods(volume: Volume, long_log: dict[str, int]) -> None:
     page = volume.get(f"e2e/spot/results/{results_folder(found)}/report.html").decode()
     assert re.search("[12] parts at attempt [123]", page)
     maps = [node for node in found["status"]["nodes"].values() if node["templateName"] == "map"]
-    for told in {node["hostNodeName"] for node in maps if "hostNodeName" in node}, {"log-count-"}:
-        assert any(f">{name}" in page for name in told)
+    for shown in {node["hostNodeName"] for node in maps if "hostNodeName" in node}, {"log-count-"}:
+        assert any(f">{name}" in page for name in shown)
 
 
 def test_out_of_memory(volume: Volume, log: bytes) -> None:
-    """A map pod that is killed for its memory is tried again, then fails with a clear message."""
+    """A map pod that is killed because of its memory is retried, then fails with a clear error."""
 
     def starve(spec: dict[str, Any]) -> None:
         map_ = template_of(spec, "map")
@@ -74,7 +73,7 @@ def test_out_of_memory(volume: Volume, log: bytes) -> None:
 
 
 def deadline(spec: dict[str, Any], seconds: int) -> dict[str, Any]:
-    """Split, with these seconds for its first attempt in place of ten minutes."""
+    """Set the deadline of split's first attempt to these seconds; return split."""
     split = template_of(spec, "split")
     assert "? 600 :" in split["activeDeadlineSeconds"]
     split["activeDeadlineSeconds"] = split["activeDeadlineSeconds"].replace("600", str(seconds))
@@ -83,8 +82,8 @@ def deadline(spec: dict[str, Any], seconds: int) -> dict[str, Any]:
 
 @pytest.mark.each_argo
 def test_an_image_that_cannot_be_pulled(volume: Volume) -> None:
-    """The first pod of a run waits for its image for as long as its deadline says; then the run
-    ends, and no second pod waits again."""
+    """The first pod of a run waits for its image until its deadline. Then the run ends, without a
+    second attempt."""
 
     def lose(spec: dict[str, Any]) -> None:
         deadline(spec, 15)["container"]["image"] = "localhost/fanfold-no-such:dev"
@@ -95,13 +94,13 @@ def test_an_image_that_cannot_be_pulled(volume: Volume) -> None:
     found = run.fail()
 
     assert pods_of(found) == {"split": 1}
-    said = argo("get", run.name, "--no-color")
-    assert "Pod was active on the node longer than the specified deadline" in said
+    message = argo("get", run.name, "--no-color")
+    assert "Pod was active on the node longer than the specified deadline" in message
 
 
 @pytest.mark.each_argo
 def test_a_long_split(volume: Volume, log: bytes) -> None:
-    """A split that works when its deadline comes is tried again, with six hours."""
+    """A split that still works at its deadline is retried, with six hours."""
     wait = (
         "import os, runpy, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"

@@ -1,4 +1,4 @@
-"""log-count on a real cluster: its results, its errors, its limits."""
+"""log-count on a real cluster: results, errors and limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATCH_OF_ARTIFACTS = "manifests/components/artifacts/patches/workflowtemplate.ar
 
 
 def test_static_fan_out(volume: Volume, log: bytes) -> None:
-    """The static DAG gives the same totals, and the mode range stores no parts."""
+    """The static DAG has the same totals, and the mode range stores no parts."""
     run_dir = "e2e/static"
 
     found = submit("static-fan-out", splitMode="range", runDir=run_dir).succeed()
@@ -42,8 +42,8 @@ def test_static_fan_out(volume: Volume, log: bytes) -> None:
 
 @pytest.mark.each_argo
 def test_outputs(volume: Volume, log: bytes) -> None:
-    """`argo get` shows the totals and where they are, here of four parts in two pods. The path of
-    the component `artifacts` is that of the run's own result."""
+    """`argo get` shows the totals and their path, with four parts in two pods. The path in the
+    component `artifacts` is the path of the run's own result."""
     patch = yaml.safe_load((ROOT / PATCH_OF_ARTIFACTS).read_text())
     artifact, page = patch[-1]["value"]
     assert page["path"] == artifact["path"].replace("result.json", "report.html")
@@ -87,7 +87,7 @@ def test_outputs(volume: Volume, log: bytes) -> None:
     ids=["input", "numParts", "pods", "keywords"],
 )
 def test_bad_input(log: bytes, parameters: dict[str, str], sentence: str) -> None:
-    """What the operator must fix fails in one attempt, and `argo get` shows the worker's words."""
+    """Errors of the operator fail in one attempt, and `argo get` shows the worker's error."""
     run = submit("log-count", runDir="e2e/bad", **parameters)
 
     found = run.fail()
@@ -97,7 +97,7 @@ def test_bad_input(log: bytes, parameters: dict[str, str], sentence: str) -> Non
 
 
 def test_parameters_arrive_as_given(volume: Volume) -> None:
-    """Keywords, input and run directory are what was given, whatever kubelet makes of a $."""
+    """Keywords, input and run directory reach the workers unchanged, also with a $."""
     words = ("US$$", "$", "$(WORK_DIR)", '"q"', "it's", "\\ a")
     content = b'US$$ and $(WORK_DIR) "q" it\'s \\ all\n' * 20
     volume.put("e2e/$$in.txt", content)
@@ -111,8 +111,8 @@ def test_parameters_arrive_as_given(volume: Volume) -> None:
 
 @pytest.mark.each_argo
 def test_redrive(volume: Volume, log: bytes) -> None:
-    """A part that fails for good fails the run; once mended, a run maps that part alone, and one
-    more maps none: split prints [], and reduce gives the result."""
+    """A part that fails for good fails the run. After the fix, the next run maps only this part,
+    and one more run maps none: split prints [], and reduce publishes the result."""
     run_dir = "e2e/redrive"
 
     def break_part_3(spec: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def test_redrive(volume: Volume, log: bytes) -> None:
         assert pods_of(found) == pods
         assert volume.result(run_dir) == volume.own_result(found, run_dir) == model(log, WORDS)
         volume.run("os.remove(sys.argv[1])", f"{run_dir}/result.json")  # the next makes its own
-    # One plan and one job for all three: its files, and its copies once.
+    # All three runs have one plan and one job: its files, and one set of copies.
     plan, newest = volume.names(f"{run_dir}/split-output")
     names = volume.names(f"{run_dir}/split-output/{plan}")
     assert newest == "plan.json"
@@ -142,14 +142,14 @@ def test_redrive(volume: Volume, log: bytes) -> None:
 
 
 @pytest.mark.each_argo
-def test_two_runs_at_once(volume: Volume, log: bytes) -> None:
-    """Runs on one directory queue, runs on different ones go side by side, and all are right. The
-    directory's result.json is that of the run that was created last."""
+def test_two_runs_in_parallel(volume: Volume, log: bytes) -> None:
+    """Runs on one directory queue, runs on different directories run in parallel, and all are
+    right. The directory's result.json is the result of the run that was created last."""
     words = ("INFO", "WARN,ERROR")
     same = [submit("log-count", runDir="e2e/same", keywords=each, numParts=1) for each in words]
     other = submit("log-count", runDir="e2e/other/", numParts=1)
 
-    # Of two that were submitted within a second either may come first.
+    # Two runs that are submitted within a second may start in any order.
     ended = [run.succeed() for run in same]
     first, second = sorted(ended, key=lambda found: str(found["status"]["startedAt"]))
     third = other.succeed()
@@ -164,25 +164,25 @@ def test_two_runs_at_once(volume: Volume, log: bytes) -> None:
 
 
 def test_300_parts(volume: Volume, log: bytes) -> None:
-    """A run of 300 parts stays far below the size that a workflow object may have."""
+    """The workflow object of a run of 300 parts stays far below its maximum size."""
     run = submit("log-count", runDir="e2e/300", numParts=300, splitMode="range")
 
     found = run.succeed(1500)
 
     assert pods_of(found) == {"split": 1, "map": 300, "reduce": 1}
     assert volume.result("e2e/300") == model(log, WORDS)
-    # The plan, the newest plan, and that the run has begun.
+    # The plan, the newest plan, and the mark that the run has started.
     assert len(volume.files("e2e/300/split-output")) == 3
     size = len(json.dumps(get(f"workflow/{run.name}"), separators=(",", ":")))
-    print(f"workflow object: {size} bytes of JSON, {size // 300} a part")
-    assert size < 512 * 1024  # half of what Argo takes before it compresses
+    print(f"workflow object: {size} bytes of JSON, {size // 300} per part")
+    assert size < 512 * 1024  # half of the size at which Argo compresses
 
 
 def test_9000_ids(volume: Volume, log: bytes) -> None:
-    """The ids of as many pods as a run can have are parsed whole; the last three are fanned out."""
+    """Argo parses the ids of the maximum number of pods, and fans out the last three ids."""
 
     def last_three(spec: dict[str, Any]) -> None:
-        del template_of(spec, "main")["outputs"]  # they are of reduce
+        del template_of(spec, "main")["outputs"]  # they need reduce
         main = template_of(spec, "main")["dag"]
         main["tasks"] = [task for task in main["tasks"] if task["name"] != "reduce"]
         ids = "{{=toJson(jsonpath(tasks['split'].outputs.result, '$[8997:]'))}}"
@@ -198,8 +198,8 @@ def test_9000_ids(volume: Volume, log: bytes) -> None:
 
 
 def test_reclaim(volume: Volume, log: bytes) -> None:
-    """Pods are deleted when they succeed, a workflow when its time is up, with `clean` the copies
-    when the result is published. Results and records stay."""
+    """Pods are deleted after they succeed, a workflow after its time to live, and with `clean` the
+    copies after the result is published. Results and records stay."""
 
     def short(spec: dict[str, Any]) -> None:
         spec["ttlStrategy"] = {"secondsAfterCompletion": 20}

@@ -1,7 +1,6 @@
-"""What the pods of the component network-policy reach, in packets.
+"""Connections of pods with the component network-policy.
 
-The network of the test cluster enforces nothing by itself. Here the controller of kube-router does,
-for the length of a test.
+The network of the test cluster enforces no policies. During a test, kube-router's controller does.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from scenario import ROOT, WORDS, Volume, get, kubectl, model, submit, tool, unt
 pytestmark = pytest.mark.e2e
 COMPONENT = ROOT / "manifests/components/network-policy"
 BRIDGE = "fanfold0"
-HOST, API_SERVER, OSS = "10.244.0.1", "10.96.0.1", "100.64.0.1"  # the last one stands in for OSS
+HOST, API_SERVER, OSS = "10.244.0.1", "10.96.0.1", "100.64.0.1"  # the last one represents OSS
 SERVE = """
 import sys, threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -53,10 +52,10 @@ def start(stack: ExitStack, *command: str) -> subprocess.Popen[bytes]:
 
 @pytest.fixture
 def enforced(volume: Volume) -> Iterator[None]:
-    """The policies of the cluster hold, and this machine serves at an address of OSS, too."""
+    """Enforce the policies of the cluster, and serve at an address of OSS on this machine."""
     program = shutil.which("network-policies", path=os.environ.get("FANFOLD_BIN"))
     if not program or not Path("/sys/class/net", BRIDGE).exists():
-        pytest.skip("not the cluster of these tests: what its network enforces is not known")
+        pytest.skip("not the cluster of these tests: its network may enforce policies or not")
     address = ("dev", BRIDGE, f"{OSS}/32")
     with ExitStack() as stack:
         subprocess.run(["ip", "address", "replace", *address], check=True)
@@ -68,7 +67,7 @@ def enforced(volume: Volume) -> Iterator[None]:
         start(
             stack, program, f"--kubeconfig={os.environ['E2E_KUBECONFIG']}", "--enable-ipv6=false",
             "--hostname-override=fanfold", "--service-cluster-ip-range=10.97.0.0/24",
-        )  # fmt: skip  # a range of no Service: that of Services is left out of what is enforced
+        )  # fmt: skip  # a range without Services: the program does not enforce it
         yield
 
 
@@ -96,8 +95,8 @@ def pod(name: str, namespace: str, labels: dict[str, str], *places: str) -> dict
 
 @pytest.fixture
 def pods(enforced: None) -> Iterator[None]:
-    """A worker, one that talks to OSS itself, and another pod, in a namespace with the policies;
-    and what answers for DNS."""
+    """A worker, a worker with oss-direct and another pod, in a namespace with the policies, and a
+    pod that replaces DNS."""
     worker = {"app.kubernetes.io/part-of": "fanfold"}
     at_8080 = ("0.0.0.0", "8080")  # noqa: S104 - of the container
     at_53 = ("0.0.0.0", "53", "0.0.0.0", "5353")  # noqa: S104
@@ -108,16 +107,16 @@ def pods(enforced: None) -> Iterator[None]:
         pod("other", "network", {}, *at_8080),
         pod("e2e-dns", "kube-system", {"k8s-app": "kube-dns"}, *at_53),
     ]
-    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
-    tool("kubectl", "apply", "-f", "-", stdin=given)
+    manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
+    tool("kubectl", "apply", "-f", "-", stdin=manifest)
     for each in COMPONENT.glob("*-networkpolicy.yaml"):
         tool("kubectl", "apply", "--namespace=network", "-f", str(each))
     yield
-    tool("kubectl", "delete", "-f", "-", stdin=given, timeout=120)
+    tool("kubectl", "delete", "-f", "-", stdin=manifest, timeout=120)
 
 
 def address(name: str, namespace: str = "network") -> str:
-    """A pod's address, once it has one."""
+    """Wait for a pod's address, and return it."""
 
     def look() -> str:
         found = get("pod", name, f"--namespace={namespace}")
@@ -127,15 +126,15 @@ def address(name: str, namespace: str = "network") -> str:
 
 
 def reached(name: str, places: dict[str, tuple[str, int]]) -> set[str]:
-    """What a pod of the namespace reaches."""
+    """The names of the places that a pod of the namespace reaches."""
     command = ("exec", name, "--namespace=network", "--", "python", "-c", REACH)
     return set(kubectl(*command, json.dumps(places)).split())
 
 
 @pytest.mark.usefixtures("pods")
 def test_pods_reach_what_they_need() -> None:
-    """A worker reaches DNS and the API server, one with oss-direct OSS as well, at port 443 alone.
-    No pod reaches a worker. Pods that are not of the bundle reach everything else, as before."""
+    """A worker reaches DNS and the API server, and with oss-direct also OSS, only at port 443. No
+    pod reaches a worker. Other pods reach everything else, as before."""
     places = {
         "api-server": (API_SERVER, 443),
         "oss": (OSS, 443),
@@ -150,16 +149,18 @@ def test_pods_reach_what_they_need() -> None:
     def other_is_kept_out() -> bool:
         return reached("other", places | workers) == set(places)
 
-    until("no way to a worker, and all others open", 120, other_is_kept_out)
+    until("no connection to a worker, and all others", 120, other_is_kept_out)
     needed = {"api-server", "dns"}
-    until("no way out of a worker", 60, lambda: reached("worker", places) == needed)
-    until("one to OSS", 60, lambda: reached("direct", places) == {*needed, "oss"})
+    until(
+        "a worker with only the needed connections", 60, lambda: reached("worker", places) == needed
+    )
+    until("a connection to OSS", 60, lambda: reached("direct", places) == {*needed, "oss"})
 
 
 @pytest.mark.usefixtures("enforced")
 def test_a_run_under_policies(volume: Volume, log: bytes, checkout: Path) -> None:
-    """The overlay with the component runs as ever: the executor reaches the API server. The label
-    keeps the policies from the pods of other tests."""
+    """A run of an overlay with the component succeeds: the executor reaches the API server. A label
+    limits the policies to the pods of this test."""
     label = "{op: add, path: /spec/podMetadata/labels/e2e, value: network}"
     selector = "{op: replace, path: /spec/podSelector/matchLabels, value: {e2e: network}}"
     policies = {"kind": "NetworkPolicy", "name": "fanfold(-api-server)?"}

@@ -1,5 +1,5 @@
-"""Programs on the cluster: the examples of manifests/runs, with pods that are killed, and runs as
-steps of another Workflow. tests/workers/test_examples.py has the same examples by the local run."""
+"""Programs on the cluster: the examples of manifests/runs, with killed pods, and runs as steps of
+another Workflow. tests/workers/test_examples.py runs the same examples locally."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ PROGRAMS = (ROOT / "manifests/docs/programs.md").read_text()
 
 
 def apply(checkout: Path, prefix: str, image: str = "", **more: Any) -> None:
-    """Apply the bundle with its programs under a prefix of its names, since others may be at work
-    on the cluster; with the image of an example for map and reduce."""
+    """Apply the bundle with programs under a prefix of its names, because other tests use the
+    cluster too; with the image of an example for map and reduce."""
     local = checkout / "manifests/overlays/local"
     folder = checkout / f"manifests/overlays/{prefix}"
     shutil.copytree(local, folder)
@@ -83,22 +83,22 @@ def create(workflow: dict[str, Any], *more: str) -> Run:
 
 
 def submit(example: str, prefix: str = "", **parameters: str) -> Run:
-    """Submit an example as it stands there, but for these parameters, with the templates that have
-    this prefix, or its name as their prefix."""
+    """Submit an example with these parameters and the templates with this prefix. The default
+    prefix is the example's name."""
     run = yaml.safe_load((RUNS / f"{example}.yaml").read_text())
     reference = run["spec"]["workflowTemplateRef"]
     reference["name"] = f"{prefix or example}-{reference['name']}"
-    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
-    given |= {"runDir": f"e2e/{example}", **parameters}
-    arguments = [{"name": name, "value": value} for name, value in given.items()]
+    values = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    values |= {"runDir": f"e2e/{example}", **parameters}
+    arguments = [{"name": name, "value": value} for name, value in values.items()]
     run["spec"]["arguments"]["parameters"] = arguments
     return create(run)
 
 
 @pytest.mark.each_argo
 def test_filter(volume: Volume, log: bytes, checkout: Path) -> None:
-    """A map pod and the reduce pod are deleted by force; the output is right, in its place and in
-    the run's own."""
+    """A map pod and the reduce pod are deleted by force. The output is right, in runDir and in the
+    run's folder."""
     apply(checkout, "filter")
     run = submit("filter", numParts="2")
     kill(run, ".map", {"Pending", "Running"})
@@ -118,9 +118,9 @@ def test_filter(volume: Volume, log: bytes, checkout: Path) -> None:
 
 @pytest.mark.each_argo
 def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
-    """If a map has failed for good, reduce names the missing part in one attempt. Once the program
-    is right, onlyMissing maps that part alone, and then none. The command is in a ConfigMap, as
-    programs.md shows it: with a {{, and a $ as it stands there."""
+    """If a map has failed for good, reduce names the missing part in one attempt. After the fix,
+    onlyMissing maps only this part, and then none. The command is in a ConfigMap, as in
+    programs.md, with a {{ and an unchanged $."""
     (shown,) = re.findall(r"^```yaml\n([^`]*name: map-command\n[^`]*)^```", PROGRAMS, re.MULTILINE)
     recipe = yaml.safe_load(shown)
     program = (
@@ -135,8 +135,8 @@ def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
     template = {"workflowTemplateRef": {"name": "lost-map-reduce"}}
     metadata = {"generateName": "lost-", "namespace": NAMESPACE}
     head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata}
-    given = {"numParts": "3", "runDir": "e2e/lost", "onlyMissing": "true"}
-    arguments = {"parameters": [{"name": key, "value": value} for key, value in given.items()]}
+    values = {"numParts": "3", "runDir": "e2e/lost", "onlyMissing": "true"}
+    arguments = {"parameters": [{"name": key, "value": value} for key, value in values.items()]}
     volume.run("import shutil; shutil.rmtree('e2e/lost', ignore_errors=True)")
     volume.put("e2e/lost/broken", b"")
 
@@ -147,8 +147,8 @@ def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
     found = run.fail()
 
     assert pods_of(found) == {"split": 1, "map": 3, "reduce": 1}
-    said = " ".join(argo("get", run.name, "--no-color").split())
-    assert "MAP_STATUS is Failed" in said
+    message = " ".join(argo("get", run.name, "--no-color").split())
+    assert "MAP_STATUS is Failed" in message
     assert "results" not in volume.names("e2e/lost")
 
     volume.run("os.remove(sys.argv[1])", "e2e/lost/broken")
@@ -160,8 +160,8 @@ def test_a_lost_part(volume: Volume, log: bytes, checkout: Path) -> None:
 
 @pytest.mark.each_argo
 def test_sort(volume: Volume, log: bytes, checkout: Path) -> None:
-    """64 files, eight to a pod; one of these pods and the last one are deleted by force. Eight
-    files are sorted before they are merged, too."""
+    """64 files, eight per pod; one of these pods and the last pod are deleted by force. Eight files
+    are also sorted before the merge."""
     apply(checkout, "sort", image="sort")
     lines = log.splitlines(keepends=True)
     random.Random(64).shuffle(lines)
@@ -180,7 +180,7 @@ def test_sort(volume: Volume, log: bytes, checkout: Path) -> None:
 
 
 def test_pictures(volume: Volume, checkout: Path) -> None:
-    """64 tiles become the picture in runs, pixel by pixel. A pod is deleted by force."""
+    """64 tiles become the picture in runs, equal in each pixel. A pod is deleted by force."""
     apply(checkout, "pictures", image="pictures")
     put_level_1(volume, "e2e/pictures", ".png", list(tiles()))
     run = submit("pictures")
@@ -194,8 +194,8 @@ def test_pictures(volume: Volume, checkout: Path) -> None:
 
 @pytest.mark.each_argo
 def test_simulations(volume: Volume, checkout: Path) -> None:
-    """1,000 seeds in 100 parts and 4 pods, of which each has parts that fail at first. All seeds
-    are there in the end, each once, and in order."""
+    """1,000 seeds in 100 parts and 4 pods, each with parts that fail at first. The output has every
+    seed exactly once and in order."""
     apply(checkout, "simulations", image="simulations")
     volume.put("seeds.txt", SEEDS)
     volume.run("import shutil; shutil.rmtree('e2e/simulations', ignore_errors=True)")
@@ -203,7 +203,7 @@ def test_simulations(volume: Volume, checkout: Path) -> None:
     found = submit("simulations").succeed()
 
     assert volume.get("e2e/simulations/simulations.csv") == model_of_simulations()
-    # Only the failed ones are mapped anew: of each part one output is there.
+    # Only failed parts are mapped again: each part has one output.
     assert pods_of(found) == {"split": 1, "map": 8, "reduce": 1}
     assert len(volume.files("e2e/simulations/map-output")) == 100
 
@@ -223,8 +223,8 @@ def test_compressed_logs(volume: Volume, checkout: Path) -> None:
 
 
 def test_thumbnails(volume: Volume, checkout: Path) -> None:
-    """Of 200 photos three are damaged: the run succeeds, says how many, and names them. After their
-    repair the same run makes these three thumbnails alone."""
+    """Three of 200 photos are damaged: the run succeeds, counts them and names them. After their
+    repair, the same run makes only these three thumbnails."""
     apply(checkout, "thumbnails", image="pictures")
     put_files(volume, "photos", photos() | DAMAGED)
     volume.run("import shutil; shutil.rmtree('e2e/thumbnails', ignore_errors=True)")
@@ -232,28 +232,28 @@ def test_thumbnails(volume: Volume, checkout: Path) -> None:
     found = submit("thumbnails").succeed()
 
     assert pods_of(found) == {"split": 1, "map": 2, "reduce": 1}
-    told = summary_of(found)
-    assert (told["files"], told["failed"], told["taken"]) == (200, 3, 0)
+    summary = summary_of(found)
+    assert (summary["files"], summary["failed"], summary["taken"]) == (200, 3, 0)
     assert failed(lines_of(volume, "e2e/thumbnails")) == set(DAMAGED)
 
     for name in DAMAGED:
         volume.put(f"photos/{name}", photos()[name])
     found = submit("thumbnails").succeed()
 
-    told = summary_of(found)
-    assert (told["files"], told["failed"], told["taken"]) == (200, 0, 197)
+    summary = summary_of(found)
+    assert (summary["files"], summary["failed"], summary["taken"]) == (200, 0, 197)
     lines = lines_of(volume, "e2e/thumbnails")
     assert list(lines) == list(photos())
     assert not failed(lines)
-    made = volume.files(f"e2e/thumbnails/thumbnails/{told['job']}")
+    made = volume.files(f"e2e/thumbnails/thumbnails/{summary['job']}")
     assert made == [f"photos/{name}.png" for name in sorted(DAMAGED)]
     for number in (16, 17):
         assert is_thumbnail(number, volume.get(lines[f"{number:03}.png"]["output"]))
 
 
 def test_scenarios(volume: Volume, checkout: Path) -> None:
-    """Scenarios that passed and failed are added up; those that are none are named. A map pod is
-    deleted by force."""
+    """Passed and failed scenarios are counted; broken scenarios are named. A map pod is deleted by
+    force."""
     apply(checkout, "scenarios", image="simulations")
     put_files(volume, "scenarios", scenarios())
     run = submit("scenarios")
@@ -268,8 +268,8 @@ def test_scenarios(volume: Volume, checkout: Path) -> None:
 
 @pytest.mark.each_argo
 def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
-    """A program kills the worker, and no other pod takes its place: the last step runs and counts
-    the files of that part as failed. With fewer tolerated the run fails and names the file."""
+    """A program kills the worker, and the pod is not retried: the last step runs and counts the
+    files of this part as failed. With fewer tolerated failures the run fails and names the file."""
     patch = (
         "- {op: test, path: /spec/templates/2/name, value: map}\n"
         '- {op: replace, path: /spec/templates/2/retryStrategy/limit, value: "0"}'
@@ -299,20 +299,20 @@ def test_a_lost_pod_is_tolerated(volume: Volume, checkout: Path) -> None:
     assert failed(lines) == {"0"}
     assert lines["0"]["said"] == "no pod has mapped part 0 to its end"
     fewer.fail()
-    said = " ".join(argo("get", fewer.name, "--no-color").split())
-    assert "1 of 4 files failed: lost-pod/0 (no pod has mapped it)" in said
+    message = " ".join(argo("get", fewer.name, "--no-color").split())
+    assert "1 of 4 files failed: lost-pod/0 (no pod has mapped it)" in message
 
 
 @pytest.mark.each_argo
 def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
-    """Two runs as the steps of another Workflow, which Hera has made and kubectl has submitted. The
-    pod that waits for the first is deleted by force: the next one finds the run. Their results are
-    outputs; a run that fails, fails the step."""
+    """Two runs as steps of another Workflow, made by Hera and submitted by kubectl. The pod that
+    waits for the first run is deleted by force: the next attempt finds the run. The results are
+    outputs of the steps. If a run fails, its step fails."""
     apply(checkout, "steps")
     done = subprocess.run(
         [sys.executable, str(RUNS / "own_workflow.py")], stdout=subprocess.PIPE, check=True
     )
-    # Under the prefix, and in a directory of this test.
+    # With the prefix, and in a directory of this test.
     text = done.stdout.decode().replace("name: run-as-step", "name: steps-run-as-step")
     for name in ("log-count", "map-reduce"):
         text = text.replace(f"value: {name}", f"value: steps-{name}")
@@ -339,7 +339,7 @@ def test_runs_as_steps(volume: Volume, log: bytes, checkout: Path) -> None:
 
 
 def summary_of(workflow: dict[str, Any]) -> dict[str, Any]:
-    """The summary that a workflow has as its output."""
+    """A workflow's output parameter `summary`."""
     found: dict[str, Any] = json.loads(outputs_of(workflow)["summary"])
     return found
 
@@ -351,18 +351,18 @@ def lines_of(volume: Volume, run_dir: str) -> dict[str, dict[str, Any]]:
 
 
 def failed(lines: Mapping[str, dict[str, Any]]) -> set[str]:
-    """The files that have failed."""
+    """The names of the failed files."""
     return {name for name, line in lines.items() if line["exit"] != 0}
 
 
 def put_level_1(volume: Volume, run_dir: str, suffix: str, files: list[bytes]) -> None:
-    """Write the files of level 1, in the place of others."""
+    """Replace the files of level 1."""
     named = {f"{number}{suffix}": content for number, content in enumerate(files)}
     put_files(volume, f"{run_dir}/aggregation-demo/l1", named)
 
 
 def put_files(volume: Volume, folder: str, files: Mapping[str, bytes]) -> None:
-    """Write the files of a folder, all at once, in the place of others."""
+    """Replace the files of a folder, by one command."""
     script = (
         "import io, shutil, tarfile\n"
         "shutil.rmtree(sys.argv[1], ignore_errors=True)\n"

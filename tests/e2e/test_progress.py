@@ -1,4 +1,4 @@
-"""What Argo shows and tells of a run: its progress, and the metrics of its controller."""
+"""The progress of a run in Argo, and the metrics of Argo's controller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bundle(checkout: Path) -> None:
 
 
 def metrics() -> dict[str, float]:
-    """The metrics of the bundle that Argo's controller has, by the command of monitoring.md."""
+    """The bundle's metrics in Argo's controller, by the command of monitoring.md."""
     monitoring = (ROOT / "manifests/docs/monitoring.md").read_text()
     (command,) = re.findall('`(kubectl get --raw "[^`]+")`', monitoring)
     pod = "jsonpath={.items[0].metadata.name}"
@@ -40,7 +40,7 @@ def program(*lines: str) -> str:
 
 
 def errors_of_metrics(workflow: dict[str, Any]) -> list[str]:
-    """What Argo says of metrics that it could not make."""
+    """Argo's errors about metrics of a workflow."""
     conditions = workflow["status"].get("conditions", ())
     return [each["message"] for each in conditions if each["type"] == "MetricsError"]
 
@@ -48,8 +48,8 @@ def errors_of_metrics(workflow: dict[str, Any]) -> list[str]:
 @pytest.mark.each_argo
 @pytest.mark.usefixtures("bundle")
 def test_metrics(volume: Volume, log: bytes) -> None:
-    """Of a run that succeeds, of one in which a map fails once, and of one that fails: what the
-    controller has after them and had not before."""
+    """A successful run, a run with one failed attempt of a map, and a failed run add the expected
+    values to the controller's metrics."""
     before = metrics()
     once = program(
         "import os, sys",
@@ -86,18 +86,19 @@ def test_metrics(volume: Volume, log: bytes) -> None:
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found.get('part_failures_total{template="log-count"}', 0) == 0
-    # The attempts and the wait between them; 5 s at least.
+    # Two attempts and the wait between them, at least 5 s.
     assert found['part_seconds_sum{template="map-reduce"}'] > 5
 
 
 def progress(run: Run) -> str:
-    """What `argo get` shows as Progress."""
+    """The Progress that `argo get` shows."""
     return str(run.get()["status"].get("progress"))
 
 
 @pytest.mark.usefixtures("bundle")
 def test_progress(volume: Volume, log: bytes) -> None:
-    """A map that has read half: 50 of its 100. Argo writes it down once in a minute."""
+    """A map that has read half of its part has the progress 50 of 100. Argo updates it once
+    per minute."""
     half = program(
         "import os, time",
         f"rest = {len(log) // 2}",
@@ -108,6 +109,6 @@ def test_progress(volume: Volume, log: bytes) -> None:
     volume.run("os.path.exists('e2e/progress-go') and os.unlink('e2e/progress-go')")
     run = submit("metrics-map-reduce", numParts=1, mapCommand=half, runDir="e2e/progress")
     until("a map that waits for its pod", 300, lambda: progress(run) == "1/101")
-    until("half", 300, lambda: progress(run) == "51/101")
+    until("half of the progress", 300, lambda: progress(run) == "51/101")
     volume.put("e2e/progress-go", b"")
     assert run.succeed()["status"]["progress"] == "102/102"

@@ -1,4 +1,4 @@
-"""Every command in README.md and in the documents of the bundle and the local run, from there."""
+"""Run every command of README.md and of the documents of the bundle and the local run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "workers/local-run.md", "manifests/README.md")),
     *sorted((ROOT / "manifests/docs").iterdir()),
 ]
-# What marks a command as one that needs an account: one of these, in its row of a table or in the
-# text between it and the command before. ALL_OF_THIS marks the whole block.
+# A command needs an account if one of these is in its row of a table, or in the text between it and
+# the previous command. ALL_OF_THIS marks a whole block.
 NEEDS_ACCOUNT = re.compile("Alibaba Cloud account|ACK|AccessKey|account of the registry")
 ALL_OF_THIS = re.compile("All of this needs (an Alibaba Cloud account|Sealed Secrets)")
-# What is not run here, since a cluster is there already, and where it is run.
+# Commands that do not run here, because the cluster exists already, and the files that run them.
 ELSEWHERE = {
     r"git clone .*": ("tests/cold.sh", "git clone"),
     r"kind create cluster": ("tests/run.sh", "start_cluster"),
@@ -48,7 +48,7 @@ ELSEWHERE = {
     r"make release .*": ("tests/manifests/test_release.py", "test_release"),
     r"manifests/validate\.sh .*": ("tests/manifests/test_validate.py", "validate.sh"),
 }
-# The node of kind is this machine here. Other tests read the log meanwhile: it is the same.
+# This machine replaces kind's node. Other tests read the log at the same time: it does not change.
 NODE = {
     r"docker exec kind-control-plane (.*)": r"\1",
     r"docker cp (\S+) kind-control-plane:(\S+)": r"cmp -s \1 \2 || cp \1 \2",
@@ -58,7 +58,7 @@ STARTED = re.compile(r"^Name: +(\S+)|^workflow\.argoproj\.io/(\S+) created", re.
 
 
 def commands(text: str) -> Iterator[tuple[str, bool]]:
-    """Every command in the blocks of shell and the tables of a text, and whether it is marked."""
+    """Every command in the shell blocks and tables of a text, and whether it needs an account."""
     about, fence, block = "", "", False
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
@@ -76,8 +76,8 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def documented() -> dict[str, bool]:
-    """The commands of all, each once: one that another only continues goes with that one. What
-    is marked in one place and not in another is run."""
+    """The commands of all documents, each once. A command that is the beginning of another command
+    is left out. A command that only some places mark runs."""
     found: dict[str, bool] = {}
     for path in DOCUMENTS:
         for command, marked in commands(path.read_text()):
@@ -90,8 +90,8 @@ def documented() -> dict[str, bool]:
 
 
 def test_every_command_is_run_or_marked() -> None:
-    """Only what has no meaning without an account is marked; all the rest is run below, or where
-    ELSEWHERE says."""
+    """Only commands that need an account are marked. All others run below, or in the files of
+    ELSEWHERE."""
     marked = [command for command, is_marked in documented().items() if is_marked]
     of_accounts = (
         *("docker login", "make images PUSH=", "validate.sh manifests/overlays/ack", "oss-secret"),
@@ -113,25 +113,25 @@ def test_every_command_is_run_or_marked() -> None:
 
 
 def on_this_node(command: str) -> str:
-    """What a command is here; nothing if it is run elsewhere, or takes root where we are not."""
+    """The command for this machine; empty if it runs elsewhere, or if root is missing."""
     if any(re.fullmatch(pattern, command) for pattern in ELSEWHERE):
         return ""
     for pattern, here in NODE.items():
         if re.fullmatch(pattern, command):
-            # Who is not root has made the folder, and the log, where the cluster is.
+            # Without root, the folder and the log were created before, at the cluster.
             return "" if os.geteuid() else re.sub(pattern, here, at_volume(command))
     return at_volume(command)
 
 
-def started_by(said: str) -> Run | None:
-    """The run that a command says it has started."""
-    found = STARTED.search(said)
+def started_by(output: str) -> Run | None:
+    """The run that a command has started, from its output."""
+    found = STARTED.search(output)
     return Run(found[1] or found[2]) if found else None
 
 
 def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
-    """Each command as it stands there, one after the other: every run that one of them starts
-    succeeds, with the pods and the results that are documented."""
+    """Run each documented command, one after the other. Every run that they start succeeds, with
+    the documented pods and results."""
     kubectl("delete", "--ignore-not-found", "workflow", "log-count-once")
     (checkout / "your.log").write_bytes(log)
     runs: dict[str, Run] = {}
@@ -139,13 +139,13 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
         if marked or command.startswith(TOTALS) or not (here := on_this_node(command)):
             continue
         try:
-            said = tool("bash", "-euc", here, cwd=checkout, timeout=900).decode()
+            output = tool("bash", "-euc", here, cwd=checkout, timeout=900).decode()
         except AssertionError as error:
             started_by(str(error))
             raise
-        if command.startswith("argo get "):  # of another run
-            assert re.search("^Status: ", said, re.MULTILINE)
-        elif run := started_by(said):
+        if command.startswith("argo get "):  # shows another run
+            assert re.search("^Status: ", output, re.MULTILINE)
+        elif run := started_by(output):
             runs[command] = run
     ended = {command: run.succeed() for command, run in runs.items()}
 
@@ -164,11 +164,11 @@ def test_every_command(volume: Volume, log: bytes, checkout: Path) -> None:
     check_three_levels(volume, runs[process_data], [16, 8, 1])
     assert volume.result() == model(log, WORDS)
     assert list(volume.result()) == list(WORDS)
-    # The command asks for the newest run, which can be of another test: here for this very one.
+    # The command shows the newest run, which may belong to another test: select this run.
     (command,) = (each for each in documented() if each.startswith(TOTALS))
     only = f"{command} --field-selector=metadata.name={next(iter(runs.values())).name}"
     assert json.loads(tool("bash", "-euc", only)) == model(log, WORDS)
-    # They had one directory, and queued for it.
+    # They used one directory, and queued for it.
     times = sorted(
         (flow["status"]["startedAt"], flow["status"]["finishedAt"]) for flow in ended.values()
     )

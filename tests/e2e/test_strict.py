@@ -1,6 +1,6 @@
-"""A controller that runs nothing but what its templates say, as rights.md recommends.
+"""A controller that runs only WorkflowTemplates, as rights.md recommends.
 
-The setting is the whole controller's, so this runs with no other test beside it.
+All tests share the controller, so these tests run alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scenario import (
 pytestmark = pytest.mark.e2e
 CONFIG = "configmap/workflow-controller-configmap"
 OWN = {"name": "main", "container": {"image": "localhost/busybox:dev", "command": ["id"]}}
-# What would shape a pod, by the name that Argo gives the field.
+# Fields that change a pod, by Argo's name of the field.
 CHANGES: dict[str, dict[str, object]] = {
     "PodSpecPatch": {"podSpecPatch": '{"containers": [{"name": "main", "image": "own"}]}'},
     "Templates": {"templates": [OWN]},
@@ -40,7 +40,7 @@ RIGHTS = (ROOT / "manifests/docs/rights.md").read_text()
 
 
 def configure(restrictions: str | None) -> None:
-    """Set the controller's restrictions, or remove them; it reads them anew by itself."""
+    """Set or remove the controller's restrictions. It reads the change without a restart."""
     patch = json.dumps({"data": {"workflowRestrictions": restrictions}})
     kubectl("patch", CONFIG, "--type=merge", "--patch", patch)
 
@@ -48,7 +48,7 @@ def configure(restrictions: str | None) -> None:
 def create(
     reference: str = "log-count", status: object = None, by: str = "", **spec: object
 ) -> Run:
-    """Submit a run of a WorkflowTemplate, with these fields besides, as somebody."""
+    """Submit a run of a WorkflowTemplate, with these additional fields, as this user."""
     return test_programs.create(
         {
             "apiVersion": "argoproj.io/v1alpha1",
@@ -62,7 +62,7 @@ def create(
 
 
 def refusal(**more: object) -> str:
-    """What the API server says to such a run; empty if it takes it."""
+    """The API server's error for a run; empty if the server accepts it."""
     try:
         create(**more)  # type: ignore[arg-type]
     except AssertionError as error:
@@ -72,16 +72,16 @@ def refusal(**more: object) -> str:
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """A controller that refuses a workflow with a spec of its own."""
-    configure("templateReferencing: Strict\n")  # without the line end it is no YAML to Argo
+    """A controller that refuses a workflow with its own spec."""
+    configure("templateReferencing: Strict\n")  # Argo needs the line end to parse it as YAML
     yield
     configure(None)
 
 
 @pytest.mark.usefixtures("strict")
 def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path) -> None:
-    """Runs of the bundle's templates go on as ever, also those whose parameters are programs; a
-    workflow that brings its own spec does not run."""
+    """Runs of the bundle's templates succeed, also with programs as parameters. A workflow with its
+    own spec does not run."""
     test_programs.apply(checkout, "strict")
 
     def refused() -> bool:
@@ -90,7 +90,7 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
 
     until("a refusal", 120, refused)
     version = tuple(map(int, re.findall(r"v(\d+)\.(\d+)\.(\d+)", argo("version", "--short"))[0]))
-    if version >= (4, 0, 5) or (3, 7, 14) <= version < (4,):  # older ones: versions.md
+    if version >= (4, 0, 5) or (3, 7, 14) <= version < (4,):  # older versions: see versions.md
         ended = {field: create(**spec).wait()["status"] for field, spec in CHANGES.items()}  # type: ignore[arg-type]
         for field, status in ended.items():
             assert status["phase"] == "Error"
@@ -108,19 +108,18 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
 def policies() -> Iterator[None]:
     """The role and the policy that rights.md shows."""
     _, role, policy = re.findall(r"(?s)```yaml\n(.*?)```", RIGHTS)
-    given = f"{role}---\n{policy}".encode()
-    kubectl("apply", "-f", "-", stdin=given)
+    manifest = f"{role}---\n{policy}".encode()
+    kubectl("apply", "-f", "-", stdin=manifest)
     kubectl("create", "rolebinding", "e2e-submit", "--role=fanfold-submit", "--user=e2e-runner")
     yield
     kubectl("delete", "rolebinding", "e2e-submit")
-    kubectl("delete", "-f", "-", stdin=given)
+    kubectl("delete", "-f", "-", stdin=manifest)
 
 
 @pytest.mark.usefixtures("volume", "policies")
 def test_others_run_and_do_not_write() -> None:
-    """Whoever has the role of rights.md submits runs and changes nothing. The API server refuses a
-    run that brings its own spec as the status of a run, and one with a tag of Argo's in a
-    parameter."""
+    """A user with the role of rights.md can submit runs and cannot change them. The API server
+    refuses a run with a spec in its status, and a run with a tag of Argo in a parameter."""
 
     def may(verb: str, kind: str) -> bool:
         try:
@@ -133,8 +132,8 @@ def test_others_run_and_do_not_write() -> None:
     assert not any(may(verb, "workflowtemplates.argoproj.io") for verb in ("create", "update"))
     assert not may("create", "pods")
 
-    def tagged(given: dict[str, object]) -> str:
-        parameters = [{"name": "input", **given}, {"name": "runDir", "value": "e2e/tag"}]
+    def tagged(parameter: dict[str, object]) -> str:
+        parameters = [{"name": "input", **parameter}, {"name": "runDir", "value": "e2e/tag"}]
         return refusal(arguments={"parameters": parameters})
 
     own = {"storedWorkflowTemplateSpec": {"entrypoint": "main", "templates": [OWN]}}

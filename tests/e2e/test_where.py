@@ -1,5 +1,4 @@
-"""Where runs run: in a namespace of their own, undisturbed by drains, and under a cap that all runs
-share."""
+"""Runs in another namespace, during drains, and under a cap for all runs."""
 
 from __future__ import annotations
 
@@ -31,13 +30,13 @@ OWN = "analytics"
 
 
 def test_another_namespace(volume: Volume, log: bytes, checkout: Path) -> None:
-    """With one line changed the bundle runs in a namespace of its own, Argo being in another. The
-    prefix is for the volume, which has no namespace, since that of `local` is here, too."""
+    """With one changed line the bundle runs in another namespace than Argo. The prefix separates
+    the volume, which has no namespace, from the volume of `local`."""
     (controller,) = get("deployment", "workflow-controller")["spec"]["template"]["spec"][
         "containers"
     ]
     if "--namespaced" in controller["args"]:
-        pytest.skip("this controller looks after its own namespace alone")
+        pytest.skip("this controller watches only its own namespace")
     folder = checkout / "manifests/overlays" / OWN
     shutil.copytree(checkout / "manifests/overlays/local", folder)
     file = folder / "kustomization.yaml"
@@ -56,21 +55,21 @@ def test_another_namespace(volume: Volume, log: bytes, checkout: Path) -> None:
 
     template = "workflowtemplate/own-log-count"
     chosen = ("-p", "numParts=2", "-p", f"runDir=e2e/{OWN}")
-    said = tool("argo", "-n", OWN, "submit", "--from", template, *chosen, "--wait", timeout=300)
+    output = tool("argo", "-n", OWN, "submit", "--from", template, *chosen, "--wait", timeout=300)
 
-    assert b"Succeeded" in said
+    assert b"Succeeded" in output
     assert volume.result(f"e2e/{OWN}") == model(log, WORDS)
     claim = json.loads(
         tool("kubectl", "get", "-n", OWN, "pvc", "own-pvc-oss", "-o", "json").decode()
     )
     bound = get("pv", "own-pv-local")["spec"]["claimRef"]
     assert bound["uid"] == claim["metadata"]["uid"]
-    # What the API server and the binder have added is no difference.
+    # Fields of the API server and the binder are not a difference.
     assert tool("kubectl", "diff", "-k", str(folder)) == b""
 
 
 def asleep(spec: dict[str, Any]) -> None:
-    """Split, map and reduce at once, each doing nothing for a while."""
+    """Change split, map and reduce to sleep, in parallel."""
     main, *steps = spec["templates"]
     values = {"numParts": "1", "partsPerPod": "1", "onlyMissing": "false"}
     values |= {"partId": "0", "planId": "none"}
@@ -94,7 +93,7 @@ def asleep(spec: dict[str, Any]) -> None:
 
 
 def evict(name: str) -> str:
-    """Ask for a pod as a drain does; what the API server says if it refuses."""
+    """Evict a pod as a drain does; the API server's error if it refuses."""
     eviction = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -109,7 +108,7 @@ def evict(name: str) -> str:
 
 
 def test_evictions(volume: Volume) -> None:
-    """A drain gets no split and no reduce, for which a whole run waits, and gets a map."""
+    """A drain cannot evict split and reduce, for which a whole run waits, and can evict a map."""
     run = submit_variant("log-count", asleep, runDir="e2e/evictions")
 
     def running() -> dict[str, dict[str, Any]]:
@@ -120,8 +119,8 @@ def test_evictions(volume: Volume) -> None:
 
     pods = until("three pods", 300, running)
     for step in ("split", "reduce"):
-        said = evict(pods[step]["metadata"]["name"])
-        assert "would violate the pod's disruption budget" in said, f"{step}: {said}"
+        output = evict(pods[step]["metadata"]["name"])
+        assert "would violate the pod's disruption budget" in output, f"{step}: {output}"
     assert evict(pods["map"]["metadata"]["name"]) == ""
 
     spread = pods["map"]["spec"]["topologySpreadConstraints"]
@@ -134,7 +133,7 @@ def test_evictions(volume: Volume) -> None:
 
 
 def test_cap_over_all_runs(volume: Volume, log: bytes, checkout: Path) -> None:
-    """Two runs at once never have more map pods together than the ConfigMap says."""
+    """Two runs in parallel never have more map pods in total than the ConfigMap allows."""
     limit = '[{"op": "replace", "path": "/data/maps", "value": "2"}]'
     test_programs.apply(
         checkout,
@@ -164,7 +163,7 @@ def test_cap_over_all_runs(volume: Volume, log: bytes, checkout: Path) -> None:
 
 
 def alive(runs: list[Run]) -> list[str]:
-    """The nodes of the pods of these runs that have not ended, at one moment."""
+    """The node names of the unfinished pods of these runs."""
     names = ",".join(run.name for run in runs)
     pods = get("pods", f"-lworkflows.argoproj.io/workflow in ({names})")["items"]
     return [

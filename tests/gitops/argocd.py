@@ -1,5 +1,5 @@
-"""A real Argo CD for the tests: its servers as processes of this machine, its objects in the
-namespace argocd of the test cluster; and the repository that it reads, a fork of this one."""
+"""A real Argo CD for the tests: its servers are processes of this machine, its objects are in the
+namespace argocd of the test cluster. It reads a fork of this repository."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Object = dict[str, Any]
 
 
 def kubectl(*arguments: str, stdin: bytes | None = None) -> str:
-    """Kubectl in whatever namespace the arguments name."""
+    """Kubectl in the namespace that the arguments name."""
     return tool("kubectl", *arguments, stdin=stdin, timeout=90).decode()
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """A free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 def settings() -> list[Object]:
-    """The objects that Argo CD will not start without."""
+    """The objects that Argo CD needs to start."""
     names = ("cm", "rbac-cm", "cmd-params-cm", "gpg-keys-cm", "ssh-known-hosts-cm", "tls-certs-cm")
     common = {"namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "argocd"}}
     return [
@@ -53,13 +53,13 @@ def settings() -> list[Object]:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": "argocd-secret"} | common,
-            "stringData": {"server.secretkey": "of a server that nobody else reaches"},
+            "stringData": {"server.secretkey": "of a local server"},
         },
     ]
 
 
 def remove_namespace() -> None:
-    """Remove it, with what a failed test has left and no controller ends."""
+    """Remove the namespace, with objects of failed tests that no controller ends."""
     where = ("--namespace", NAMESPACE)
     for name in kubectl("get", "application,appproject", "--output=name", *where).split():
         kubectl("patch", name, *where, "--type=merge", '--patch={"metadata":{"finalizers":null}}')
@@ -67,7 +67,7 @@ def remove_namespace() -> None:
 
 
 class Fork:
-    """A git repository of the working tree's manifests, in which a user sets what is theirs."""
+    """A git repository of the working tree's manifests, with a user's settings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,24 +79,24 @@ class Fork:
         self.git("init", "--quiet", "--initial-branch=main")
 
     def git(self, *arguments: str) -> str:
-        """Run git in the repository, as somebody."""
+        """Run git in the repository, as a test user."""
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
         return tool("git", "-C", str(self.folder), *identity, *arguments).decode().strip()
 
     def commit(self, message: str) -> str:
-        """Commit everything; the revision."""
+        """Commit everything; return the revision."""
         self.git("add", "--all")
         self.git("commit", "--quiet", f"--message={message}")
         return self.git("rev-parse", "HEAD")
 
     def revert(self, message: str) -> str:
-        """Take the commit with this message back; the revision."""
+        """Revert the commit with this message; return the revision."""
         self.git("revert", "--no-edit", f":/^{message}")
         return self.git("rev-parse", "HEAD")
 
     @contextmanager
     def edit(self, name: str) -> Iterator[Any]:
-        """A YAML file of the repository, written back when it has been changed."""
+        """The content of a YAML file in the repository, written back at the end."""
         path = self.folder / name
         content = yaml.safe_load(path.read_text()) if path.exists() else {}
         yield content
@@ -104,7 +104,7 @@ class Fork:
 
 
 class ArgoCD:
-    """The servers, and what one says to them."""
+    """The servers, and their command line."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,7 +125,7 @@ class ArgoCD:
 
     @contextmanager
     def running(self) -> Iterator[ArgoCD]:
-        """Start it all; in the end nothing is left, of the processes or in the cluster."""
+        """Start all servers; in the end remove all processes and objects."""
         with ExitStack() as stack:
             crds = [f"--filename={path}" for path in sorted((PROGRAMS / "crds").glob("*-crd.yaml"))]
             stack.callback(kubectl, "delete", "--wait=false", *crds)
@@ -160,7 +160,8 @@ class ArgoCD:
             yield self
 
     def start(self, stack: ExitStack, name: str, program: str | Path, *arguments: str) -> None:
-        """Start a server, to be ended with the stack; Argo CD's one program acts by its name."""
+        """Start a server, which ends with the stack. Argo CD's program is the server of its
+        name."""
         log = stack.enter_context((self.folder / f"{name}.log").open("wb"))
         process = subprocess.Popen(
             [name, *arguments],
@@ -183,7 +184,7 @@ class ArgoCD:
         stack.callback(stop)
 
     def run(self, *arguments: str, timeout: float = 120) -> str:
-        """Say something to the API server."""
+        """Run the command line of Argo CD."""
         client = ("--server", self.server, "--plaintext")
         done = subprocess.run(
             ["argocd", *arguments, *client],
@@ -202,31 +203,31 @@ class Application:
     """The Application fanfold."""
 
     def get(self) -> Object:
-        """Its status as it is now."""
+        """The current status of the Application."""
         found: Object = json.loads(
             kubectl("get", "application/fanfold", "--namespace", NAMESPACE, "--output=json")
         ).get("status", {})
         return found
 
     def state(self) -> tuple[str, str]:
-        """Its sync status and its health."""
+        """The sync status and the health."""
         status = self.get()
         return status.get("sync", {}).get("status", ""), status.get("health", {}).get("status", "")
 
     def look_at(self, revision: str, timeout: float = 120) -> None:
-        """Let Argo CD look at the repository now, as a webhook would, and wait until it has."""
+        """Let Argo CD read the repository now, as a webhook does, and wait for the end."""
         kubectl(
             "annotate", "--overwrite", "--namespace", NAMESPACE, "application/fanfold",
             "argocd.argoproj.io/refresh=normal",
         )  # fmt: skip
         until(
-            f"a look at {revision}",
+            f"a refresh to {revision}",
             timeout,
             lambda: self.get().get("sync", {}).get("revision") == revision,
         )
 
     def operation(self, revision: str) -> Object:
-        """The last operation, if it is one on this revision."""
+        """The last operation, if it has this revision."""
         found: Object = self.get().get("operationState", {})
         return found if found.get("syncResult", {}).get("revision") == revision else {}
 
@@ -240,11 +241,11 @@ class Application:
         assert found["phase"] == "Succeeded", found["message"]
 
     def settle(self, health: str = "Healthy", timeout: float = 180) -> None:
-        """Wait until nothing differs from git and the smoke run has ended, well or not."""
+        """Wait until nothing differs from git and the smoke run has ended, in any phase."""
         until(f"Synced and {health}", timeout, lambda: self.state() == ("Synced", health))
 
     def refusals(self, revision: str, timeout: float = 120) -> str:
-        """Why a revision is not synced: what cannot be compared, or may not be applied."""
+        """The errors of a revision that is not synced: fields or objects that are refused."""
         self.look_at(revision)
 
         def reasons() -> str:
@@ -256,5 +257,5 @@ class Application:
         return str(until(f"a refusal of {revision}", timeout, reasons))
 
     def delete(self) -> None:
-        """Delete it, with all that it takes along."""
+        """Delete the Application and its objects."""
         kubectl("delete", "application/fanfold", "--namespace", NAMESPACE, "--timeout=60s")

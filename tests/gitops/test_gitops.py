@@ -1,4 +1,4 @@
-"""The bundle in the hands of a real Argo CD: one story of commits, told in order."""
+"""The bundle in a real Argo CD: a series of commits, in the order of the tests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from e2e.scenario import ROOT, Run, argo, get, pods_of, submit, template_of, too
 
 pytestmark = pytest.mark.e2e
 
-PREFIX = "gitops-"  # of every object: the namespace argo has others
+PREFIX = "gitops-"  # of every object: other tests use the namespace argo
 KUSTOMIZATION = f"{OVERLAY}/kustomization.yaml"
 LOG_COUNT = "manifests/base/log-count-workflowtemplate.yaml"
 AGGREGATE = "manifests/base/aggregate-workflowtemplate.yaml"
 CONTAINERD = Path(os.environ.get("E2E_KUBECONFIG", "")).parent / "run/containerd.sock"
 LOG = b"2026-01-01 [INFO] one\n[WARN] two INFO\n[ERROR] three\n" * 500
 TOTALS = {"INFO": 1000, "WARN": 500, "ERROR": 500, "DEBUG": 0}
-# In the order of their waves.
+# In the order of the waves.
 KINDS = (
     *("serviceaccount", "role", "rolebinding", "persistentvolume", "persistentvolumeclaim"),
     *("workflowtemplate", "cronworkflow", "workflow"),
@@ -36,7 +36,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Site:
-    """What the story is about."""
+    """The objects of all tests."""
 
     argocd: ArgoCD
     application: Application
@@ -50,17 +50,17 @@ class Site:
 
 
 def patch(kind: str, name: str, path: str, value: object) -> Object:
-    """A patch as it stands in a kustomization: one field of one object, or of all of a kind."""
+    """A patch for a kustomization: one field of one object, or of all objects of a kind."""
     operation = {"op": "replace", "path": path, "value": value}
     return {"target": {"kind": kind, "name": name}, "patch": json.dumps([operation])}
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """A fork with a schedule, its Application not yet applied, and a log on its volume. The logs of
+    """A fork with a schedule, its Application not applied yet, and a log on its volume. The logs of
     Argo CD stay in build/gitops."""
     if not (CONTAINERD.is_socket() and (PROGRAMS / "argocd").is_file()):
-        why = "no test cluster of this machine with Argo CD: `make test` builds and starts it"
+        why = "the test cluster with Argo CD must run on this machine: run `make test`"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
     folder = ROOT / "build/gitops"
     shutil.rmtree(folder, ignore_errors=True)
@@ -82,35 +82,35 @@ def site() -> Iterator[Site]:
     try:
         with ArgoCD(folder / "home").running() as argocd:
             yield Site(argocd, Application(), fork, volume)
-            with suppress(AssertionError):  # where a test has failed it is still there
+            with suppress(AssertionError):  # it still exists if a test has failed
                 Application().delete()
     finally:
         for kind in reversed(KINDS):
-            if names := [each["metadata"]["name"] for each in ours(kind)]:
+            if names := [each["metadata"]["name"] for each in own_objects(kind)]:
                 kubectl("delete", "--namespace=argo", "--timeout=60s", kind, *names)
         shutil.rmtree(volume)
 
 
-def ours(kind: str) -> list[Object]:
-    """Our objects of a kind."""
+def own_objects(kind: str) -> list[Object]:
+    """The objects of a kind with the prefix of these tests."""
     return [each for each in get(kind)["items"] if each["metadata"]["name"].startswith(PREFIX)]
 
 
 def image_of_map(run: Run) -> str:
-    """The image that a run's map pods are made with: of the template as the run has kept it."""
+    """The image of a run's map pods, from the template that the run has stored."""
     kept = run.get()["status"]["storedWorkflowTemplateSpec"]
     return str(template_of(kept, "map")["container"]["image"])
 
 
 def default(template: str, name: str) -> str:
-    """A parameter's default, as it is in the cluster."""
+    """A parameter's default in the cluster."""
     spec = get(f"workflowtemplate/{PREFIX}{template}")["spec"]
     (value,) = (each["value"] for each in spec["arguments"]["parameters"] if each["name"] == name)
     return str(value)
 
 
 def test_fresh_sync(site: Site) -> None:
-    """From a fork to an Application that is Synced and Healthy, in waves; the smoke run has
+    """A fork becomes an Application that is Synced and Healthy, wave by wave. The smoke run has
     succeeded and left no files."""
     revision = site.fork.commit("Ours")
 
@@ -118,8 +118,10 @@ def test_fresh_sync(site: Site) -> None:
     site.application.sync(revision)
     site.application.settle()
 
-    times = [[each["metadata"]["creationTimestamp"] for each in ours(kind)] for kind in KINDS]
-    ends = (0, 3, 5, 6, 8)  # of the kinds of a wave
+    times = [
+        [each["metadata"]["creationTimestamp"] for each in own_objects(kind)] for kind in KINDS
+    ]
+    ends = (0, 3, 5, 6, 8)  # of each wave in KINDS
     waves = [[*itertools.chain(*times[a:b])] for a, b in itertools.pairwise(ends)]
     assert all(waves)
     assert all(max(one) < min(next_) for one, next_ in itertools.pairwise(waves))
@@ -128,10 +130,10 @@ def test_fresh_sync(site: Site) -> None:
 
 
 def test_second_sync_changes_nothing(site: Site) -> None:
-    """Synced again no object is written, but for the smoke run, which runs again."""
+    """A second sync writes no object, except the smoke run, which runs again."""
 
     def versions() -> dict[str, str]:
-        found = [each for kind in KINDS[:-1] for each in ours(kind)]
+        found = [each for kind in KINDS[:-1] for each in own_objects(kind)]
         return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
 
     before, smoke_run = versions(), get(f"workflow/{PREFIX}smoke-run")["metadata"]["uid"]
@@ -143,8 +145,8 @@ def test_second_sync_changes_nothing(site: Site) -> None:
 
 
 def test_create_workflow(site: Site) -> None:
-    """Argo CD's action "Create Workflow" runs log-count with its defaults; nothing goes out of sync
-    by it, or within a minute."""
+    """Argo CD's action "Create Workflow" runs log-count with its defaults. The Application stays
+    Synced for a minute."""
     select = f"--selector=workflows.argoproj.io/workflow-template={PREFIX}log-count"
     deadline = time.monotonic() + 60
 
@@ -168,12 +170,12 @@ def test_create_workflow(site: Site) -> None:
 
 
 def test_rollout_under_a_run(site: Site) -> None:
-    """A commit with another image, default and schedule: a run that is under way ends with what it
-    began with, the next one has the new."""
+    """A commit with another image, default and schedule: a run in progress keeps the old values,
+    the next run has the new values."""
     tags = (f"localhost/fanfold-map:{tag}" for tag in ("dev", "next"))
     tool("ctr", f"--address={CONTAINERD}", "--namespace=k8s.io", "images", "tag", "--force", *tags)
     old = submit(f"{PREFIX}log-count", numParts=3, runDir="old")
-    until("its split", 120, lambda: pods_of(old.get()).get("map"))
+    until("the end of split", 120, lambda: pods_of(old.get()).get("map"))
     argo("suspend", old.name)
     with site.fork.edit(KUSTOMIZATION) as overlay:
         overlay["images"][1]["newTag"] = "next"
@@ -196,7 +198,7 @@ def test_rollout_under_a_run(site: Site) -> None:
 
 
 def test_drift_heals(site: Site) -> None:
-    """A template that was edited by hand becomes what git says."""
+    """Argo CD reverts a change of a template by hand."""
     change = [{"op": "replace", "path": "/spec/arguments/parameters/1/value", "value": "99"}]
 
     kubectl(
@@ -204,12 +206,12 @@ def test_drift_heals(site: Site) -> None:
         *("--type=json", f"--patch={json.dumps(change)}"),
     )
 
-    until("what git says", 120, lambda: default("aggregate", "fanIn") == "8")
+    until("the default in git", 120, lambda: default("aggregate", "fanIn") == "8")
     site.application.settle()
 
 
 def test_broken_template_is_refused(site: Site) -> None:
-    """A misspelt field is refused by name, and nothing else of that commit is applied."""
+    """A misspelt field is refused by its name, and nothing of the commit is applied."""
     with site.fork.edit(LOG_COUNT) as template:
         template["spec"]["entrypiont"] = template["spec"].pop("entrypoint")
     with site.fork.edit(AGGREGATE) as template:
@@ -224,7 +226,7 @@ def test_broken_template_is_refused(site: Site) -> None:
 
 
 def test_project_refuses(site: Site) -> None:
-    """Neither a ClusterRole nor another namespace is to be had in the project."""
+    """The project refuses a ClusterRole and another namespace."""
     with site.fork.edit(f"{OVERLAY}/clusterrole.yaml") as role:
         role |= {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -247,8 +249,7 @@ def test_project_refuses(site: Site) -> None:
 
 
 def test_schedule(site: Site) -> None:
-    """By now it fires every minute, each time into a directory that is named after that minute
-    and the run."""
+    """The schedule starts a run every minute, in a directory named after the minute and the run."""
     select = f"--selector=workflows.argoproj.io/cron-workflow={PREFIX}log-count"
 
     def ended() -> list[Object]:
@@ -256,7 +257,7 @@ def test_schedule(site: Site) -> None:
         ended = [each for each in runs if each["status"].get("phase") in ("Succeeded", "Failed")]
         return ended if len(ended) > 1 else []
 
-    for run in until("two firings", 180, ended):
+    for run in until("two ended runs", 180, ended):
         assert run["status"]["phase"] == "Succeeded"
         scheduled = run["metadata"]["annotations"]["workflows.argoproj.io/scheduled-time"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00Z", scheduled)
@@ -264,7 +265,7 @@ def test_schedule(site: Site) -> None:
 
 
 def test_rollback(site: Site) -> None:
-    """A revert brings back image, default and schedule."""
+    """A revert restores image, default and schedule."""
     site.application.sync(site.fork.revert("Another image"))
 
     template = get(f"workflowtemplate/{PREFIX}log-count")
@@ -276,8 +277,8 @@ def test_rollback(site: Site) -> None:
 
 
 def test_failing_smoke_run(site: Site) -> None:
-    """A commit that is accepted and does not work makes the Application Degraded; what the smoke
-    run has left is there to be looked at. The revert makes it Healthy, and removes that."""
+    """A commit that is accepted and does not work makes the Application Degraded, and the files of
+    the smoke run stay. The revert makes the Application Healthy, and removes the files."""
     with site.fork.edit(KUSTOMIZATION) as overlay:
         overlay["images"][1]["newName"] = "localhost/fanfold-split"  # which has no count.py
 
@@ -292,36 +293,36 @@ def test_failing_smoke_run(site: Site) -> None:
 
 
 def test_pruning_keeps_the_volume(site: Site) -> None:
-    """Components that are taken out take their objects along, but for the volume."""
+    """A removed component's objects are deleted, except the volume."""
     with site.fork.edit(KUSTOMIZATION) as overlay:
         for name in ("schedule", "local-volume"):
             overlay["components"].remove(f"../../components/{name}")
 
     site.application.look_at(site.fork.commit("No schedule and no volume"))
 
-    until("no schedule", 120, lambda: not ours("cronworkflow"))
+    until("no schedule", 120, lambda: not own_objects("cronworkflow"))
     site.application.settle()
     assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
     assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
 
 
 def test_deletion_keeps_the_volume(site: Site) -> None:
-    """The end of the Application and its project is the end of its objects, but for the volume and
-    its data."""
+    """Deleting the Application and its project deletes its objects, except the volume and its
+    data."""
     folder = site.fork.folder / "manifests/gitops/local"
 
     kubectl("delete", "--timeout=60s", "--kustomize", str(folder))
 
-    assert not ours("workflowtemplate")
-    assert not ours("serviceaccount")
+    assert not own_objects("workflowtemplate")
+    assert not own_objects("serviceaccount")
     assert get(f"persistentvolumeclaim/{PREFIX}pvc-oss")["status"]["phase"] == "Bound"
     assert get(f"persistentvolume/{PREFIX}pv-local")["status"]["phase"] == "Bound"
     assert (site.volume / "log-count-data.txt").read_bytes() == LOG
 
 
 def test_fleet(site: Site) -> None:
-    """The ApplicationSet makes an Application of each cluster that has the label, with a path
-    of the bucket of its own where the patch in its comment is taken."""
+    """The ApplicationSet makes an Application per cluster with the label. With the patch in its
+    comment, each cluster has a path of the bucket."""
     fleet = site.fork.folder / "manifests/gitops/fleet"
     overlay = {"fanfold.overlay": "ack-one"}
     with site.fork.edit("manifests/gitops/fleet/kustomization.yaml") as kustomization:

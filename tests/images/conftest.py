@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import the modules beside them, and builds the images once."""
+"""Let the tests of this folder import its modules, and build the images once."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from container import NAMES, ROOT, Image, build, own_storage, unpack
 
 
 def missing() -> str:
-    """What this machine lacks to build and run an image; empty if nothing."""
+    """The program or right that this machine lacks to build and run an image; empty if none."""
     if os.geteuid() != 0:
         return "root"
     if not shutil.which("runc"):
@@ -29,7 +29,7 @@ def missing() -> str:
 
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Images and layers of these tests alone: those of the whole test run, or an empty folder."""
+    """Images and layers only for these tests: the STORAGE of the test run, or an empty folder."""
     if os.environ.get("STORAGE"):
         yield
         return
@@ -39,7 +39,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base(storage: None) -> str:
-    """The image of the build stage; skips the tests on a machine that cannot run them."""
+    """The image of the build stage. Skips the tests on a machine that cannot run them."""
     if lack := missing():
         reason = f"images are not built and run: this machine lacks {lack}"
         if os.environ.get("CI") == "true":

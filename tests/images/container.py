@@ -1,4 +1,4 @@
-"""Images: built, read from their OCI archives, and run by runc as the manifests' pods run them."""
+"""Build images, read their OCI archives, and run them by runc as the pods of the manifests do."""
 
 import gzip
 import io
@@ -43,7 +43,7 @@ def build(base: str, folder: Path, *arguments: str) -> None:
 
 @contextmanager
 def own_storage(folder: Path) -> Iterator[None]:
-    """Let builders keep images and layers in `folder`, and nothing there in the end."""
+    """Let builders keep images and layers in `folder`, and empty it in the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE", str(folder))
         yield
@@ -51,20 +51,20 @@ def own_storage(folder: Path) -> Iterator[None]:
 
 
 def build_from_map(folder: Path) -> Path:
-    """Build an image on top of ours from the Dockerfile in `folder`, layer by layer as podman does
-    unless it is told, and return its archive."""
+    """Build an image from the Dockerfile in `folder`, layer by layer as podman does by default, and
+    return its archive."""
     name, archive = f"localhost/fanfold-own:{TAG}", folder / "own.tar"
     builder(f"build --file {folder}/Dockerfile --tag {name} {folder}; save {name} {archive}")
     return archive
 
 
 def builder(command: str) -> str:
-    """Run a command that uses the functions of images/builder.sh; return what it printed."""
+    """Run a command that uses the functions of images/builder.sh; return its output."""
     return bash(f"source {ROOT}/images/builder.sh; choose_builder; {command}", os.environ)
 
 
 def bash(command: str, environ: Mapping[str, str]) -> str:
-    """Run a command that must succeed; return what it printed."""
+    """Run a command that must succeed; return its output."""
     done = subprocess.run(
         ["bash", "-euc", command],
         env=environ,
@@ -94,7 +94,7 @@ def unpack(archive: Path, root: Path) -> Image:
         compressed = 0
         for layer in manifest["layers"]:
             content = blob(layer["digest"])
-            # A docker daemon saves its layers uncompressed; a registry holds them compressed.
+            # A docker daemon saves layers uncompressed; a registry has them compressed.
             gzipped = content.startswith(b"\x1f\x8b")
             compressed += len(content if gzipped else gzip.compress(content))
             plain = gzip.decompress(content) if gzipped else content
@@ -117,11 +117,11 @@ def bundle(
     environ: Mapping[str, str],
     networks: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The runtime's config.json: what a pod of the manifests gets, and a network of nothing, or
-    with `networks` empty this machine's.
+    """The runtime's config.json: the settings of a pod of the manifests, and an empty network, or
+    this machine's network if `networks` is empty.
 
-    It sets no rlimits and no score for the out-of-memory killer: raising those takes a right that
-    a machine for tests may lack.
+    It sets no rlimits and no score for the out-of-memory killer: to raise them needs a right that
+    a test machine may lack.
     """
     config = image.config["config"]
     uid, gid = map(int, config["User"].split(":"))
@@ -155,7 +155,7 @@ def bundle(
 
 
 class Container:
-    """A container from its start to its end; a context manager leaves nothing running."""
+    """A container from start to end. The context manager ends it."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Container:
         environ: Mapping[str, str] | None = None,
         networks: tuple[str, ...] = ("network",),
     ) -> None:
-        """Describe a container of `image`, with `arguments` in place of its default command."""
+        """Describe a container of `image`, with `arguments` instead of its default command."""
         self.name = f"fanfold-{uuid.uuid4().hex}"
         self.folder = tempfile.TemporaryDirectory()
         self.config = bundle(image, volume, arguments, environ or {}, networks)
@@ -188,7 +188,7 @@ class Container:
         self.folder.cleanup()
 
     def runc(self, *arguments: str) -> list[str]:
-        """A runc command, its state apart from the machine's own."""
+        """A runc command, with its state in a separate folder."""
         return ["runc", "--root", os.path.join(self.folder.name, "state"), *arguments]
 
     def control(self, verb: str, *arguments: str) -> None:
@@ -199,7 +199,7 @@ class Container:
         subprocess.run(command, capture_output=True, check=False, timeout=30)
 
     def wait(self, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
-        """Its exit code and what it wrote."""
+        """The exit code and the output of the container."""
         output, errors = self.process.communicate(timeout=timeout)
         return subprocess.CompletedProcess([], self.process.returncode, output, errors)
 
@@ -207,6 +207,6 @@ class Container:
 def run(
     image: Image, volume: Path, *arguments: str, **environ: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a container to its end, `environ` being its settings."""
+    """Run a container to its end, with the settings `environ`."""
     with Container(image, volume, *arguments, environ=environ) as container:
         return container.wait()

@@ -1,4 +1,4 @@
-"""The Dockerfiles, read and not built."""
+"""The text of the Dockerfiles, without a build."""
 
 import json
 import re
@@ -21,13 +21,13 @@ each = pytest.mark.parametrize("name", DOCKERFILES)
 
 
 def instructions(file: Path, word: str) -> list[str]:
-    """What follows the instruction `word`, wherever it stands."""
+    """The arguments of each instruction `word` in a file."""
     lines = file.read_text().splitlines()
     return [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
 
 
 def test_they_differ_only_in_files_labels_and_command() -> None:
-    """One image is read like the next."""
+    """The three Dockerfiles differ only in a few lines."""
     first, *others = (file.read_text().splitlines() for file in DOCKERFILES.values())
 
     for other in others:
@@ -37,7 +37,7 @@ def test_they_differ_only_in_files_labels_and_command() -> None:
 
 
 def test_the_base_is_a_parameter() -> None:
-    """And what is built on it is copied to an empty image."""
+    """The base is an argument of the build, and the images start from scratch."""
     before = SHARED.read_text().partition("\nFROM ")[0].splitlines()
 
     assert [line for line in before if line[:1] not in ("", "#")] == ["ARG BASE=debian:trixie-slim"]
@@ -51,7 +51,7 @@ def test_the_base_is_a_parameter() -> None:
 
 
 @each
-def test_an_image_has_the_workers_that_it_runs_and_no_other(name: str) -> None:
+def test_an_image_copies_only_its_workers(name: str) -> None:
     """COPY names the package, which is the same in all images, and the image's own entrypoints."""
     entrypoints = " ".join(f"workers/{module}.py" for module in ENTRYPOINTS[name])
 
@@ -64,7 +64,7 @@ def test_an_image_has_the_workers_that_it_runs_and_no_other(name: str) -> None:
 
 @each
 def test_the_command_is_in_exec_form(name: str) -> None:
-    """There is no shell for the other form."""
+    """ENTRYPOINT and CMD need no shell: the images have none."""
     file = DOCKERFILES[name]
 
     assert [json.loads(text) for text in instructions(file, "ENTRYPOINT")] == [["python"]]
@@ -75,12 +75,12 @@ def test_the_command_is_in_exec_form(name: str) -> None:
 
 @each
 def test_the_user_is_a_number(name: str) -> None:
-    """A cluster can tell that a number is not root; of a name it cannot."""
+    """A cluster knows that a number is not root; it cannot know this for a name."""
     assert instructions(DOCKERFILES[name], "USER") == ["65532:65532"]
 
 
-def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
-    """Nothing new gets to a builder by itself; the local runner never does."""
+def test_dockerignore_lists_the_allowed_files() -> None:
+    """A builder gets only listed files, and never the local runner."""
     patterns = [
         line
         for line in (ROOT / ".dockerignore").read_text().splitlines()
@@ -100,7 +100,7 @@ def test_dockerignore_is_a_list_of_what_is_allowed() -> None:
 
 
 def test_the_lock_file_has_a_hash_for_each_package() -> None:
-    """Those of the version asked for, which is the one that the tests have too."""
+    """The lock file has the wanted version of oss2, which the tests use too, and all hashes."""
     lock = (ROOT / "images/oss2.lock.txt").read_text()
     packages = re.findall(r"(?m)^(\S+)==(\S+)(.*(?:\n    --hash=sha256:\w{64}.*)+)", lock)
 

@@ -1,4 +1,4 @@
-"""The images: what is in them, and that they run as the manifests run them."""
+"""The content of the images, and their runs under the settings of the manifests."""
 
 import collections
 import json
@@ -43,13 +43,13 @@ Images = dict[str, Image]
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A folder that the images' user may write."""
+    """A folder that the user of the images may write."""
     os.chown(tmp_path, USER, USER)
     return tmp_path
 
 
 def python(image: Image, volume: Path, code: str) -> str:
-    """What a few lines of Python print in a container."""
+    """The output of a few lines of Python in a container."""
     done = run(image, volume, "-c", code)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
@@ -58,22 +58,22 @@ def python(image: Image, volume: Path, code: str) -> str:
 def run_on_our_network(
     image: Image, volume: Path, *arguments: str, **environ: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a container that reaches a server of this machine to its end."""
+    """Run a container to its end that can reach servers on this machine."""
     with Container(image, volume, *arguments, environ=environ, networks=()) as container:
         return container.wait()
 
 
 def files(image: Image) -> list[Path]:
-    """All that is in the image, links not followed."""
+    """All files of the image, without following links."""
     return [path for path in image.root.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
-# --- what they are ----------------------------------------------------------------------------
+# --- metadata ---------------------------------------------------------------------------------
 
 
 @each
 def test_config(images: Images, name: str) -> None:
-    """What the manifests rely on."""
+    """The user, folder and entrypoint that the manifests expect."""
     config = images[name].config["config"]
 
     assert config["User"] == f"{USER}:{USER}"
@@ -84,7 +84,7 @@ def test_config(images: Images, name: str) -> None:
 
 @each
 def test_labels(images: Images, base: str, name: str) -> None:
-    """The labels say what it is, and of which commit."""
+    """The labels name the image and its commit."""
     labels = images[name].config["config"]["Labels"]
     prefix = "org.opencontainers.image."
     description = labels.pop(prefix + "description")
@@ -102,7 +102,7 @@ def test_labels(images: Images, base: str, name: str) -> None:
 
 @each
 def test_size(images: Images, name: str) -> None:
-    """Small enough for a node that pulls it for one pod."""
+    """An image is small, because a node may pull it for one pod."""
     size = images[name].compressed
 
     assert size <= LIMIT, f"{name} has {size / MEBIBYTE:.1f} MiB compressed"
@@ -115,7 +115,7 @@ def test_they_share_the_layers_of_python_and_oss2(images: Images) -> None:
 
 
 def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Path) -> None:
-    """A build of everything anew, at another time, against one that may have used the cache."""
+    """A second full build, at another time, and a build that may use the cache have one digest."""
     build(base, tmp_path, "--no-cache", "split")
 
     again = unpack(tmp_path / "split.tar", tmp_path / "split")
@@ -125,8 +125,8 @@ def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Pa
 def test_nothing_on_the_machine_gets_into_an_image(
     images: Images, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine's storage has a wrong image of every name that a build uses; a build in a storage
-    of its own gives the same digest as ever."""
+    """The machine's storage has a wrong image for every name that a build uses. A build in another
+    storage still has the same digest."""
     if builder("echo $builder").strip() == "docker":
         pytest.skip("docker has one storage")
     found = re.search(r'graphDriverName"?: "?(\w+)', builder("run_builder info"), re.IGNORECASE)
@@ -157,12 +157,12 @@ def test_nothing_on_the_machine_gets_into_an_image(
     assert again.digest == images["split"].digest
 
 
-# --- what is in them --------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------
 
 
 @each
 def test_python_is_the_only_program(images: Images, name: str) -> None:
-    """No shell, no package manager, nothing to break in with."""
+    """The image has no shell, no package manager and no other program."""
     root = images[name].root
     programs = {path.name for path in root.rglob("*") if path.parent.name in ("bin", "sbin")}
     executable = {
@@ -180,7 +180,7 @@ def test_python_is_the_only_program(images: Images, name: str) -> None:
 
 @each
 def test_nothing_is_setuid_or_writable_for_all(images: Images, name: str) -> None:
-    """But /tmp, which is sticky."""
+    """Except /tmp, which is sticky."""
     special = {
         str(path.relative_to(images[name].root)): oct(stat.S_IMODE(mode))
         for path in images[name].root.rglob("*")
@@ -192,8 +192,8 @@ def test_nothing_is_setuid_or_writable_for_all(images: Images, name: str) -> Non
 
 
 @each
-def test_the_workers_are_its_own(images: Images, name: str) -> None:
-    """No worker of another image, and no local runner; and the package as it is here, whole."""
+def test_an_image_has_only_its_workers(images: Images, name: str) -> None:
+    """The image has only its own workers, no local runner, and the whole package."""
     folder, package = images[name].root / "fanfold", Path("fanfold")
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.py")}
 
@@ -203,8 +203,8 @@ def test_the_workers_are_its_own(images: Images, name: str) -> None:
 
 
 @each
-def test_all_bytecode_is_there_and_never_checked(images: Images, volume: Path, name: str) -> None:
-    """It is of its very source, and no time of a file makes it void."""
+def test_all_bytecode_exists_and_is_never_checked(images: Images, volume: Path, name: str) -> None:
+    """The bytecode matches its source, and does not depend on file times."""
     code = """
 import importlib.util as util, pathlib
 for folder in "/fanfold", "/usr/lib/python3.13", "/usr/lib/python3/dist-packages":
@@ -219,7 +219,7 @@ for folder in "/fanfold", "/usr/lib/python3.13", "/usr/lib/python3/dist-packages
 
 
 def test_every_extension_of_the_standard_library_loads(images: Images, volume: Path) -> None:
-    """Each finds its shared libraries."""
+    """Every extension finds its shared libraries."""
     code = """
 import importlib, pathlib
 for path in pathlib.Path("/usr/lib/python3.13/lib-dynload").iterdir():
@@ -231,14 +231,14 @@ for path in pathlib.Path("/usr/lib/python3.13/lib-dynload").iterdir():
 
 
 def test_certificates_are_found(images: Images, volume: Path) -> None:
-    """Without a setting."""
+    """Python finds the certificates without a setting."""
     code = "import ssl; print(len(ssl.create_default_context().get_ca_certs()))"
 
     assert int(python(images["map"], volume, code)) > 100
 
 
 def test_a_thread_may_outlive_the_program(images: Images, volume: Path) -> None:
-    """The C library aborts the process here when it cannot load libgcc_s."""
+    """Without libgcc_s, the C library would abort the process here."""
     code = """
 import threading, time
 def work():
@@ -252,7 +252,7 @@ print("over")
 
 
 def test_text_is_utf_8(images: Images, volume: Path) -> None:
-    """Without a locale: in names, files and output."""
+    """Names, files and output are UTF-8 without a locale."""
     code = "open('/mnt/vol/größe', 'w').write('日志'); print('日志')"
 
     assert python(images["map"], volume, code) == "日志"
@@ -262,15 +262,15 @@ def test_text_is_utf_8(images: Images, volume: Path) -> None:
 # --- oss2 -------------------------------------------------------------------------------------
 
 
-def test_oss2_is_imported_without_a_word(images: Images, volume: Path) -> None:
-    """With crcmod's extension, without which a checksum takes twenty times as long."""
+def test_import_of_oss2_prints_nothing(images: Images, volume: Path) -> None:
+    """The import works, with crcmod's extension: without it a checksum takes 20 times longer."""
     done = run(images["map"], volume, "-c", "import oss2, crcmod._crcfunext")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_every_extension_of_the_packages_loads(images: Images, volume: Path) -> None:
-    """Of those of pycryptodome, which are no modules, each is opened as it does."""
+    """Each extension opens by ctypes, as pycryptodome opens its own."""
     code = f"""
 import ctypes, pathlib
 for path in pathlib.Path("{PACKAGES}").rglob("*.so"):
@@ -282,7 +282,7 @@ for path in pathlib.Path("{PACKAGES}").rglob("*.so"):
 
 
 def test_a_worker_of_a_folder_does_not_pay_for_oss2(images: Images, volume: Path) -> None:
-    """It imports nothing of it, and there is no .pth file that Python would run at its start."""
+    """The worker imports nothing of oss2, and no .pth file runs when Python starts."""
     code = "import sys; from fanfold.storage import open_storage"
     code += f"; open_storage({{'WORK_DIR': '{VOLUME}'}}); print(*sys.path)"
     code += "; print(*{name.partition('.')[0] for name in sys.modules})"
@@ -294,8 +294,8 @@ def test_a_worker_of_a_folder_does_not_pay_for_oss2(images: Images, volume: Path
     assert not list(packages.rglob("*.pth"))
 
 
-def test_packages_have_their_name_and_licence_and_nothing_of_pip(images: Images) -> None:
-    """For scanners and lawyers, as of Debian's packages; and no tests and stubs."""
+def test_packages_have_names_and_licences_and_no_pip(images: Images) -> None:
+    """Scanners and lawyers find names, versions and licences. Tests and stubs are removed."""
     packages = images["map"].root / PACKAGES[1:]
     lock = (ROOT / "images/oss2.lock.txt").read_text()
     locked = {
@@ -315,8 +315,8 @@ def test_packages_have_their_name_and_licence_and_nothing_of_pip(images: Images)
 
 @each
 def test_sbom(images: Images, name: str) -> None:
-    """Lists every package of Debian and of Python that is in the image, with its version. The tool
-    of SPDX itself finds it valid."""
+    """The SBOM lists every package of Debian and of Python in the image, with its version. The SPDX
+    project's tool accepts the SBOM."""
     root = images[name].root
     path = root.with_suffix(".spdx.json")
     status = (root / "var/lib/dpkg/status.d").iterdir()
@@ -348,7 +348,7 @@ def test_sbom(images: Images, name: str) -> None:
 
 
 def test_oss2_works(images: Images, volume: Path) -> None:
-    """As the image's user: an object put, read by range, copied in parts, listed and deleted."""
+    """The image's user can write, read by range, copy in parts, list and delete an object."""
     code = """
 import os, oss2
 auth = oss2.AuthV4("id", "secret")
@@ -377,12 +377,12 @@ except oss2.exceptions.NoSuchKey: print("good")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"good\n", b"")
 
 
-# --- how they run -----------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------
 
 
 @each
 def test_it_runs_confined(images: Images, volume: Path, name: str) -> None:
-    """As nobody, with no right to anything, with no network and on a root that is read-only."""
+    """The image runs without root, rights and network, on a read-only root."""
     code = """
 import errno, json, os, socket
 def error(act):
@@ -415,7 +415,7 @@ print(json.dumps({
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_log_count_in_a_bucket(images: Images, volume: Path, mode: str) -> None:
-    """No volume at all: the pipeline over WORK_DIR=oss://..."""
+    """The pipeline with WORK_DIR=oss://... and no volume."""
     log = b"".join(b"%d [%s]\n" % (i, (b"INFO", b"WARN")[i % 3 == 0]) for i in range(200_000))
     settings = {
         "WORK_DIR": "oss://bucket/in/here",
@@ -444,7 +444,7 @@ def test_log_count_in_a_bucket(images: Images, volume: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["copy", "range"])
 def test_log_count(images: Images, volume: Path, mode: str) -> None:
-    """The whole pipeline over a volume, the parts in another order, is a count of the input."""
+    """The pipeline on a volume counts the input, with the parts in another order."""
     keywords = ["INFO", "WARN", "ERROR", "größe"]
     log = b"".join(
         f"2026-01-01 [{keywords[i * i % 7 % 4]}] {'日志' * (i % 5)} {i}\n".encode()
@@ -467,7 +467,7 @@ def test_log_count(images: Images, volume: Path, mode: str) -> None:
 
 
 def test_aggregation(images: Images, volume: Path) -> None:
-    """Five files, by two: three, then two, then one."""
+    """Five files in pairs: three files, then two, then one."""
     level = volume / "aggregation-demo/l1"
     level.mkdir(parents=True)
     contents = [os.urandom(1000 * i) for i in range(5)]
@@ -487,10 +487,10 @@ def test_aggregation(images: Images, volume: Path) -> None:
     assert (volume / "aggregation-demo/result.txt").read_bytes() == b"".join(contents)
 
 
-def test_a_map_of_ones_own(
+def test_a_custom_map(
     images: Images, volume: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The two blocks of workers/programs.md, as an image upon ours, count the status classes."""
+    """The two blocks of workers/programs.md, as an image from the map image, count classes."""
     text = (ROOT / "workers/programs.md").read_text().partition("## A custom map")[2]
     code, dockerfile = (
         text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "dockerfile")
@@ -498,7 +498,7 @@ def test_a_map_of_ones_own(
     dockerfile, replaced = re.subn("^FROM .*", f"FROM localhost/fanfold-map:{TAG}", dockerfile)
     assert replaced == 1
     folder = tmp_path_factory.mktemp("own")
-    # A step that is run as well, as a user's own might be.
+    # Also a RUN step, as a user's Dockerfile may have.
     (folder / "Dockerfile").write_text(f'{dockerfile}\nRUN ["python", "-c", "import oss2"]\n')
     (folder / "status_classes.py").write_text(code)
     own = unpack(build_from_map(folder), folder / "root")
@@ -533,8 +533,8 @@ def test_a_map_of_ones_own(
 def test_images_for_programs(  # noqa: PLR0917 - fixtures
     images: Images, base: str, volume: Path, tmp_path: Path, example: str, command: str, made: str
 ) -> None:
-    """The images of two examples, a static program in ours and our workers in another image: both
-    run the program as map and as reduce."""
+    """The images of two examples, a program in the map image and the workers in another image, run
+    the program as map and as reduce."""
     folder = tmp_path / "image"
     folder.mkdir()
     dockerfile = (ROOT / f"manifests/runs/Dockerfile.{example}").read_text()
@@ -564,7 +564,7 @@ def test_images_for_programs(  # noqa: PLR0917 - fixtures
 
 
 def test_a_map_that_writes(images: Images, volume: Path) -> None:
-    """The second example of workers/programs.md, in our image: what its parts wrote is joined."""
+    """The second example of workers/programs.md in the map image: the parts' outputs are joined."""
     _, _, text = (ROOT / "workers/programs.md").read_text().partition("## A custom map")
     _, code, *_ = re.findall("```python\n(.*?)```", text, re.DOTALL)
     log = [f"2026-01-01 [{'INFO' if i % 7 else 'ERROR'}] {i}\n" for i in range(1000)]
@@ -590,7 +590,7 @@ def test_a_map_that_writes(images: Images, volume: Path) -> None:
 def test_a_bad_setting_is_exit_code_2(
     images: Images, volume: Path, name: str, setting: str
 ) -> None:
-    """The exit code and the sentence get out of the container."""
+    """The container ends with exit code 2, and the error names the setting."""
     done = run(images[name], volume, **{setting: "many"})
 
     assert done.returncode == 2
@@ -598,8 +598,8 @@ def test_a_bad_setting_is_exit_code_2(
     assert list(volume.iterdir()) == []
 
 
-def test_the_first_process_heeds_sigterm(images: Images, volume: Path) -> None:
-    """The kernel drops a signal to a container's first process that has no handler for it."""
+def test_the_first_process_handles_sigterm(images: Images, volume: Path) -> None:
+    """The kernel drops a signal to a container's first process without a handler."""
     with (volume / "log-count-data.txt").open("wb") as log:
         log.truncate(1 << 40)
     settings = {"NUM_PARTS": "1", "SPLIT_MODE": "range"}

@@ -1,4 +1,4 @@
-"""`make images PUSH=...`: pushed to a real registry, with lines for an overlay."""
+"""`make images PUSH=...` pushes to a real registry and prints lines for an overlay."""
 
 import json
 import os
@@ -22,14 +22,14 @@ MEDIA_OF_DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 def get(url: str, *accepted: str) -> tuple[bytes, str]:
-    """What the registry has at an address, and the digest by which it knows that."""
+    """The registry's content at an address, and the digest of the content."""
     request = urllib.request.Request(url, headers={"Accept": ", ".join(accepted)})  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
         return answer.read(), answer.headers.get("Docker-Content-Digest", "")
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers there by now."""
+    """Whether a server answers at this address."""
     try:
         get(url)
     except (urllib.error.URLError, ConnectionError):
@@ -45,8 +45,8 @@ dpkg-deb --extract docker-registry_*.deb .
 
 
 def debian_registry() -> str:
-    """Debian's registry, taken out of its package: to install that would start one for all to see.
-    Ends the test where it cannot be had."""
+    """Debian's registry, unpacked from its package: an installation would start a public registry.
+    Ends the test if the package is not available."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("FANFOLD_CACHE") or Path(home, "fanfold")) / "registry"
     program = folder / "usr/bin/docker-registry"
@@ -56,7 +56,7 @@ def debian_registry() -> str:
             command = ["bash", "-euc", UNPACK]
             done = subprocess.run(command, cwd=new, capture_output=True, check=False, timeout=300)
             if done.returncode:
-                reason = f"nothing is pushed: no docker-registry of Debian: {done.stderr.decode()}"
+                reason = f"docker-registry of Debian must be available: {done.stderr.decode()}"
                 (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
             shutil.copytree(new, folder, symlinks=True, dirs_exist_ok=True)
     return str(program)
@@ -64,7 +64,7 @@ def debian_registry() -> str:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a registry without TLS, which the builder is told."""
+    """The address of a registry without TLS, which the builder is configured for."""
     program = debian_registry()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +75,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "http": {"addr": address},
     }
     (tmp_path / "registry.yml").write_text(yaml.safe_dump(settings))
-    # Docker asks an address of this machine without TLS by itself.
+    # Docker needs no setting: it uses no TLS for addresses of this machine.
     (tmp_path / "registries.conf").write_text(
         f'[[registry]]\nlocation = "{address}"\ninsecure = true\n'
     )
@@ -97,9 +97,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def make_images(**settings: str) -> subprocess.CompletedProcess[str]:
     """`make images` with these settings on its command line."""
-    given = [f"{name}={value}" for name, value in settings.items()]
+    words = [f"{name}={value}" for name, value in settings.items()]
     return subprocess.run(
-        ["make", "images", *given],
+        ["make", "images", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -108,24 +108,24 @@ def make_images(**settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def lines_of(said: str) -> list[Mapping[str, str]]:
+def lines_of(output: str) -> list[Mapping[str, str]]:
     """The images in the lines for an overlay."""
-    _, _, lines = said.partition("\nimages:\n")
+    _, _, lines = output.partition("\nimages:\n")
     found: list[Mapping[str, str]] = yaml.safe_load(lines)
     return found
 
 
 @pytest.mark.images
 def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
-    """The registry has each image whole, under the name, tag and digest that are printed. The base
-    is a tag of that registry: all is built from its digest, which is printed and recorded."""
+    """The registry has each image under the printed name, tag and digest. The base is a tag of this
+    registry: the images are built from its digest, which is printed and recorded."""
     tag = f"{registry}/debian:trixie-slim"
-    # Not the base itself: an image that the machine has by another digest keeps that one.
-    said = builder(
+    # A new image: the machine may know the base by another digest already.
+    output = builder(
         f"build --tag {tag} --label of=the-registry --file - images <<<'FROM {base}'; "
         f"push {tag} {tag}; run_builder rmi {tag}; echo $digest"
     )
-    pinned = f"{tag}@{said.split()[-1]}"
+    pinned = f"{tag}@{output.split()[-1]}"
 
     done = make_images(PUSH=f"{registry}/team/logs", BASE=tag, TAG="1.0")
 
@@ -147,12 +147,12 @@ def test_pushed(images: dict[str, Image], base: str, registry: str) -> None:
 
 
 @pytest.mark.images
-def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> None:
-    """The builder's words, and a sentence; no line for an overlay."""
+def test_no_registry(images: dict[str, Image], base: str) -> None:
+    """If a registry does not answer, the error has a remedy, and no lines for an overlay follow."""
     done = make_images(PUSH="127.0.0.1:9/team", BASE=base)
 
     assert done.returncode
-    assert "127.0.0.1:9/team/fanfold-split:dev was not pushed: see above, log in" in done.stderr
+    assert "PUSH must be a registry that accepts 127.0.0.1:9/team/fanfold-split:dev" in done.stderr
     assert "images:" not in done.stdout
 
 
@@ -163,16 +163,16 @@ def test_a_registry_that_is_not_there(images: dict[str, Image], base: str) -> No
         *("team", "-x.example/team", "..", "a.example/../team", "a.example:1234567/team"),
     ],
 )
-def test_no_name_of_an_image(value: str) -> None:
-    """Refused before anything is built."""
+def test_bad_push(value: str) -> None:
+    """A wrong PUSH is refused before the build."""
     done = make_images(PUSH=value)
 
-    assert f"PUSH must be REGISTRY/FOLDER, got '{value}': give it without" in done.stderr
+    assert f"PUSH must be REGISTRY/FOLDER, got '{value}': set it in lower case" in done.stderr
     assert done.stdout == ""
 
 
-def test_no_tag_of_an_image() -> None:
-    """The same."""
+def test_bad_tag() -> None:
+    """A wrong TAG is refused before the build."""
     done = make_images(TAG="a b")
 
     assert "TAG must be at most 128 letters, digits, '_', '.' and '-', got 'a b': " in done.stderr
@@ -180,7 +180,7 @@ def test_no_tag_of_an_image() -> None:
 
 
 def test_no_syft() -> None:
-    """The same, if what is to list the packages is no program."""
+    """A SYFT that is no program is refused before the build."""
     done = make_images(SYFT="/nowhere/syft")
 
     assert "SYFT must be a program, got '/nowhere/syft': run make images" in done.stderr
@@ -200,8 +200,8 @@ esac
 
 
 def test_docker_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker tells a digest in the last line of what its push says. This is a stand-in for docker:
-    the machines of these tests have none."""
+    """The last line of docker's push has the digest. A fake docker, because the machines of these
+    tests have none."""
     docker = tmp_path / "docker"  # and `true` for syft: there is no image to read
     docker.write_text(DOCKER)
     docker.chmod(0o755)

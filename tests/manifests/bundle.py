@@ -1,7 +1,7 @@
-"""The bundle as the tests see it: how it is built, and what it is built of.
+"""Builds of the bundle for the tests, and helpers to read them.
 
-`python tests/manifests/bundle.py --update` renews the golden files and kustomizeconfig.argo.yaml;
-`--update golden` renews the golden files alone, which takes nothing but kustomize.
+`python tests/manifests/bundle.py --update` writes the golden files and kustomizeconfig.argo.yaml.
+`--update golden` writes only the golden files, and needs only kustomize.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ DIRECT = ("oss-direct", "oss-direct-rrsa")
 EXTRAS = (
     *("artifacts", "parallelism", "schedule", "smoke-run", "initless-pod"),
     *("programs", "runs-as-steps", "network-policy"),
-    *(LAST := ("semaphore", "metrics")),  # which programs refuses to follow
+    *(LAST := ("semaphore", "metrics")),  # programs refuses to follow these
 )
 # A combination takes one value from each axis; "" is no component.
 AXES = ((*VOLUMES, *DIRECT), ("", "eci-spot", "acs-best-effort"), *(("", each) for each in EXTRAS))
-WHOLE = "ack"  # the overlay whose golden file is not a difference
+WHOLE = "ack"  # its golden file is the full text; the others are differences
 
 Object = dict[str, Any]  # a Kubernetes object
 
@@ -63,8 +63,7 @@ def program(name: str) -> str | None:
 
 
 def lacking(what: str) -> NoReturn:
-    """End a test, or a module of tests, that needs more than there is: skipped on a machine,
-    failed in CI."""
+    """End a test, or a module of tests, because something is missing: skip it, or fail it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what, allow_module_level=True)
@@ -73,28 +72,28 @@ def lacking(what: str) -> NoReturn:
 def require(name: str) -> str:
     """A program that comes with the test cluster."""
     return program(name) or lacking(
-        f"{name} is neither in FANFOLD_BIN nor on the PATH: build it, tests/cluster/cluster.py does"
+        f"{name} must be in FANFOLD_BIN or on the PATH: build it with tests/cluster/cluster.py"
     )
 
 
 def argo_manifests() -> Path:
-    """The manifests of Argo itself, which are built with the test cluster."""
+    """The folder of Argo's manifests, which is built with the test cluster."""
     folder = os.environ.get("FANFOLD_BIN")
     manifests = Path(folder or "") / "manifests"
-    if not folder or not manifests.is_dir():  # the repository has a folder of that name, too
-        lacking("FANFOLD_BIN has no manifests of Argo: tests/cluster/cluster.py builds them")
+    if not folder or not manifests.is_dir():  # the repository has a folder with this name too
+        lacking("FANFOLD_BIN must have Argo's manifests: build them with tests/cluster/cluster.py")
     return manifests
 
 
 def cluster() -> dict[str, str]:
     """The environment in which kubectl finds the test cluster."""
     if "E2E_KUBECONFIG" not in os.environ:
-        lacking("E2E_KUBECONFIG is not set: point it at a cluster, or start the test cluster")
+        lacking("E2E_KUBECONFIG must be set: set it to a kubeconfig, or start the test cluster")
     return {**os.environ, "KUBECONFIG": os.environ["E2E_KUBECONFIG"]}
 
 
 def build(folder: Path) -> str:
-    """What kustomize makes of a folder; its own words in the error if it cannot."""
+    """The output of kustomize for a folder; ValueError with its message if the build fails."""
     done = subprocess.run(
         [require("kustomize"), "build", str(folder)],
         capture_output=True,
@@ -136,7 +135,7 @@ def kustomize(folder: Path, kustomization: Object, **files: Object) -> list[Obje
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A path as kustomize takes it: relative, even to a folder elsewhere."""
+    """A path for kustomize: relative to `folder`, also if it is outside."""
     return os.path.relpath(path, folder.resolve())
 
 
@@ -153,7 +152,7 @@ def compose(folder: Path, components: Sequence[str], **more: Any) -> list[Object
 
 @functools.cache
 def combination(components: tuple[str, ...]) -> list[Object]:
-    """What compose() makes of these components, built once."""
+    """The objects of compose() for these components, built once."""
     with tempfile.TemporaryDirectory() as folder:
         return compose(Path(folder), components)
 
@@ -178,7 +177,7 @@ def combinations() -> list[tuple[str, ...]]:
 
 
 def named(found: list[Object], kind: str, name: str) -> Object:
-    """The one object of this kind and name."""
+    """The only object of this kind and name."""
     (match,) = (each for each in found if each["kind"] == kind and each["metadata"]["name"] == name)
     return match
 
@@ -225,7 +224,7 @@ def workers(template: Object) -> dict[str, Object]:
 
 
 def values(tree: Any, path: str) -> Iterator[str]:
-    """Every value of a tree with its path, a line each."""
+    """Every value of a tree with its path, one line per value."""
     if tree and isinstance(tree, dict | list):
         for key, each in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from values(each, f"{path}/{str(key).replace('/', '~1')}")
@@ -245,13 +244,13 @@ def difference(before: str, after: str) -> str:
 
 
 def changes(file: str, kept: str, made: str) -> str:
-    """What is out of date in a file that --update renews, as a unified diff."""
+    """The unified diff from a file that --update writes to its new text."""
     old, new = kept.splitlines(keepends=True), made.splitlines(keepends=True)
-    return "".join(difflib.unified_diff(old, new, f"{file} as it is", "made anew", n=1))
+    return "".join(difflib.unified_diff(old, new, f"{file} as it is", "as it must be", n=1))
 
 
 def golden(rendered: Mapping[str, str]) -> dict[str, str]:
-    """The golden files of these overlays: one overlay is whole, the others are what differs."""
+    """The golden files of these overlays: WHOLE in full, the others as differences from WHOLE."""
     whole = rendered[WHOLE]
     others = {name: text for name, text in rendered.items() if name != WHOLE}
     return {f"{WHOLE}.yaml": whole} | {
@@ -260,7 +259,7 @@ def golden(rendered: Mapping[str, str]) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Renew the golden files and the list of references."""
+    """Write the golden files and the list of references."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--update", nargs="?", const="all", choices=("all", "golden"), required=True

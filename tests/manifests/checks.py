@@ -1,4 +1,4 @@
-"""Tests that look at many objects and report everything that is wrong in them at once."""
+"""Tests that check many objects and report all problems together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any, ParamSpec
 
 import pytest
 
-# A build, an object in it, the object's tree, and what must be at each path of the tree: a value,
-# a pattern of a text, a range of numbers, a set of all keys, None for nothing.
+# A build, an object in it, the object's tree, and the expected value per path of the tree: a value,
+# a pattern of a text, a range of numbers, the set of all keys, or None for no value.
 Check = tuple[str, str, Any, Mapping[str, object]]
 P = ParamSpec("P")
 
 
 def at(tree: Any, path: str) -> Any:
-    """The value at a JSON pointer, or None. A step that is no number takes a list's first item."""
+    """The value at a JSON pointer, or None. In a list, a step that is no number means the first
+    item."""
     for step in path.split("/"):
         if isinstance(tree, list) and step.isdigit():
             tree = tree[int(step)] if int(step) < len(tree) else None
@@ -42,14 +43,16 @@ def shown(value: object) -> str:
     """A value in the message of a check."""
     if isinstance(value, re.Pattern):
         return f"like {value.pattern}"
+    if value is None:
+        return "unset"
     if isinstance(value, range):
         return f"from {value.start} to {value.stop - 1}"
     return f"exactly {sorted(value)}" if isinstance(value, set) else repr(value)
 
 
 def judge(found: Iterator[Check]) -> tuple[int, list[str]]:
-    """How many checks were made, and a line for each that does not hold. It names an object, a
-    field, the value that it must have, the value that it has, and the builds in which it does."""
+    """The number of checks, and a line per problem: the object, the field, the value that it must
+    have, the value that it has, and the builds with this problem."""
     made = 0
     problems: dict[str, list[str]] = {}
     for build, name, tree, fields in found:
@@ -62,7 +65,7 @@ def judge(found: Iterator[Check]) -> tuple[int, list[str]]:
 
 
 def checks(test: Callable[P, Iterator[Check]]) -> Callable[P, None]:
-    """Make a test of a generator of checks."""
+    """Turn a generator of checks into a test."""
 
     @functools.wraps(test)
     def run(*args: P.args, **more: P.kwargs) -> None:

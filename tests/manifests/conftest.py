@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import the modules beside them under any import mode."""
+"""Let the tests of this folder import its modules under any import mode."""
 
 import sys
 from pathlib import Path

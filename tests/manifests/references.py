@@ -1,6 +1,6 @@
-"""What refers to other objects in Argo's kinds, and what is an image: read from Argo's own CRDs.
+"""The fields of Argo's kinds with an image or another object's name, read from Argo's CRDs.
 
-`python tests/manifests/bundle.py --update` writes it to kustomizeconfig.argo.yaml.
+`python tests/manifests/bundle.py --update` writes them to kustomizeconfig.argo.yaml.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-# Of the three kinds whose spec is a workflow's; CronWorkflow has the same in spec/workflowSpec.
+# Three kinds have a workflow in spec, as Workflow does. CronWorkflow has it in spec/workflowSpec.
 CRDS = ("workflows", "cronworkflows")
-# What a path into a spec refers to, or "image". The first that fits counts.
+# Patterns of paths in a spec, and the kind that a path names, or "image". The first match counts.
 TARGETS = {
     r"/rbd/image$": "",  # of a disk
-    r"^spec/volumes/image/|/(initC|c)ontainers/image$": "",  # kustomize finds these by itself
-    # Hundreds of paths, and who has an artifact repository says it once, in artifactRepositoryRef.
+    r"^spec/volumes/image/|/(initC|c)ontainers/image$": "",  # kustomize knows these
+    # Hundreds of paths. An artifact repository is set once, in artifactRepositoryRef.
     r"/(artifacts|artifactPaths|archiveLocation|artifactLocation|data)/": "",
     r"/image(/reference)?$": "image",
     r"/serviceAccountName$": "ServiceAccount",
@@ -31,16 +31,16 @@ TARGETS = {
 }
 HEAD = """\
 # yamllint disable rule:line-length
-# Generated from Argo's CRDs by `python tests/manifests/bundle.py --update`: where Argo's kinds keep
-# images and the names of other objects, which kustomize rewrites elsewhere by itself. Workflow,
-# WorkflowTemplate and ClusterWorkflowTemplate have them in spec, CronWorkflow in spec/workflowSpec.
-# Left out are the keys of artifact stores; of the hooks, those that are not named exit.
+# Generated from Argo's CRDs by `python tests/manifests/bundle.py --update`: fields of Argo's kinds
+# with an image or another object's name, which kustomize must rewrite. Workflow, WorkflowTemplate
+# and ClusterWorkflowTemplate have these fields in spec, CronWorkflow in spec/workflowSpec. Keys of
+# artifact stores are left out, and all hooks but exit.
 """
 
 
 def paths(schema: dict[str, Any], path: str) -> Iterator[str]:
-    """Every path to a text. Of a map only the key `exit` counts, that of a hook: kustomize has no
-    way to say any key."""
+    """Every path to a string. Of a map only the key `exit` counts, a hook's: kustomize has no
+    pattern for keys."""
     while "items" in schema:
         schema = schema["items"]
     if schema.get("type") == "string":
@@ -52,12 +52,12 @@ def paths(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 
 def target(path: str) -> str:
-    """What a path refers to; empty for nothing that is rewritten."""
+    """The kind that a path names, or "image"; empty if kustomize must not rewrite the path."""
     return next((kind for pattern, kind in TARGETS.items() if re.search(pattern, path)), "")
 
 
 def found(manifests: Path) -> dict[str, list[str]]:
-    """The paths, by what they refer to, in the CRDs that lie below Argo's manifests."""
+    """The paths in the CRDs of Argo's manifests, by target."""
     by_target: dict[str, list[str]] = {}
     for name in CRDS:
         file = manifests / f"base/crds/full/argoproj.io_{name}.yaml"

@@ -1,4 +1,4 @@
-"""What Argo CD is given: one address, least rights, and the turn of each object."""
+"""The objects for Argo CD: one address, least rights, and a wave per object."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ GITOPS = bundle.MANIFESTS / "gitops"
 CLUSTER_WIDE = {"PersistentVolume"}
 
 
-def given(folder: str) -> list[bundle.Object]:
-    """What is applied for an overlay, or for a fleet."""
+def applied(folder: str) -> list[bundle.Object]:
+    """The objects that are applied for an overlay, or for a fleet."""
     return bundle.objects(bundle.build(GITOPS / folder))
 
 
 def application(folder: str) -> bundle.Object:
-    """The spec of the Application for an overlay, or of those for a fleet."""
+    """The spec of the Application for an overlay, or of the Applications of a fleet."""
     if folder == "fleet":
-        found = bundle.named(given(folder), "ApplicationSet", "fanfold")
+        found = bundle.named(applied(folder), "ApplicationSet", "fanfold")
         return dict(found["spec"]["template"]["spec"])
-    return dict(bundle.named(given(folder), "Application", "fanfold")["spec"])
+    return dict(bundle.named(applied(folder), "Application", "fanfold")["spec"])
 
 
 FOLDERS = (*bundle.OVERLAYS, "fleet")
@@ -33,7 +33,7 @@ FOLDERS = (*bundle.OVERLAYS, "fleet")
 
 @checks
 def test_address_is_set_in_one_place() -> Iterator[Check]:
-    """Every address and revision is that of the one file; no other file has one."""
+    """Every address and revision comes from one file; no other file has any."""
     file = GITOPS / "source/source-configmap.yaml"
     source = yaml.safe_load(file.read_text())
     yield "source", file.name, source, {"data": {"repoURL", "revision", "namespace"}}
@@ -44,10 +44,10 @@ def test_address_is_set_in_one_place() -> Iterator[Check]:
         address = {"source/repoURL": url, "source/targetRevision": revision}
         address["destination/namespace"] = namespace
         yield folder, "Application fanfold", application(folder), address
-        project = bundle.named(given(folder), "AppProject", "fanfold")
+        project = bundle.named(applied(folder), "AppProject", "fanfold")
         allowed = {"spec/sourceRepos": [url], "spec/destinations/0/namespace": namespace}
         yield folder, "AppProject fanfold", project, allowed | {"spec/destinations/1": None}
-        for each in given(folder):
+        for each in applied(folder):
             yield folder, bundle.label(each), each, kinds
     for path in sorted(set(GITOPS.rglob("*.yaml")) - {file}):
         text = path.read_text().replace("https://kubernetes.default.svc", "")
@@ -56,8 +56,8 @@ def test_address_is_set_in_one_place() -> Iterator[Check]:
 
 
 @checks
-def test_an_application_an_overlay() -> Iterator[Check]:
-    """Each overlay has an Application; they and the fleet's differ in what they must."""
+def test_one_application_per_overlay() -> Iterator[Check]:
+    """Each overlay has an Application. All Applications differ only in path and server."""
     for overlay in bundle.OVERLAYS:
         path = {"source/path": f"manifests/overlays/{overlay}"}
         yield overlay, "Application fanfold", application(overlay), path
@@ -69,12 +69,12 @@ def test_an_application_an_overlay() -> Iterator[Check]:
 
 
 def test_least_rights() -> None:
-    """The project allows the kinds that the bundle has, and no more."""
-    project = bundle.named(given("ack"), "AppProject", "fanfold")["spec"]
+    """The project allows exactly the kinds of the bundle."""
+    project = bundle.named(applied("ack"), "AppProject", "fanfold")["spec"]
     kinds = {
         (each["apiVersion"].split("/")[0] if "/" in each["apiVersion"] else "", each["kind"])
         for some in bundle.combinations()
-        # No overlay's: who takes them adds the ConfigMap.
+        # No overlay has these components: users of them add the kind ConfigMap.
         if not set(some) & {*bundle.DIRECT, "semaphore"}
         for each in bundle.combination(some)
     }
@@ -95,9 +95,9 @@ WAVES = {
 
 
 @checks
-def test_turns(tmp_path: Path) -> Iterator[Check]:
-    """With the components of its Application an overlay has a wave for every object, and options
-    that keep its storage."""
+def test_waves(tmp_path: Path) -> Iterator[Check]:
+    """With the components of its Application, every object of an overlay has a wave, and its
+    storage has options that keep it."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
     for overlay in bundle.OVERLAYS:
         folder = tmp_path / "manifests/overlays" / overlay

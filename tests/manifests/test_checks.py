@@ -1,4 +1,4 @@
-"""The tests of the bundle fail where they should, and say what is wrong."""
+"""The tests of the bundle fail when they must, and report each problem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TREE = {"spec": {"on": True, "limit": "5", "tasks": [{"name": "a"}, {"name": "b"
 
 @checks
 def wrong() -> Iterator[Check]:
-    """A check of each sort that does not hold, the first in two builds."""
+    """A failing check of each kind, the first in two builds."""
     yield "one", "Task t", TREE, {"spec/on": 1}
     yield "two", "Task t", TREE, {"spec/on": 1}
     yield "one", "Task t", TREE, {"spec/off": True, "spec/off/more": "x", "spec/tasks/2": {}}
@@ -24,7 +24,7 @@ def wrong() -> Iterator[Check]:
 
 @checks
 def right() -> Iterator[Check]:
-    """A check of each sort that holds."""
+    """A passing check of each kind."""
     yield "one", "Task t", TREE, {"spec/on": True, "spec/off": None, "spec/x~1y": None}
     yield "one", "Task t", TREE, {"spec/tasks/1/name": "b", "spec/tasks/name": re.compile("a")}
     yield "one", "Task t", TREE, {"spec/limit": range(1, 6), "spec/tasks/0": {"name"}}
@@ -36,25 +36,25 @@ def nothing() -> Iterator[Check]:
     yield "one", "Task t", TREE, {}
 
 
-def test_all_that_is_wrong_is_reported() -> None:
-    """Every check that fails has a line, with each build in which it does."""
+def test_every_problem_is_reported() -> None:
+    """Every failed check has a line, with each build in which it fails."""
     with pytest.raises(pytest.fail.Exception) as failure:
         wrong()
 
     assert str(failure.value).splitlines() == [
         "Task t: spec/on must be 1, got True  [one, two]",
-        "Task t: spec/off must be True, got None  [one]",
-        "Task t: spec/off/more must be 'x', got None  [one]",
-        "Task t: spec/tasks/2 must be {}, got None  [one]",
+        "Task t: spec/off must be True, got unset  [one]",
+        "Task t: spec/off/more must be 'x', got unset  [one]",
+        "Task t: spec/tasks/2 must be {}, got unset  [one]",
         "Task t: spec/tasks/1/name must be like a, got 'b'  [one]",
         "Task t: spec/limit must be from 1 to 4, got '5'  [one]",
         f"Task t: spec must be exactly ['off', 'on'], got {TREE['spec']!r}  [one]",
-        "Task t: spec/tasks/name must be None, got 'a'  [one]",
+        "Task t: spec/tasks/name must be unset, got 'a'  [one]",
     ]
 
 
-def test_what_is_right_passes() -> None:
-    """Nothing is reported where every check holds; no check at all is a failure."""
+def test_right_checks_pass() -> None:
+    """If every check holds, nothing is reported. No check at all is a failure."""
     right()
     with pytest.raises(pytest.fail.Exception, match="nothing to check"):
         nothing()

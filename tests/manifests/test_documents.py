@@ -1,4 +1,4 @@
-"""What the documents state of the tests, of the measurements, and of each other."""
+"""The documents name existing tests, have the measured numbers, and have valid links."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def without_test(text: str) -> list[str]:
 
 
 def prose(document: Path) -> str:
-    """A document without its blocks of code."""
+    """A document without its code blocks."""
     return re.sub(r"(?ms)^```.*?^```$", "", document.read_text())
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors that the headings of a document have."""
+    """The anchors of the headings in a document."""
     headings = re.findall("^#+ (.*)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def links(document: Path) -> list[tuple[Path, str]]:
-    """The links of a document within this repository: the file, and the anchor if there is one."""
+    """A document's links within this repository: the file, and the anchor or an empty text."""
     found = re.findall(r'(?:\]\(|src=")(?!https?:)([^)#"]*)#?([^)"]*)[)"]', prose(document))
     return [
         ((document.parent / name).resolve() if name else document, anchor) for name, anchor in found
@@ -60,8 +60,8 @@ def links(document: Path) -> list[tuple[Path, str]]:
 
 
 def test_guarantees_have_tests() -> None:
-    """Each sentence that workers/guarantees.md promises has a row in the table of tests/README.md,
-    and the tests that the row names exist."""
+    """Each promise of workers/guarantees.md has a row in the table of tests/README.md, and the
+    tests of the row exist."""
     laws = (bundle.REPOSITORY / "workers/guarantees.md").read_text()
     promised = re.findall(r"^\d+\. \*\*(.+?)\*\*", laws, re.MULTILINE | re.DOTALL)
     _, _, text = (TESTS / "README.md").read_text().partition(HEADING)
@@ -81,8 +81,8 @@ def test_guarantees_have_tests() -> None:
     ],
 )
 def test_promises_have_tests(document: str, heading: str) -> None:
-    """Each row below the heading names tests, or says that there is none, and all tests that the
-    document names exist."""
+    """Each row below the heading names tests, or has the word none. All tests that the document
+    names exist."""
     text = (bundle.REPOSITORY / document).read_text()
     _, _, found = text.partition(f"\n## {heading}\n")
     rows = re.findall(r"\n\|-.*((?:\n\|.*)+)", found.partition("\n## ")[0])
@@ -107,7 +107,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_document_can_be_found() -> None:
-    """README leads to every document, by links of documents."""
+    """Links lead from README to every document."""
     found, left = {README}, [README]
     while left:
         new = {target for target, _ in links(left.pop()) if target.suffix == ".md"} - found
@@ -124,7 +124,7 @@ def table_of(case: str, number: int = 0) -> tuple[str, dict[str, str]]:
 
 
 def numbers() -> dict[str, tuple[str, ...]]:
-    """The places of README with numbers, as patterns, and the numbers that belong there."""
+    """Patterns of README's sentences with numbers, and the expected numbers."""
     project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
     results = json.loads((TESTS / "bench/results/log-count.json").read_text())
     (log,) = re.findall(r"([\d.]+) GiB", results["text"])
@@ -151,11 +151,11 @@ def numbers() -> dict[str, tuple[str, ...]]:
 
 
 def test_numbers_of_the_readme() -> None:
-    """README's numbers are the measured ones, and it has no other. Those of the section "Why" are
-    tested in workers/test_tutorial.py."""
+    """README has only measured numbers, and they are right. workers/test_tutorial.py tests the
+    numbers in the section "Why"."""
     text = re.sub(r"`[^`\n]*`|(?<=\])\([^)]*\)|<img .*>|(?m:^\d\. )", "", prose(README))
     text = re.sub(r"(?s)\n## Why\n.*?(?=\n## )", "", text)
-    text = re.sub(r"\n(?!\|)", " ", text)  # a sentence goes on in the next line
+    text = re.sub(r"\n(?!\|)", " ", text)  # a sentence continues in the next line
 
     for pattern, expected in numbers().items():
         (found,) = re.finditer(pattern, text)
@@ -165,7 +165,7 @@ def test_numbers_of_the_readme() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """It has at most 200 lines, which are no longer than a screen is wide."""
+    """README has at most 200 lines of at most 130 characters."""
     lines = README.read_text().splitlines()
     assert len(lines) <= 200
     assert [line for line in lines if len(line) > 130 and not line.startswith("|")] == []

@@ -1,4 +1,4 @@
-"""Without kustomize the tests of the bundle say so in a line, instead of ending in a traceback."""
+"""Without kustomize the tests of the bundle end with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("ci", [False, True])
 def test_without_kustomize(ci: bool) -> None:
-    """Tests that build are skipped, or a failure where CI is true."""
+    """Tests that build are skipped, or fail if CI is true."""
     environ = {name: os.environ[name] for name in os.environ if name not in ("CI", "FANFOLD_BIN")}
     command = [
         sys.executable,
@@ -41,6 +41,6 @@ def test_without_kustomize(ci: bool) -> None:
         timeout=60,
     )
 
-    assert "kustomize is neither in FANFOLD_BIN nor on the PATH" in found.stdout
+    assert "kustomize must be in FANFOLD_BIN or on the PATH" in found.stdout
     assert "Traceback" not in found.stdout
     assert found.returncode == (pytest.ExitCode.TESTS_FAILED if ci else pytest.ExitCode.OK)

@@ -1,4 +1,4 @@
-"""What every pod, container and template of the bundle has to have."""
+"""Rules for every pod, container and template of the bundle."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import bundle
 import yaml
 from checks import Check, at, checks
 
-TERMINATED = 143  # that of a worker which was told to end
-FINAL = 2  # the workers' exit code for what only the operator can fix
+TERMINATED = 143  # a worker's exit code after SIGTERM
+FINAL = 2  # the workers' exit code for errors that only the operator can fix
 TEXT = re.compile(r"(?s).*\S.*")
 KIND = "NetworkPolicy"
 
 
 @functools.cache
 def builds() -> dict[str, list[bundle.Object]]:
-    """Every overlay, the storages and every other component that no overlay has."""
+    """Every overlay, and builds with the components that no overlay has."""
     found = {overlay: bundle.objects(bundle.overlay(overlay)) for overlay in bundle.OVERLAYS}
     ossfs2 = ("oss-volume-ossfs2", "oss-volume-ossfs2-rrsa")
     found |= {storage: bundle.combination((storage,)) for storage in (*bundle.DIRECT, *ossfs2)}
@@ -37,27 +37,28 @@ def templates() -> Iterator[tuple[str, str, bundle.Object]]:
 
 
 def workers() -> Iterator[tuple[str, str, bundle.Object]]:
-    """The same of every container that does the work."""
+    """The build, the name and the tree of every worker's container."""
     for build, name, template in templates():
         for worker, container in bundle.workers(template).items():
             yield build, f"{name} {worker}", container
 
 
 def argos() -> Iterator[tuple[str, str, bundle.Object]]:
-    """The same of what podSpecPatch adds: Argo's containers, init and wait."""
+    """The build, the name and the tree of every podSpecPatch, for Argo's containers init and
+    wait."""
     for build, name, template in templates():
         patch = yaml.safe_load(template["spec"].get("podSpecPatch", ""))
         yield build, f"{name} podSpecPatch", patch
 
 
 def environment(container: bundle.Object) -> dict[str, str]:
-    """The variables of a container that have a value of their own."""
+    """The variables of a container that have a plain value."""
     return {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
 
 
 @checks
 def test_containers() -> Iterator[Check]:
-    """Each container, Argo's two included, has requests and limits, a read-only root and no
+    """Each container, including Argo's two, has requests and limits, a read-only root and no
     privileges."""
     container = {
         "resources/requests": {"cpu", "memory"},
@@ -78,8 +79,8 @@ def test_containers() -> Iterator[Check]:
 
 @checks
 def test_pods() -> Iterator[Check]:
-    """Pods do not run as root, have the bundle's account, and give its token to Argo's containers
-    alone."""
+    """Pods do not run as root, use the bundle's account, and mount its token only in Argo's
+    containers."""
     pod = {
         "securityContext/runAsNonRoot": True,
         "securityContext/seccompProfile": {"type": "RuntimeDefault"},
@@ -106,8 +107,8 @@ def test_pods() -> Iterator[Check]:
 
 @checks
 def test_workers() -> Iterator[Check]:
-    """A worker names its command, pulls its image only when it must, leaves its error, and knows
-    its run, pod and node."""
+    """A worker names its command, pulls its image only if needed, writes its error, and knows its
+    run, pod and node."""
     worker = {
         "command/0": TEXT,
         "imagePullPolicy": "IfNotPresent",
@@ -134,14 +135,14 @@ AS_GIVEN = r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\
 
 @checks
 def test_parameters_arrive_as_given() -> Iterator[Check]:
-    """The kubelet would make $$ a $ and $(NAME) a variable in what a worker is given."""
+    """Each $ of a parameter is doubled: kubelet replaces $$ by $ and $(NAME) by a variable."""
     for build, name, container in workers():
         for variable, value in environment(container).items():
             if set(re.findall(r"parameters\.(\w+)", value)) - COMPUTED:
                 yield build, name, {variable: value}, {variable: re.compile(AS_GIVEN)}
 
 
-# Words of Argo and of the workers, in which no user has a letter.
+# Tags of Argo and of the workers, without any text of a user.
 OWN_WORDS = re.compile(
     r"item|retries|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
     r"|(workflow\.)?(status|duration)"
@@ -151,9 +152,9 @@ OWN_WORDS = re.compile(
 
 @checks
 def test_simple_tags_hold_no_text_of_users() -> Iterator[Check]:
-    """Argo puts a simple tag's value into JSON as Go quotes it: a BEL, a flag or a line separator
-    makes that invalid, and the run ends with a message about JSON. An expression, {{=...}}, has
-    any text. In valueFrom.parameter a tag is looked up and put into no text."""
+    """Argo writes a simple tag's value into JSON, quoted by Go's rules: a BEL, a flag or a line
+    separator makes the JSON invalid, and the run ends with an error about JSON. An expression,
+    {{=...}}, can have any text. In valueFrom.parameter Argo only looks up the tag."""
     for build, found in builds().items():
         for each in found:
             for line in bundle.values(each, bundle.label(each)):
@@ -165,7 +166,7 @@ def test_simple_tags_hold_no_text_of_users() -> Iterator[Check]:
 
 @checks
 def test_parts_do_not_wait_for_each_other_to_fail() -> Iterator[Check]:
-    """A part that fails for good does not keep the others from being counted."""
+    """If a part fails for good, the other parts are still counted."""
     for build, name, template in templates():
         for each in template["spec"]["templates"]:
             if len(each.get("dag", {}).get("tasks", [])) > 1:
@@ -174,7 +175,7 @@ def test_parts_do_not_wait_for_each_other_to_fail() -> Iterator[Check]:
 
 @checks
 def test_retries() -> Iterator[Check]:
-    """Every worker is tried again, but not after the exit code that is final."""
+    """Every worker is retried, except after the final exit code."""
     final = f"asInt(lastRetry.exitCode) != {FINAL}"
     not_started = ' && not (lastRetry.message contains "specified deadline"'
     not_started += f' && lastRetry.exitCode != "{TERMINATED}")'
@@ -184,7 +185,7 @@ def test_retries() -> Iterator[Check]:
         "retryStrategy/limit": range(1, 21),
         "retryStrategy/backoff": {"duration", "factor", "cap"},
     }
-    # A retry of a whole DAG would run what has succeeded again.
+    # A retry of a whole DAG would rerun its successful steps.
     never = {"retryStrategy": None}
     for build, name, template in templates():
         yield build, name, template["spec"], never
@@ -192,20 +193,20 @@ def test_retries() -> Iterator[Check]:
             is_worker = {"container", "script"} & set(each)
             expected = retried if is_worker else never
             if each["name"] == "split":
-                # An image that cannot be pulled ends the run, and a long split goes on.
+                # An image that cannot be pulled ends the run; a long split continues.
                 deadline = '{{=retries == "0" ? 600 : 21600}}'
                 expression = {"retryStrategy/expression": final + not_started}
                 expected = retried | expression | {"activeDeadlineSeconds": deadline}
             yield build, f"{name} {each['name']}", each, expected
 
 
-STEPS = {  # what Argo's templates are to a run, by WorkflowTemplate/template
+STEPS = {  # the step of a run that a template is, by WorkflowTemplate/template
     **dict.fromkeys(("log-count/split", "map-reduce/split"), "split"),
     **dict.fromkeys(("log-count/map", "map-reduce/map", "process-data/process-data"), "map"),
     **dict.fromkeys(("log-count/reduce", "map-reduce/reduce"), "reduce"),
     "process-data/merge-data": "reduce",
 }
-SPOT = {  # how a pod is told to be one that can be taken away
+SPOT = {  # the metadata of a pod that can be reclaimed
     "annotations/k8s.aliyun.com~1eci-spot-strategy": "SpotAsPriceGo",
     "labels/alibabacloud.com~1compute-qos": "best-effort",
 }
@@ -224,14 +225,14 @@ def steps(found: list[bundle.Object]) -> dict[str, tuple[bundle.Object, bundle.O
 
 @checks
 def test_disruptions() -> Iterator[Check]:
-    """The budget, which allows no eviction at all, has the pods that a whole run waits for, and no
-    others. No autoscaler moves any pod. A pod that is lost all the same is tried ten times."""
+    """The budget allows no eviction, and selects exactly the pods that a whole run waits for. No
+    autoscaler moves any pod. A lost pod is retried ten times."""
     unmoved = {"annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict": "false"}
     backoff = {"duration": "5s", "factor": "2", "cap": "5m"}
     retried = {"retryStrategy/limit": "10", "retryStrategy/backoff": backoff}
     for build, found in builds().items():
         (budget,) = bundle.of_kind(found, "PodDisruptionBudget")
-        # Kubernetes takes a whole number alone for pods of an owner that it does not know.
+        # For pods of an unknown owner, Kubernetes accepts only a whole number.
         yield build, "PodDisruptionBudget", budget, {"spec/minAvailable": 2147483647}
         selector = budget["spec"]["selector"]["matchLabels"]
         for name, (template, pod) in steps(found).items():
@@ -244,7 +245,7 @@ def test_disruptions() -> Iterator[Check]:
 
 @checks
 def test_maps_are_spread() -> Iterator[Check]:
-    """Over zones and nodes, among themselves; but none waits for its place."""
+    """Maps are spread over zones and nodes, but no map waits for a better place."""
     keys = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
     for build, found in builds().items():
         for name, (template, pod) in steps(found).items():
@@ -261,8 +262,8 @@ def test_maps_are_spread() -> Iterator[Check]:
 
 @checks
 def test_spot_is_for_maps() -> Iterator[Check]:
-    """Split and the last step, for which a whole run waits, are on no instance that can be taken
-    away; maps are, those of the component programs included, whichever comes first."""
+    """Only maps run on instances that can be reclaimed, including the maps of the component
+    programs, in either order of the components."""
     for component, (path, value) in zip(("eci-spot", "acs-best-effort"), SPOT.items(), strict=True):
         for order in ((component, "programs"), ("programs", component)):
             build = "+".join(order)
@@ -273,7 +274,7 @@ def test_spot_is_for_maps() -> Iterator[Check]:
 
 
 def test_final_is_the_workers_exit_code() -> None:
-    """The exit code that is not retried is the one of the workers' own error."""
+    """The exit code that is not retried is WorkerError's."""
     errors = (bundle.REPOSITORY / "workers/fanfold/errors.py").read_text()
 
     (code,) = re.findall(r"class WorkerError\(Exception\):.*?exit_code = (\d+)", errors, re.DOTALL)
@@ -297,7 +298,7 @@ def test_reclaim() -> Iterator[Check]:
 
 @checks
 def test_metadata() -> Iterator[Check]:
-    """Templates and pods are labelled; a template says what it is, and so does each parameter."""
+    """Templates and pods have labels; templates and parameters have descriptions."""
     fields = {
         "metadata/labels/app.kubernetes.io~1name": "fanfold",
         "spec/podMetadata/labels/app.kubernetes.io~1part-of": "fanfold",
@@ -316,8 +317,8 @@ def test_metadata() -> Iterator[Check]:
 
 @checks
 def test_direct_differs_in_its_storage_alone() -> Iterator[Check]:
-    """Without a volume a run is what it is with one: mutex, retries, deadlines, all but a few
-    lines."""
+    """Without a volume, a template has the same mutex, retries and deadlines: it differs only in a
+    few fields of the storage."""
     mounted = {each["metadata"]["name"]: each for each in bundle.combination(("local-volume",))}
     expected = {
         "fields": {"env", "envFrom", "volumeMounts", "resources"},
@@ -351,8 +352,8 @@ def test_direct_differs_in_its_storage_alone() -> Iterator[Check]:
 
 @checks
 def test_rrsa_has_a_token_and_no_key() -> Iterator[Check]:
-    """With RRSA no Secret is named, and the token lies where the workers are told, for them
-    alone."""
+    """With RRSA no template names a Secret. Only workers mount the token, at the path of their
+    setting."""
     build = "oss-direct-rrsa"
     (settings,) = bundle.of_kind(builds()[build], "ConfigMap")
     for template in bundle.of_kind(builds()[build], "WorkflowTemplate"):
@@ -369,15 +370,15 @@ def test_rrsa_has_a_token_and_no_key() -> Iterator[Check]:
             one = {"1": None, "0/readOnly": True}
             yield build, f"{name} {worker} mounts of the token", mounts, one
             path = f"{at(mounts, '0/mountPath')}/{at(projected, f'{source}/path')}"
-            told = {"data/ALIBABA_CLOUD_OIDC_TOKEN_FILE": path}
-            yield build, "ConfigMap oss-direct", settings, told
+            setting = {"data/ALIBABA_CLOUD_OIDC_TOKEN_FILE": path}
+            yield build, "ConfigMap oss-direct", settings, setting
         argo = str(template["spec"].get("podSpecPatch")).count(str(volume))
         yield build, f"{name} podSpecPatch", {"tokens": argo}, {"tokens": 0}
 
 
 @checks
 def test_rights() -> Iterator[Check]:
-    """The account may report outputs and nothing else."""
+    """The account may only report outputs."""
     rule = {
         "apiGroups": ["argoproj.io"],
         "resources": ["workflowtaskresults"],
@@ -394,8 +395,8 @@ def test_rights() -> Iterator[Check]:
 
 @checks
 def test_network_policies() -> Iterator[Check]:
-    """Every pod that works is closed: nothing in, and out only to DNS, the API server and, where
-    pods talk to it themselves, OSS. No rule is without a port and without an address."""
+    """Every worker's pod is closed: no ingress, and egress only to DNS, the API server and, with
+    oss-direct, OSS. Every rule has a port and an address."""
     ports = {"fanfold": {53}, "fanfold-api-server": {443, 6443}, "fanfold-oss": {443}}
     for storage in ("oss-volume", "oss-direct", "oss-direct-rrsa"):
         found = bundle.combination((storage, "programs", "network-policy"))
@@ -431,9 +432,9 @@ def test_network_policies() -> Iterator[Check]:
 
 @checks
 def test_runs_as_steps() -> Iterator[Check]:
-    """The pod that submits a run has all settings in its own template, since those of the spec do
-    not go with a templateRef. It is restricted as any other. Its account may submit and read runs,
-    and report."""
+    """The pod that submits a run has all settings in its template, because a templateRef ignores
+    the spec. The pod is restricted as any other pod. Its account may submit and read runs, and
+    report."""
     build = "runs-as-steps"
     found = bundle.combination(("oss-volume", build))
     template = bundle.named(found, "WorkflowTemplate", "run-as-step")
@@ -476,14 +477,14 @@ def test_runs_as_steps() -> Iterator[Check]:
             yield build, bundle.label(each), {"fanfold-runs": count}, {"fanfold-runs": 0}
 
 
-# Of ossfs; with one of them ossfs2 mounts nothing.
+# Options of ossfs. With any of them ossfs2 mounts nothing.
 V1 = (
     *("umask", "mp_umask", "multipart_size", "parallel_count", "multipart_copy_size"),
     *("max_stat_cache_size", "stat_cache_expire", "disable_noobj_cache", "enable_noobj_cache"),
     *("simulate_mtime_ns_with_crc64", "use_cache", "del_cache", "tmpdir", "ensure_diskfree"),
     *("max_dirty_data", "readdir_optimize", "listobjectsv2", "sigv4", "dbglevel", "url"),
 )
-# Of ossfs2, likewise.
+# Options of ossfs2. With any of them ossfs mounts nothing.
 V2 = (
     "close_to_open",
     "fuse_attr_timeout",
@@ -495,7 +496,7 @@ V2 = (
 
 @checks
 def test_claims() -> Iterator[Check]:
-    """A volume is for the claim of its build, in that claim's namespace."""
+    """A volume names the claim of its build, and the claim's namespace."""
     for build, found in builds().items():
         claims = {
             claim["metadata"]["name"]: at(claim, "metadata/namespace")
@@ -508,7 +509,7 @@ def test_claims() -> Iterator[Check]:
 
 @checks
 def test_mounts() -> Iterator[Check]:
-    """The options of a mounted bucket are of its client, and such that a worker can be right."""
+    """The options of a mounted bucket belong to its client, and allow correct results."""
     for build, found in builds().items():
         for volume in bundle.of_kind(found, "PersistentVolume"):
             if at(volume, "spec/csi/driver") != "ossplugin.csi.alibabacloud.com":
@@ -534,7 +535,7 @@ def test_mounts() -> Iterator[Check]:
 
 @checks
 def test_objects() -> Iterator[Check]:
-    """Everything is labelled, and no key is in the tree."""
+    """Every object has labels, and no object is a Secret."""
     fields = {
         "metadata/labels/app.kubernetes.io~1part-of": "fanfold",
         "kind": re.compile("(?!Secret$).+"),

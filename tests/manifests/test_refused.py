@@ -1,4 +1,4 @@
-"""What Argo and a real API server say of the bundle, and of manifests that are broken."""
+"""Argo and a real API server accept the bundle and refuse broken manifests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.cluster
 INVALID = sorted((Path(__file__).parent / "invalid").iterdir())
 
 
-def say(
-    *command: str, given: str | None = None, environment: dict[str, str] | None = None
+def execute(
+    *command: str, stdin: str | None = None, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a program; its exit code and everything that it said."""
+    """Run a program; its exit code, and its stdout and stderr."""
     done = subprocess.run(
         [bundle.require(command[0]), *command[1:]],
-        input=given,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -35,17 +35,17 @@ def say(
 
 
 def lint(*paths: Path) -> tuple[int, str]:
-    """What `argo lint` finds, without a cluster."""
-    return say("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
+    """Run `argo lint`, without a cluster."""
+    return execute("argo", "lint", "--no-color", "--offline", "--strict", *map(str, paths))
 
 
 def dry_run(found: list[bundle.Object]) -> tuple[int, str]:
-    """What the API server would say if these objects were applied."""
+    """Apply these objects as a dry run of the API server."""
     everything = {"apiVersion": "v1", "kind": "List", "items": found}
     options = "--dry-run=server", "--validate=strict", "--namespace=argo"
-    return say(
+    return execute(
         *("kubectl", "apply", *options, "--filename=-"),
-        given=json.dumps(everything),
+        stdin=json.dumps(everything),
         environment=bundle.cluster(),
     )
 
@@ -65,43 +65,43 @@ def templates_of_runs() -> dict[Path, set[str]]:
 
 
 def test_lints(tmp_path: Path) -> None:
-    """Argo finds nothing wrong in an overlay or a combination, nor in the runs that go with it."""
+    """Argo finds no problem in an overlay or a combination, nor in the runs that fit it."""
     problems, linted = [], set[Path]()
     for name, found in rendered().items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump_all(found))
         names = {each["metadata"]["name"] for each in bundle.of_kind(found, "WorkflowTemplate")}
         runs = [each for each, used in templates_of_runs().items() if used <= names]
-        code, said = lint(path, *runs)
+        code, output = lint(path, *runs)
         if code:
-            problems.append(f"{name}: {said}")
+            problems.append(f"{name}: {output}")
         linted.update(runs)
     assert not problems, "\n".join(problems)
     assert linted == {*templates_of_runs()}
 
 
 def test_api_server_accepts() -> None:
-    """The API server takes every object of every overlay and combination, field by field."""
+    """The API server accepts every field of every object of all overlays and combinations."""
     found = [each for some in rendered().values() for each in some]
     different = {json.dumps(each, sort_keys=True): each for each in found}
 
-    code, said = dry_run(list(different.values()))
+    code, output = dry_run(list(different.values()))
 
-    assert code == 0, said
-    assert said.count("(server dry run)") == len(different)
+    assert code == 0, output
+    assert output.count("(server dry run)") == len(different)
 
 
 def test_configuration_is_complete() -> None:
-    """Every reference and every image that Argo's CRDs know is where kustomize looks."""
+    """The configuration has every reference and every image of Argo's CRDs."""
     expected = references.configuration(bundle.argo_manifests())
 
     problems = bundle.changes(bundle.REFERENCES.name, bundle.REFERENCES.read_text(), expected)
-    assert not problems, f"{problems}renew with: python tests/manifests/bundle.py --update"
+    assert not problems, f"{problems}update with: python tests/manifests/bundle.py --update"
 
 
 def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
-    """The paths that are not from the CRDs are fields of Argo's kinds, too: a wrong one would
-    change nothing, and nobody would be told."""
+    """The paths that are not from the CRDs are fields of Argo's kinds too: kustomize silently skips
+    a wrong path."""
     from test_wiring import CASES, nest
 
     unknown = re.compile(r'unknown field "([^"]+)"')
@@ -118,23 +118,23 @@ def test_configuration_is_of_real_fields(tmp_path: Path) -> None:
             )
         )
 
-    _, said = lint(tmp_path)
+    _, output = lint(tmp_path)
 
-    found = unknown.findall(said)
-    assert "spec.no" in found, said  # so the others were looked at
+    found = unknown.findall(output)
+    assert "spec.no" in found, output  # the other paths were checked too
     problems = [f"Argo has no field {each}" for each in found if each != "spec.no"]
     assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_broken_is_refused(path: Path) -> None:
-    """A broken manifest is refused with the message that its first line expects."""
+    """A broken manifest is refused with the message in its first line."""
     tool, expected = path.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
 
     if tool == "argo":
-        code, said = lint(path)
+        code, output = lint(path)
     else:
-        code, said = dry_run([yaml.safe_load(path.read_text())])
+        code, output = dry_run([yaml.safe_load(path.read_text())])
 
     assert code != 0
-    assert re.search(expected, said), said
+    assert re.search(expected, output), output

@@ -1,4 +1,4 @@
-"""`make release` sets the images in one place, and every overlay has them."""
+"""`make release` sets the images in one place, and every overlay uses them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def release(folder: Path, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("digests", [{}, DIGESTS], ids=["tags", "digests"])
 def test_release(digests: dict[str, str], tmp_path: Path) -> None:
-    """Only the base changes; an overlay's file has the release's images, but where the overlay says
-    otherwise."""
+    """Only the base changes. An overlay's file has the release's images, unless the overlay sets
+    others."""
     folder = tmp_path / "manifests"
     before = {path: path.read_bytes() for path in bundle.MANIFESTS.rglob("*.yaml")}
 
-    code, said = release(folder, "1.2", *(f"{name}={value}" for name, value in digests.items()))
+    code, errors = release(folder, "1.2", *(f"{name}={value}" for name, value in digests.items()))
 
-    assert code == 0, said
+    assert code == 0, errors
     changed = [
         path for path, text in before.items()
         if (folder / path.relative_to(bundle.MANIFESTS)).read_bytes() != text
@@ -67,8 +67,8 @@ def test_release(digests: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digests", [{}, DIGESTS], ids=["tags", "digests"])
 def test_checklist(digests: dict[str, str], tmp_path: Path) -> None:
-    """A release ends with what is left to a person, each with an empty box. Digests that are given
-    are no longer left. The files and make targets that it names exist."""
+    """A release prints the steps for a person, each with an empty box; the box of the digests is
+    ticked if they are set. The files and make targets that the list names exist."""
     digest_of = (f"{name}={value}" for name, value in digests.items())
 
     code, printed = release(tmp_path / "manifests", "1.2", *digest_of)
@@ -88,7 +88,7 @@ def test_checklist(digests: dict[str, str], tmp_path: Path) -> None:
 
 
 def make_release(folder: Path, path: Path, version: str) -> subprocess.CompletedProcess[str]:
-    """`make release` in a copy of what it works on, with nothing to be found but on the PATH."""
+    """`make release` in a copy of its files, with programs only from this PATH."""
     for name in ("manifests", "tests/manifests"):
         shutil.copytree(bundle.REPOSITORY / name, folder / name)
     shutil.copy(bundle.REPOSITORY / "Makefile", folder)
@@ -115,7 +115,7 @@ def make_release(folder: Path, path: Path, version: str) -> subprocess.Completed
 
 
 def test_make_release(tmp_path: Path) -> None:
-    """With no more than kustomize the make target does all of it, the golden files included."""
+    """The make target needs only kustomize, and writes the golden files too."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "kustomize").symlink_to(bundle.require("kustomize"))
@@ -134,15 +134,15 @@ def test_make_release(tmp_path: Path) -> None:
 
 
 def not_installed(name: str) -> Path:
-    """As where neither the venv nor the system has the program."""
+    """A binarypath() that finds no program."""
     raise FileNotFoundError(name)
 
 
 def test_no_kustomize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without kustomize nothing is written, and a sentence says what is to be installed; on the
-    PATH it is found."""
+    """Without kustomize nothing is written, and the error names the program to install. On the
+    PATH, kustomize is found."""
     spec = importlib.util.spec_from_file_location("release", bundle.MANIFESTS / "release.py")
     assert spec
     assert spec.loader
@@ -157,7 +157,7 @@ def test_no_kustomize(
         module.main(["1.2.3"])
 
     assert end.value.code == 2
-    assert "kustomize is not on the PATH: install 5.5 or a newer one" in capsys.readouterr().err
+    assert "kustomize must be on the PATH: install version 5.5 or newer" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     (tmp_path / "kustomize").symlink_to(bundle.require("kustomize"))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -167,7 +167,7 @@ def test_no_kustomize(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([""], "VERSION must be a tag such as 1.2.3, got '': set it"),
+        ([""], "VERSION must be a tag, got '': set it as in 1.2.3"),
         (["1.2.3", "map=sha256:12"], "reduce=sha256:..., got 'map=sha256:12': "),
         (
             ["1.2.3", f"map={DIGESTS['map']}"],
@@ -175,13 +175,13 @@ def test_no_kustomize(
         ),
     ],
 )
-def test_a_slip_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
-    """A release without a version or with half its digests is refused, and nothing is written."""
+def test_bad_arguments_are_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    """A release without a version, or with some digests only, is refused and writes nothing."""
     folder = tmp_path / "manifests"
 
-    code, said = release(folder, *arguments)
+    code, errors = release(folder, *arguments)
 
     assert code == 2
-    assert sentence in said
+    assert sentence in errors
     kustomization = "base/kustomization.yaml"
     assert (folder / kustomization).read_text() == (bundle.MANIFESTS / kustomization).read_text()

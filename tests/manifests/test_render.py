@@ -1,4 +1,4 @@
-"""Every overlay and every combination of components builds, and renders what was agreed on."""
+"""Every overlay and every combination of components builds, and renders as expected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checks import at
 
 
 def test_golden() -> None:
-    """The overlays render as the golden files say, and no golden file outlives its overlay."""
+    """The overlays render as in the golden files, and every golden file has an overlay."""
     rendered = bundle.golden({each: bundle.overlay(each) for each in bundle.OVERLAYS})
     golden = {path.name: path.read_text() for path in bundle.GOLDEN.iterdir()}
 
@@ -21,11 +21,11 @@ def test_golden() -> None:
         bundle.changes(name, golden.get(name, "no such file"), rendered.get(name, "no overlay"))
         for name in sorted({*golden, *rendered})
     )
-    assert not problems, f"{problems}renew with: python tests/manifests/bundle.py --update golden"
+    assert not problems, f"{problems}update with: python tests/manifests/bundle.py --update golden"
 
 
 def test_base_builds_alone() -> None:
-    """The base needs nothing beside it."""
+    """The base builds without components."""
     kinds = {each["kind"] for each in bundle.base()}
 
     assert kinds == {
@@ -36,7 +36,7 @@ def test_base_builds_alone() -> None:
 INITLESS_POD = (
     bundle.MANIFESTS / "components/initless-pod/patches/workflowtemplate.initless-pod.yaml"
 )
-# What four components differ in: who mounts, and as whom.
+# The fields in which four components differ: the client and its credentials.
 MOUNTED = " ".join(
     f"spec/csi/{each}"
     for each in (
@@ -45,7 +45,7 @@ MOUNTED = " ".join(
         "volumeAttributes/fuseType",
     )
 )
-# What a component is there for: a path into an object, or several, and what stands there with it.
+# The effect of a component: a path in an object, or several, and the value there.
 EFFECTS = {
     "local-volume": ("PersistentVolume pv-local", "spec/hostPath/type", "Directory"),
     **{
@@ -115,7 +115,7 @@ EFFECTS = {
 
 
 def test_combinations() -> None:
-    """Every combination builds, and has the effect of each component in it and of no other."""
+    """Every combination builds, and has exactly the effects of its components."""
     problems = []
     for components in bundle.combinations():
         name = "+".join(components)
@@ -129,16 +129,16 @@ def test_combinations() -> None:
             value = values if isinstance(effect, list) else values[0]
             if (value == effect) != (component in components):
                 must = "must" if component in components else "must not"
-                problems.append(f"{name}: {label} {path} is {value!r}, {must} be {effect!r}")
+                problems.append(f"{name}: {label} {path} {must} be {effect!r}, got {value!r}")
         claims = [each for each in found if each.startswith("PersistentVolumeClaim ")]
         if len(claims) != (components[0] in bundle.VOLUMES):
             problems.append(f"{name}: the claims are {claims}")
     assert not problems, "\n".join(problems)
 
 
-def test_combinations_are_those_of_the_matrix() -> None:
-    """Every two components are in a combination together, but for those that the README's matrix
-    excludes. A new component has to find its place there, and its effect."""
+def test_combinations_match_the_matrix() -> None:
+    """Every two components are in a combination together, except pairs that the README's matrix
+    excludes. A new component must be in these lists, and have an effect."""
     together = {
         pair for some in bundle.combinations() for pair in itertools.combinations(sorted(some), 2)
     }
@@ -153,7 +153,7 @@ def test_combinations_are_those_of_the_matrix() -> None:
 
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
-    """Components can be listed in any order, as the README says, but for those that are last."""
+    """Components can be listed in any order, as the README documents, except the last ones."""
     problems = []
     for storage in bundle.VOLUMES + bundle.DIRECT:
         extras = [each for each in bundle.EXTRAS if bundle.allowed((storage, each))]
@@ -171,7 +171,8 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_map_counts_in_hundredths() -> None:
-    """As its worker does from its first word on; all other pods count as one."""
+    """A map has the progress 0/100 from the start, as its worker reports it; other pods have
+    none."""
     found = bundle.combination(("local-volume", "programs"))
     counts = {
         f"{template['metadata']['name']}/{each['name']}": progress
@@ -186,15 +187,15 @@ def test_a_map_counts_in_hundredths() -> None:
     ("last", "path"),
     [*zip(bundle.LAST, ("templates/2/synchronization", "metrics"), strict=True)],
 )
-def test_what_comes_last(tmp_path: Path, last: str, path: str) -> None:
-    """In another order map-reduce would lack what these add, so programs refuses it."""
+def test_order_of_the_last_components(tmp_path: Path, last: str, path: str) -> None:
+    """Components that map-reduce would miss in another order: programs refuses that order."""
     with pytest.raises(ValueError, match=rf"programs.*testing value /spec/{path} failed"):
         bundle.compose(tmp_path, ("local-volume", last, "programs"))
 
 
 def test_semaphore() -> None:
-    """A pod of each map holds one of the places in the ConfigMap, and nothing else does: a step
-    with steps of its own would wait for itself."""
+    """Only the pods of maps take a place of the ConfigMap's number: a step with substeps would wait
+    for itself."""
     found = bundle.combination(("local-volume", "programs", "semaphore"))
     (limits,) = bundle.of_kind(found, "ConfigMap")
     place = {"name": limits["metadata"]["name"], "key": "maps"}
@@ -210,8 +211,8 @@ def test_semaphore() -> None:
 
 
 def test_metrics() -> None:
-    """Each name has one help and one kind of value, its labels are few and the same everywhere, and
-    `template` is the WorkflowTemplate that it stands in."""
+    """Each metric has one help, one kind of value and the same few labels in all templates. Its
+    label `template` is the WorkflowTemplate's name."""
     found = bundle.combination(("local-volume", "programs", "metrics"))
     seen: dict[str, set[object]] = {}
     places: dict[str, set[str]] = {}
@@ -221,9 +222,9 @@ def test_metrics() -> None:
             for one in at(place, "metrics/prometheus") or ():
                 labels = {each["key"]: each["value"] for each in one["labels"]}
                 assert labels.pop("template") == name
-                assert set(labels.values()) <= {"{{workflow.status}}"}  # few values, none of a run
+                assert set(labels.values()) <= {"{{workflow.status}}"}  # few values, none per run
                 kind = "histogram" if "histogram" in one else "counter"
-                # An expression that is left in a template can keep Argo from making its pods.
+                # With an expression in a template, Argo may not create its pods.
                 assert place is template["spec"] or "{{=" not in str(one)
                 seen.setdefault(one["name"], set()).add((one["help"], kind, *labels))
                 places.setdefault(one["name"], set()).add(name)
@@ -240,14 +241,14 @@ def test_metrics() -> None:
 
 @pytest.mark.parametrize("direct", bundle.DIRECT)
 def test_no_artifact_without_a_volume(direct: str, tmp_path: Path) -> None:
-    """What would fail at the end of a run is refused by the build, in any order."""
+    """The build refuses artifacts without a volume, in any order: a run would fail at its end."""
     for components in ((direct, "artifacts"), ("artifacts", direct)):
         with pytest.raises(ValueError, match=r"testing value /spec/\S+ failed"):
             bundle.compose(tmp_path, components)
 
 
 def test_local_volume_can_be_changed(tmp_path: Path) -> None:
-    """The two patches in the comment of local-volume do what they are for."""
+    """The two patches in the comment of local-volume have their effects."""
     comment = (bundle.MANIFESTS / "components/local-volume/kustomization.yaml").read_text()
     elsewhere, own_class = (
         yaml.safe_load(re.sub("^# ? ?", "", text, flags=re.MULTILINE))["patches"]
@@ -284,7 +285,7 @@ def test_readme_names_everything() -> None:
 
 
 def test_documented_overlays(tmp_path: Path) -> None:
-    """The overlays that the documents show build, and their patches do what they are for."""
+    """The overlays that the documents show build, and their patches have effects."""
     documents = "".join(path.read_text() for path in sorted(bundle.DOCS.iterdir()))
     shown = [
         yaml.safe_load(text.replace("../../", bundle.relative(bundle.MANIFESTS, tmp_path) + "/"))
@@ -296,7 +297,7 @@ def test_documented_overlays(tmp_path: Path) -> None:
         found = bundle.kustomize(tmp_path, each)
         for template in bundle.of_kind(found, "WorkflowTemplate") if "images" in each else ():
             for worker in bundle.workers(template).values():
-                assert "/" in worker["image"], "a name of the base, which no registry has"
+                assert "/" in worker["image"], "an image keeps a name of the base"
         for one in each.get("patches", []):
             patch = yaml.safe_load(one["patch"])
             if one.get("target", {}).get("kind") == "ServiceAccount":
@@ -316,7 +317,7 @@ def test_documented_overlays(tmp_path: Path) -> None:
 
 
 def check_programs(template: bundle.Object, overlay: bundle.Object) -> None:
-    """The overlay changes what it is shown for: the size of scratch, or where the command is."""
+    """The overlay changes the size of scratch, or takes the command from a ConfigMap."""
     workers = bundle.workers(template)
     variables = {
         name: {each["name"]: each for each in worker["env"]} for name, worker in workers.items()
@@ -351,8 +352,8 @@ def test_readme_matrix() -> None:
         assert {Path(each).name for each in kustomization["components"]} == components
 
 
-def test_one_object_a_file() -> None:
-    """Each file of an object holds one, and is named after it: <name>-<kind>.yaml."""
+def test_one_object_per_file() -> None:
+    """A file has one object and the object's name: <name>-<kind>.yaml."""
     for path in bundle.MANIFESTS.rglob("*.yaml"):
         if path.parent.name in ("patches", "runs") or path.name.startswith("kustomiz"):
             continue

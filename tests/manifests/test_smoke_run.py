@@ -17,7 +17,7 @@ from fake import FakeOSS
 
 @functools.cache
 def scripts() -> dict[str, bundle.Object]:
-    """The workers of log-count, the steps of the smoke run included."""
+    """The workers of log-count, including the steps of the smoke run."""
     found = bundle.combination(("oss-volume", "smoke-run"))
     return bundle.workers(bundle.named(found, "WorkflowTemplate", "log-count"))
 
@@ -26,13 +26,13 @@ def scripts() -> dict[str, bundle.Object]:
 def arguments() -> dict[str, str]:
     """The arguments of the smoke run, and its log."""
     run = bundle.named(bundle.combination(("oss-volume", "smoke-run")), "Workflow", "smoke-run")
-    given = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
+    values = {each["name"]: each["value"] for each in run["spec"]["arguments"]["parameters"]}
     log = {each["name"]: each.get("value") for each in scripts()["smoke-check"]["env"]}["LOG"]
-    return {**given, "log": log}
+    return {**values, "log": log}
 
 
 def others() -> list[str]:
-    """Files of somebody else's."""
+    """Names of files that do not belong to the smoke run."""
     return [f"{arguments()['runDir']}.txt", f"{arguments()['runDir']}/notes.txt"]
 
 
@@ -41,7 +41,7 @@ Storage = tuple[dict[str, str], Callable[[], list[str]]]  # its settings, and th
 
 @pytest.fixture(params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    """A folder or a bucket, with files of somebody else's."""
+    """A folder or a bucket, with files that do not belong to the smoke run."""
     if request.param == "folder":
         for name in others():
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 
 def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
-    """What a template of log-count does, with the arguments of the smoke run."""
+    """Run a template of log-count with the arguments of the smoke run; exit code and stderr."""
     container = scripts()[template]
     done = subprocess.run(
         [sys.executable, *(["-"] if "source" in container else container["args"])],
@@ -99,9 +99,9 @@ def run(storage: Storage, template: str, **more: str) -> tuple[int, str]:
 
 
 def test_smoke_run(storage: Storage) -> None:
-    """It succeeds and leaves no files; where the totals are not those of the log it fails for good,
-    leaves its files to be looked at, and the next one removes them, and nobody else's. Each of the
-    last steps can be done twice, as after a pod that was lost."""
+    """The run succeeds and leaves no files. With wrong totals it fails for good and keeps its
+    files; the next run removes these files and no others. Each of the last steps can run twice, as
+    after a lost pod."""
     for template in ("smoke-write", "split"):
         assert run(storage, template)[0] == 0
     for part in range(int(arguments()["numParts"])):
@@ -109,10 +109,10 @@ def test_smoke_run(storage: Storage) -> None:
     assert run(storage, "reduce")[0] == 0
 
     there = "".join(f"{name}\n" for name in storage[1]())
-    code, said = run(storage, "smoke-check", LOG=arguments()["log"] + "INFO")
+    code, errors = run(storage, "smoke-check", LOG=arguments()["log"] + "INFO")
 
     assert code == 2
-    assert "is {'INFO': 3, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1} and must be {'INFO': 4" in said
+    assert "must be {'INFO': 4, 'WARN': 1, 'ERROR': 1, 'DEBUG': 1}, got {'INFO': 3" in errors
     own = r"results/20260101T000000Z-smoke/result\.json\.record"
     for name in (r"result\.json", own, "cout-output/.*"):
         assert re.search(f"^{arguments()['runDir']}/{name}$", there, re.MULTILINE)
@@ -122,7 +122,7 @@ def test_smoke_run(storage: Storage) -> None:
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    """On a volume the folders of the run are removed, too, wherever the run has ended."""
+    """On a volume the folders of the run are removed too, wherever the run ended."""
     storage: Storage = {"WORK_DIR": str(tmp_path)}, list
 
     for templates in (("smoke-write",), ("smoke-write", "split", "map")):

@@ -1,4 +1,4 @@
-"""manifests/validate.sh, on overlays of users' own."""
+"""manifests/validate.sh on users' overlays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOCAL = ("local-volume", "parallelism")
 
 
 def write(folder: Path, components: tuple[str, ...], **more: Any) -> Path:
-    """An overlay as a user writes one, in a folder of theirs."""
+    """Write an overlay as a user does, in a folder outside the bundle."""
     kustomization = {
         "namespace": "analytics",
         "resources": [bundle.relative(bundle.MANIFESTS / "base", folder)],
@@ -42,7 +42,7 @@ def write(folder: Path, components: tuple[str, ...], **more: Any) -> Path:
 
 
 def validate(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the script, which reaches no cluster but one that it is told."""
+    """Run the script without a cluster, unless `environ` names one."""
     bundle.require("kustomize")
     nowhere = {"KUBECONFIG": os.devnull}
     return subprocess.run(
@@ -66,14 +66,17 @@ def validate(*arguments: str | Path, **environ: str) -> subprocess.CompletedProc
     ids="+".join,
 )
 def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path) -> None:
-    """Nothing is wrong in what the matrix allows, whatever the names, beside objects of one's own,
-    but that oss-direct has settings to set; the images are those that were pushed."""
+    """Combinations that the matrix allows have no problems, with changed names and users' own
+    objects; oss-direct must be configured first. The images are the pushed images."""
     of_users = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-ours"}}
     (tmp_path / "of-ours.yaml").write_text(yaml.safe_dump(of_users))
     resources = [bundle.relative(bundle.MANIFESTS / "base", tmp_path), "of-ours.yaml"]
     write(tmp_path, components, resources=resources, **more)
     if "oss-direct" in components:
-        assert "still has your-bucket of the example: set your own" in validate(tmp_path).stderr
+        assert (
+            "must be your own value, got the example your-bucket: set it"
+            in validate(tmp_path).stderr
+        )
         settings = {"WORK_DIR": "oss://logs/fanfold"}
         patch = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "oss-direct"}}
         patches = [{"patch": yaml.safe_dump({**patch, "data": settings})}]
@@ -93,8 +96,8 @@ def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["ack", "ack-one"])
-def test_as_readme_says(name: str, tmp_path: Path) -> None:
-    """An overlay for ACK, of which all that README says is set, is sound."""
+def test_with_the_settings_of_readme(name: str, tmp_path: Path) -> None:
+    """An overlay for ACK with all settings that README names has no problems."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
     overlay = tmp_path / "manifests/overlays" / name
     kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
@@ -117,7 +120,7 @@ PATCH = """\
 
 
 def test_bad(tmp_path: Path) -> None:
-    """Each thing that is wrong is said in a line, and counted."""
+    """Each problem has a line and is counted."""
     write(
         tmp_path,
         ("oss-volume",),
@@ -128,32 +131,33 @@ def test_bad(tmp_path: Path) -> None:
     done = validate(tmp_path)
 
     assert done.returncode == 2
-    said = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
     assert (
-        "PersistentVolume pv-oss/spec/csi/volumeAttributes/bucket still has your-bucket" in said[0]
+        "PersistentVolume pv-oss/spec/csi/volumeAttributes/bucket must be your own value"
+        in lines[0]
     )
-    assert "Secret oss-secret" in said[1]
-    assert said[2:] == [
+    assert "Secret oss-secret" in lines[1]
+    assert lines[2:] == [
         "log-count: securityContext/runAsNonRoot must be True, got False",
         "log-count map: retryStrategy/expression must be 'asInt(lastRetry.exitCode) != 2', "
         "got 'true'",
     ]
-    assert done.stdout.endswith(f", {len(said)} problems\n")
+    assert done.stdout.endswith(f", {len(lines)} problems\n")
 
 
 MIXED = {
     "an option of ossfs with ossfs2": (
         "oss-volume-ossfs2",
         {"otherOpts": "-o close_to_open=true -o attr_timeout=0 -ouid=65532,umask=022"},
-        ["ossfs2/umask must be None, got '022'"],
+        ["ossfs2/umask must be unset, got '022'"],
     ),
     "ossfs2 with the options of ossfs": (
         "oss-volume",
         {"fusetype": "ossfs2", "otherOpts": "-o disable_noobj_cache -o allow_other"},
         [
-            "ossfs2/disable_noobj_cache must be None, got ''",
-            "ossfs2/close_to_open must be 'true', got None",
-            "ossfs2/fuse_attr_timeout must be '0', got None",
+            "ossfs2/disable_noobj_cache must be unset, got ''",
+            "ossfs2/close_to_open must be 'true', got unset",
+            "ossfs2/fuse_attr_timeout must be '0', got unset",
         ],
     ),
     "ossfs2 as it comes, with one of the two": (
@@ -169,24 +173,24 @@ MIXED = {
     "ossfs with an option of ossfs2": (
         "oss-volume-rrsa",
         {"otherOpts": "-o allow_other -o use_cache=/tmp -o file_mode=0644"},
-        ["ossfs/use_cache must be None, got '/tmp'", "ossfs/file_mode must be None, got '0644'"],
+        ["ossfs/use_cache must be unset, got '/tmp'", "ossfs/file_mode must be unset, got '0644'"],
     ),
 }
 
 
 def test_no_namespace(tmp_path: Path) -> None:
-    """An overlay without one has a volume that waits for a claim of the namespace argo."""
+    """An overlay without a namespace is refused: its volume waits for a claim in argo."""
     done = validate(write(tmp_path, LOCAL, namespace=""))
 
     assert done.returncode == 2
-    assert "PersistentVolume pv-local: spec/claimRef/namespace must be None, got" in done.stderr
+    assert "PersistentVolume pv-local: spec/claimRef/namespace must be unset, got" in done.stderr
 
 
 @pytest.mark.parametrize(("component", "attributes", "problems"), MIXED.values(), ids=MIXED)
 def test_mounts(
     component: str, attributes: dict[str, str], problems: list[str], tmp_path: Path
 ) -> None:
-    """A mount that would fail, or under which a total could be wrong, is refused."""
+    """A mount that would fail, or could cause a wrong total, is refused."""
     attributes = {"bucket": "logs", "roleName": "r", **attributes}
     patch = {
         "apiVersion": "v1",
@@ -198,12 +202,12 @@ def test_mounts(
 
     done = validate(tmp_path)
 
-    said = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
-    assert (done.returncode, done.stderr.splitlines()) == (2, said)
+    lines = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
+    assert (done.returncode, done.stderr.splitlines()) == (2, lines)
 
 
-def test_what_has_been_taken_out(tmp_path: Path) -> None:
-    """An overlay without a role cannot be checked in full, which is a problem like any other."""
+def test_missing_role(tmp_path: Path) -> None:
+    """An overlay without a role cannot be checked in full, which is a problem too."""
     patch = "{$patch: delete, kind: Role, metadata: {name: fanfold-executor}}"
     target = {"kind": "Role", "name": "fanfold-executor"}
     write(tmp_path, LOCAL, patches=[{"target": target, "patch": patch}])
@@ -216,7 +220,7 @@ def test_what_has_been_taken_out(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 def test_argo_and_the_schemas(tmp_path: Path) -> None:
-    """Argo finds a template that is not there, and the API server a misspelt field."""
+    """Argo finds a missing template, and the API server finds a misspelt field."""
     bundle.require("argo")
     environment = bundle.cluster()
     wrong = "- {op: replace, path: /spec/entrypoint, value: none}"
@@ -233,43 +237,43 @@ def test_argo_and_the_schemas(tmp_path: Path) -> None:
         "argo: in \"log-count\" (WorkflowTemplate): template name 'none' undefined" in done.stderr
     )
     assert 'unknown field "automount"' in done.stderr
-    assert ", linted, schemas asked, 2 problems" in done.stdout
+    assert ", linted, schemas checked, 2 problems" in done.stdout
 
 
 @pytest.mark.parametrize(("there", "code"), [({"kubectl"}, 0), (set[str](), 2)])
-def test_kubectl_will_do(
+def test_kubectl_is_enough(
     there: set[str],
     code: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Who has kubectl alone has a kustomize in it; with neither, a sentence says so."""
+    """Only kubectl is enough, because it has kustomize built in. With neither, an error says so."""
     import test_policy
     import validate as module
 
     paths = {name: bundle.require(name) for name in there}
     monkeypatch.setattr(bundle, "program", paths.get)
     monkeypatch.setenv("KUBECONFIG", os.devnull)
-    # It puts this build in the place of the bundle's.
+    # main() replaces the builds of test_policy by this build.
     monkeypatch.setattr(test_policy, "builds", test_policy.builds)
 
     assert module.main([str(write(tmp_path, LOCAL))]) == code
 
     output, errors = capsys.readouterr()
-    assert ("not linted (no argo here), schemas not asked" in output) == (not code)
-    assert ("no kustomize, no kubectl here: install" in errors) == bool(code)
+    assert ("not linted (argo is not installed), schemas not checked" in output) == (not code)
+    assert ("kustomize or kubectl must be installed: install" in errors) == bool(code)
 
 
 @pytest.mark.parametrize(
     ("kustomization", "sentence"),
     [
         ({"resources": ["nothing.yaml"]}, "nothing.yaml"),
-        ({"configMapGenerator": [{"name": "x"}]}, "take the base as a resource"),
+        ({"configMapGenerator": [{"name": "x"}]}, "add the base to "),
     ],
 )
 def test_no_bundle(kustomization: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    """An overlay that does not build, or builds something else."""
+    """An overlay that does not build, or does not build the bundle, is a problem."""
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
     done = validate(tmp_path)
@@ -280,7 +284,7 @@ def test_no_bundle(kustomization: dict[str, Any], sentence: str, tmp_path: Path)
 
 
 def test_no_overlay(tmp_path: Path) -> None:
-    """A folder without a kustomization, or no argument at all."""
+    """A folder without a kustomization is refused, and so is a missing argument."""
     done = validate(tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,5 +1,5 @@
-"""What depends on the versions of other programs: the table in versions.md, the oldest kustomize,
-and settings of Argo's controller that not every version has."""
+"""Versions of other programs: the table in versions.md, the oldest kustomize, and settings that
+some versions of Argo's controller do not have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMBINATIONS = (
     ("oss-direct", "parallelism", "smoke-run", "network-policy"),
     ("oss-direct-rrsa", "schedule", "programs", "runs-as-steps", "semaphore", "metrics"),
 )
-# Fields that a Workflow may set beside its workflowTemplateRef where the controller has
+# Fields that a Workflow may set in addition to workflowTemplateRef if the controller has
 # templateReferencing: Strict. Argo 4.0.5 allows a few more.
 ALLOWED_BY_STRICT = {
     *("workflowTemplateRef", "arguments", "entrypoint"),
@@ -32,7 +32,7 @@ ALLOWED_BY_STRICT = {
 
 
 def render(name: str, folder: Path) -> str:
-    """What the kustomize of this name prints for a folder, errors included."""
+    """The output of the kustomize with this name for a folder, including errors."""
     done = subprocess.run(
         [bundle.require(name), "build", str(folder)],
         stdout=subprocess.PIPE,
@@ -45,7 +45,7 @@ def render(name: str, folder: Path) -> str:
 
 
 def test_oldest_kustomize(tmp_path: Path) -> None:
-    """The oldest supported kustomize renders the bundle as the newest does, to the byte."""
+    """The oldest supported kustomize renders the bundle to the same bytes as the newest."""
     bundle.require("kustomize-oldest")
     folders = [path.parent for path in bundle.MANIFESTS.glob("overlays/*/kustomization.yaml")]
     folders += [bundle.MANIFESTS / "gitops" / name for name in (*bundle.OVERLAYS, "fleet")]
@@ -65,8 +65,8 @@ def test_oldest_kustomize(tmp_path: Path) -> None:
 
 
 def test_the_tested_versions_are_documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has a row for each version that the tests build or run on, and no other. README
-    installs the newest Argo of these."""
+    """The table has exactly the versions that the tests build or run on. README installs the newest
+    Argo of the table."""
     monkeypatch.syspath_prepend(bundle.REPOSITORY / "tests/cluster")
     builds = importlib.import_module("builds")
     project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -93,7 +93,7 @@ def test_the_tested_versions_are_documented(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_runs_pass_strict() -> None:
-    """Each Workflow of the bundle names its template and sets nothing that Argo refuses with
+    """Each Workflow of the bundle names its template, and sets only fields that Argo accepts with
     templateReferencing: Strict."""
     files = sorted((bundle.MANIFESTS / "runs").glob("*.yaml"))
     found = bundle.combination(("local-volume", "schedule", "smoke-run"))
@@ -101,7 +101,7 @@ def test_runs_pass_strict() -> None:
     specs["smoke-run"] = bundle.named(found, "Workflow", "smoke-run")["spec"]
     specs["schedule"] = bundle.named(found, "CronWorkflow", "log-count")["spec"]["workflowSpec"]
 
-    # The one that is a user's own, as it says itself.
+    # A user's own Workflow, as its comment states.
     own = yaml.safe_dump(specs.pop("run-as-step.yaml"))
     assert "workflowTemplateRef" not in own
     for name, spec in specs.items():
@@ -110,7 +110,7 @@ def test_runs_pass_strict() -> None:
 
 
 def test_initless_pod() -> None:
-    """The component gives supervisor what the base gives wait, and names no other container."""
+    """The component sets for supervisor the fields of wait in the base, and no other container."""
     base, initless = (
         {
             each["metadata"]["name"]: yaml.safe_load(each["spec"]["podSpecPatch"])

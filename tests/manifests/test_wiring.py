@@ -1,4 +1,4 @@
-"""What kustomize and Argo would skip in silence: paths, names and settings that must agree."""
+"""Paths, names and settings that must agree: kustomize and Argo skip mistakes in them silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from checks import Check, at, checks
 
 CONFIGURATIONS = sorted((bundle.MANIFESTS / "base").glob("kustomizeconfig*.yaml"))
 KINDS = ("Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate")
-# Fields that are lists in Argo's kinds; a step is a list in a list.
+# Fields of Argo's kinds that are lists. `steps` is a list of lists.
 LISTS = {
     *("containers", "env", "envFrom", "headers", "imagePullSecrets", "initContainers"),
     *("parameters", "semaphores", "sidecars", "sources", "tasks", "templates", "volumes"),
@@ -28,7 +28,7 @@ Case = tuple[str, str, str, str]  # section, what a name refers to, the referrer
 
 
 def cases() -> Iterator[Case]:
-    """Every line of the configurations, once for each kind that it is meant for."""
+    """Every line of the configurations, once per kind that the line covers."""
     loaded = [yaml.safe_load(path.read_text()) for path in CONFIGURATIONS]
     entries = [(name, entry) for each in loaded for name in each for entry in each[name]]
     for section, entry in entries:
@@ -43,7 +43,7 @@ def cases() -> Iterator[Case]:
 CASES = list(cases())
 BEFORE = {"images": "probe:old", "nameReference": "target", "namespace": "before"}
 AFTER = {"images": "probe:new", "namespace": "after", "templateLabels": {"probe": "label"}}
-HASHED = re.compile("pre-target-suf-[a-z0-9]{10}")  # kustomize generates ConfigMaps and Secrets
+HASHED = re.compile("pre-target-suf-[a-z0-9]{10}")  # a generated ConfigMap or Secret
 
 
 def nest(path: str, value: Any) -> Any:
@@ -59,7 +59,7 @@ def name_of(number: int, path: str) -> str:
 
 
 def probe(folder: Path, configurations: list[Path]) -> list[bundle.Object]:
-    """An object for each case, after a build that changes all that kustomize can change."""
+    """An object per case, after a build that changes everything that kustomize can change."""
     folder.mkdir()
     for file in configurations:
         (folder / file.name).write_text(file.read_text())
@@ -102,7 +102,8 @@ def probe(folder: Path, configurations: list[Path]) -> list[bundle.Object]:
 
 @checks
 def test_configuration(tmp_path: Path) -> Iterator[Check]:
-    """A line of the configurations makes its field change, which nothing else does."""
+    """Each line of the configurations makes its field change; without the line it does not
+    change."""
     without = probe(tmp_path / "without", [])
     configured = probe(tmp_path / "with", CONFIGURATIONS)
     for number, (section, target, kind, path) in enumerate(CASES):
@@ -115,7 +116,7 @@ def test_configuration(tmp_path: Path) -> Iterator[Check]:
 
 @checks
 def test_components_are_reached(tmp_path: Path) -> Iterator[Check]:
-    """A user's overlay renames, retags and moves what comes from components as well."""
+    """A user's overlay also renames, retags and moves the objects of components."""
     found = bundle.compose(
         tmp_path,
         ("oss-volume", "schedule"),
@@ -151,7 +152,7 @@ def test_components_are_reached(tmp_path: Path) -> Iterator[Check]:
 
 @checks
 def test_direct_is_reached(tmp_path: Path) -> Iterator[Check]:
-    """The same for a Secret and a ConfigMap that containers and scripts name."""
+    """An overlay also renames a Secret and a ConfigMap that containers and scripts name."""
     found = bundle.compose(
         tmp_path,
         ("oss-direct",),
@@ -172,8 +173,8 @@ def test_direct_is_reached(tmp_path: Path) -> Iterator[Check]:
 
 @checks
 def test_namespaces_agree(tmp_path: Path) -> Iterator[Check]:
-    """Everything of an overlay is in the namespace that one line of it says, the volume's claim and
-    its Secret and the binding's account included."""
+    """Everything of an overlay is in the namespace that one line sets, including the volume's
+    claim, its Secret and the binding's account."""
     shutil.copytree(bundle.MANIFESTS, tmp_path / "manifests")
     for overlay in bundle.OVERLAYS:
         folder = tmp_path / "manifests/overlays" / overlay
@@ -197,8 +198,8 @@ def test_namespaces_agree(tmp_path: Path) -> Iterator[Check]:
 
 @checks
 def test_images_of_an_overlay() -> Iterator[Check]:
-    """Each images entry of an overlay changes a template, and none is left with a base's name; a
-    tag that an overlay does not set is the release's."""
+    """Each images entry of an overlay changes a template, and no image keeps a name of the base. A
+    tag that an overlay does not set is the release's tag."""
     base = yaml.safe_load((bundle.MANIFESTS / "base/kustomization.yaml").read_text())["images"]
     release = {each["name"]: each["newTag"] for each in base}
     for overlay in bundle.OVERLAYS:
@@ -228,13 +229,13 @@ def base_workers() -> dict[str, bundle.Object]:
 
 
 def image_of(container: bundle.Object) -> str:
-    """Which of the three images a container of the base runs."""
+    """The short name of the image that a container of the base runs."""
     (image,) = re.findall(r"^fanfold-(\w+):", container["image"])
     return str(image)
 
 
-def test_local_asks_for_the_images_that_are_built() -> None:
-    """The overlay `local` names the images as `make images` does, and the README of the images."""
+def test_local_uses_the_built_images() -> None:
+    """The overlay `local`, `make images` and the README of the images use the same names."""
     script = (bundle.REPOSITORY / "images/build.sh").read_text()
     (prefix,) = re.findall(r"\$\{IMAGE_PREFIX:-([^}]+)\}", script)
     (tag,) = re.findall(r"tag=\$\{TAG:-([^}]+)\}", script)
@@ -252,7 +253,7 @@ def test_local_asks_for_the_images_that_are_built() -> None:
     assert f"`{prefix}{{split,map,reduce}}:{tag}`" in readme
 
 
-def test_images_are_those_of_the_dockerfiles() -> None:
+def test_images_match_the_dockerfiles() -> None:
     """Each image of the base has a Dockerfile and is used."""
     images = {image_of(each) for each in base_workers().values()}
 
@@ -260,7 +261,7 @@ def test_images_are_those_of_the_dockerfiles() -> None:
 
 
 def test_images_hold_the_scripts() -> None:
-    """The script that a template starts is in its image, and python is what starts it."""
+    """The script that a template starts is in its image, and python starts it."""
     found = bundle.combination(("local-volume", "programs"))
     programs = bundle.workers(bundle.named(found, "WorkflowTemplate", "map-reduce"))
     for container in (*base_workers().values(), *programs.values()):
@@ -271,8 +272,8 @@ def test_images_hold_the_scripts() -> None:
         assert f"workers/{container['args'][0].removeprefix('/fanfold/')}" in dockerfile
 
 
-def test_user_is_that_of_the_images() -> None:
-    """Pods run as the user that the images are built for."""
+def test_user_matches_the_images() -> None:
+    """Pods run as the user of the images."""
     found = bundle.base()
     users = {
         f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -286,9 +287,9 @@ def test_user_is_that_of_the_images() -> None:
     }
 
 
-# Settings of a worker that no template sets: for images of the users' own, and what Argo sets.
+# Settings of a worker that no template sets: for custom images, and settings by Argo.
 LEFT_OUT = {"MAP_SETTINGS", "OUTPUT", "ARGO_PROGRESS_FILE"}
-# Those of programs, of which the base runs none; MAP and the like begin several names each.
+# Settings of programs, which the base does not run. MAP and the like are prefixes of names.
 LEFT_OUT |= {
     "MAP_COMMAND",
     "PROCESS_COMMAND",
@@ -310,7 +311,7 @@ WORKERS = bundle.REPOSITORY / "workers"
 
 
 def rooms(script: str) -> set[Path]:
-    """A worker and all modules of ours that it imports."""
+    """A worker and all modules of the package that it imports."""
     found, new = set[Path](), {WORKERS / script}
     while new:
         found |= new
@@ -329,8 +330,9 @@ def settings_read(script: str) -> set[str]:
     return {name for each in rooms(script) for name in READS.findall(each.read_text())}
 
 
-def test_settings_are_those_of_the_contract() -> None:
-    """A template sets what its worker reads, and every setting can be reached."""
+def test_settings_match_the_workers() -> None:
+    """A template sets only settings that its worker reads, and every setting is set by a
+    template."""
     scripts, set_anywhere = set(), set()
     for name, container in base_workers().items():
         keys = {each["name"] for each in container["env"]}
@@ -343,8 +345,8 @@ def test_settings_are_those_of_the_contract() -> None:
 
 
 def test_programs_are_set_in_full() -> None:
-    """With the component `programs` each worker gets every setting of a program that it takes, but
-    for those that no run of Argo needs."""
+    """With the component `programs` each worker gets all its settings of programs, except settings
+    that no run of Argo needs."""
     found = bundle.combination(("local-volume", "programs"))
     left_out = {"SCRATCH_DIR", "PROCESS_SETTINGS", "REDUCE_SETTINGS"}
     of_programs = re.compile(
@@ -358,7 +360,7 @@ def test_programs_are_set_in_full() -> None:
             bundle.named(found, "WorkflowTemplate", name)
         ).items()
     }
-    # merge.py is the last step of both: of each the other's settings are left out.
+    # merge.py is the last step of both templates: each leaves out the settings of the other.
     others = {
         "map-reduce/reduce": "PROCESS_.*|FILE_SUFFIX",
         "process-data/merge-data": "MAP_.*|OUTPUT.*|TOLERATED_FAILURES|SUMMARY_FILE",
@@ -375,12 +377,12 @@ def test_programs_are_set_in_full() -> None:
             each for each in names if of_programs.fullmatch(each) and not other.fullmatch(each)
         }
         keys = {each["name"] for each in container["env"]}
-        given = {each for each in keys if of_programs.fullmatch(each)}
-        assert given == takes - left_out, where
+        variables = {each for each in keys if of_programs.fullmatch(each)}
+        assert variables == takes - left_out, where
 
 
 def test_scratch_has_one_size() -> None:
-    """SCRATCH_SIZE is the size of the volume at /tmp, wherever a program may run."""
+    """SCRATCH_SIZE is the size of the volume at /tmp in each template that may run a program."""
     found = bundle.combination(("local-volume", "programs"))
     for name in ("map-reduce", "process-data", "aggregate"):
         template = bundle.named(found, "WorkflowTemplate", name)
@@ -392,11 +394,11 @@ def test_scratch_has_one_size() -> None:
             if each["name"] == "SCRATCH_SIZE"
         }
         assert sizes <= {tmp["emptyDir"]["sizeLimit"]} == {"1073741824"}
-        assert sizes or name == "aggregate"  # its pods are those of process-data
+        assert sizes or name == "aggregate"  # its pods are in process-data
 
 
-def test_default_program_is_for_our_image() -> None:
-    """The program that map-reduce runs as it comes: the lines of the log with an ERROR."""
+def test_default_program() -> None:
+    """The default program of map-reduce outputs the lines of the log with an ERROR."""
     found = bundle.combination(("local-volume", "programs"))
     spec = bundle.named(found, "WorkflowTemplate", "map-reduce")["spec"]
     defaults = {each["name"]: each["value"] for each in spec["arguments"]["parameters"]}
@@ -410,9 +412,9 @@ def test_default_program_is_for_our_image() -> None:
 
 @checks
 def test_results_are_outputs() -> Iterator[Check]:
-    """What the last step writes to RESULT_FILE and the like becomes an output parameter of the
-    workflow, which `argo get` shows, and of the template main, whatever other outputs a
-    component adds. None of them can make a run fail."""
+    """The contents of RESULT_FILE and the like become output parameters of the workflow, which
+    `argo get` shows, and of the template main, with any outputs that a component adds. A missing
+    file cannot make a run fail."""
     names = {"RESULT_FILE": "result", "RESULT_PATH_FILE": "resultPath", "SUMMARY_FILE": "summary"}
     sets = (("local-volume",), ("oss-volume", "artifacts"), ("oss-direct",))
     for components in (*sets, ("oss-direct", "programs")):
@@ -448,8 +450,8 @@ def test_results_are_outputs() -> Iterator[Check]:
         yield build, "bundle", mains, expected
 
 
-def test_settings_of_oss_are_those_of_the_workers() -> None:
-    """What oss-direct and its variant set is what the workers look for."""
+def test_settings_of_oss_match_the_workers() -> None:
+    """The workers read every setting of oss-direct and oss-direct-rrsa."""
     source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
     for direct in bundle.DIRECT:
         found = bundle.combination((direct,))
@@ -461,19 +463,19 @@ def test_settings_of_oss_are_those_of_the_workers() -> None:
 
 
 def workflow_parameters(tree: object) -> set[str]:
-    """The workflow parameters that are mentioned somewhere in here."""
+    """The workflow parameters that a tree names."""
     return set(re.findall(r"workflow\.parameters\.(\w+)", str(tree)))
 
 
 def test_parameters_are_declared_and_used() -> None:
-    """A WorkflowTemplate declares the parameters that it uses, in the templates of others too
-    (which Argo finds out only when it runs), and no more."""
+    """A WorkflowTemplate declares exactly the parameters that it uses, also in templates of other
+    WorkflowTemplates: Argo notices a missing parameter only in a run."""
     for found in (bundle.base(), bundle.combination(("local-volume", "programs"))):
         check_declared(found)
 
 
 def check_declared(found: list[bundle.Object]) -> None:
-    """The same of the templates of one build."""
+    """Compare the declared with the used parameters in one build."""
     bodies = {
         (template["metadata"]["name"], body["name"]): body
         for template in bundle.of_kind(found, "WorkflowTemplate")
@@ -491,8 +493,7 @@ def check_declared(found: list[bundle.Object]) -> None:
 
 
 def test_arguments_are_parameters() -> None:
-    """The schedule and the smoke run set parameters that log-count has. What a night leaves is
-    cleaned up."""
+    """The schedule and the smoke run set only parameters of log-count. The schedule cleans up."""
     found = bundle.combination(("local-volume", "schedule", "smoke-run"))
     log_count = bundle.named(found, "WorkflowTemplate", "log-count")
     declared = {each["name"] for each in log_count["spec"]["arguments"]["parameters"]}
@@ -508,9 +509,9 @@ def test_arguments_are_parameters() -> None:
     assert of_schedule["clean"] == "true"
 
 
-def test_script_does_what_it_is_for(tmp_path: Path) -> None:
-    """The script template, which Argo starts far from the workers' modules, finds them and writes
-    files of one capital letter each; it uses each of its settings."""
+def test_script_writes_its_files(tmp_path: Path) -> None:
+    """The script template, which Argo starts in another folder, finds the workers' modules and
+    writes files of one capital letter each. It uses each of its settings."""
     (script,) = (each for each in base_workers().values() if "source" in each)
     settings = {each["name"]: each.get("value") for each in script["env"]}
     dockerfile = (bundle.REPOSITORY / f"Dockerfile.{image_of(script)}").read_text()
@@ -519,7 +520,7 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     assert set(settings) == {"FILES", "PYTHONPATH"} | of_all
 
     def run(files: str) -> int:
-        given = {
+        variables = {
             "FILES": files,
             "PYTHONPATH": str(bundle.REPOSITORY / "workers"),
             "WORK_DIR": str(tmp_path),
@@ -527,7 +528,9 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
             "ERROR_FILE": str(tmp_path / "error"),
         }
         command = [sys.executable, "-c", script["source"]]
-        return subprocess.run(command, cwd=tmp_path, env=given, check=False, timeout=60).returncode
+        return subprocess.run(
+            command, cwd=tmp_path, env=variables, check=False, timeout=60
+        ).returncode
 
     assert run("3") == 0
     written = {path.name: path.read_text() for path in (tmp_path / "run").rglob("*.txt")}
@@ -537,8 +540,8 @@ def test_script_does_what_it_is_for(tmp_path: Path) -> None:
     assert "got 'none'" in (tmp_path / "error").read_text()
 
 
-def test_defaults_are_those_of_the_workers() -> None:
-    """The parameters' defaults are what the workers do without them."""
+def test_defaults_match_the_workers() -> None:
+    """The parameters have the same defaults as the workers' settings."""
     source = "".join(path.read_text() for path in (bundle.REPOSITORY / "workers").rglob("*.py"))
     found = bundle.base()
     spec = bundle.named(found, "WorkflowTemplate", "log-count")["spec"]
@@ -551,8 +554,8 @@ def test_defaults_are_those_of_the_workers() -> None:
 
 
 def test_runs_name_templates() -> None:
-    """A run refers to a template of the base, or says which component it needs; it sets parameters
-    that the template has, and a fixed-name run says so in its file's name."""
+    """A run refers to a template of the base, or names the component that it needs. It sets only
+    parameters of the template. A run with a fixed name has this name in its file's name."""
     templates = bundle.of_kind(bundle.base(), "WorkflowTemplate")
     found = bundle.combination(("local-volume", "programs"))
     for path in (bundle.MANIFESTS / "runs").glob("*.yaml"):
@@ -578,7 +581,7 @@ def test_runs_name_templates() -> None:
         assert is_in_base or needs
 
 
-def test_hera_makes_the_same() -> None:
+def test_hera_makes_the_same_workflow() -> None:
     """own_workflow.py prints the object of run-as-step.yaml."""
     folder = bundle.MANIFESTS / "runs"
     command = [sys.executable, str(folder / "own_workflow.py")]

@@ -1,7 +1,7 @@
-"""What manifests/validate.sh does: an overlay of one's own, held to what holds for the bundle.
+"""The program of manifests/validate.sh: check a user's overlay as the tests check the bundle.
 
-It is built with kustomize, linted by argo and shown to the API server where these can be had, and
-checked as the tests of the bundle check its own overlays.
+Builds the overlay with kustomize, lints it with argo and sends it to the API server as a dry run,
+if these are available, and runs the checks of test_policy.py on the objects of the bundle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from checks import judge
 
 OURS = "app.kubernetes.io/part-of"
-# Left out are those that compare the bundle's components with each other.
+# Without the checks that compare the bundle's components with each other.
 POLICY = (
     *(test_policy.test_containers, test_policy.test_pods, test_policy.test_workers),
     *(test_policy.test_parameters_arrive_as_given, test_policy.test_retries),
@@ -35,7 +35,7 @@ EXAMPLES = re.compile(r"your-bucket|your-ram-role|registry\.example\.com")
 
 
 def renamed(tree: Any, names: dict[str, str]) -> Any:
-    """A tree in which each text that is one of these names is another."""
+    """A tree with each text that is a key of `names` replaced by its value."""
     if isinstance(tree, dict):
         return {key: renamed(each, names) for key, each in tree.items()}
     if isinstance(tree, list):
@@ -44,7 +44,7 @@ def renamed(tree: Any, names: dict[str, str]) -> Any:
 
 
 def with_init_and_wait(template: bundle.Object) -> bundle.Object:
-    """A template of the component initless-pod as it is without: init and wait in the place of
+    """A template without the changes of the component initless-pod: init and wait instead of
     supervisor."""
     patch = yaml.safe_load(template["spec"].get("podSpecPatch", "")) or {}
     container, *rest = patch.get("containers") or [{}]
@@ -56,45 +56,44 @@ def with_init_and_wait(template: bundle.Object) -> bundle.Object:
 
 
 def of_the_bundle(found: list[bundle.Object]) -> list[bundle.Object]:
-    """The objects that come from the base and its components, without the prefix and suffix that
-    an overlay gives to names. Those of runs-as-steps are made otherwise and have tests of their
-    own."""
-    ours = [each for each in found if each["metadata"].get("labels", {}).get(OURS) == "fanfold"]
+    """The objects of the base and its components, without the prefix and suffix that an overlay
+    adds to names. The objects of runs-as-steps are left out: they differ and have other tests."""
+    bundled = [each for each in found if each["metadata"].get("labels", {}).get(OURS) == "fanfold"]
     names = {}
-    for each in ours:
+    for each in bundled:
         component = each["metadata"]["labels"].get("app.kubernetes.io/component")
         if (component, each["kind"]) == ("log-count", "WorkflowTemplate"):
             prefix, _, suffix = each["metadata"]["name"].partition("log-count")
-            for other in ours:
+            for other in bundled:
                 name = other["metadata"]["name"]
                 names[name] = name.removeprefix(prefix).removesuffix(suffix)
     return [
         with_init_and_wait(each) if each["kind"] == "WorkflowTemplate" else each
-        for each in renamed(ours, names)
+        for each in renamed(bundled, names)
         if each["metadata"]["name"] not in ("fanfold-runs", "run-as-step")
     ]
 
 
 def examples(found: list[bundle.Object]) -> list[str]:
-    """What is left of the examples, and each key in the tree."""
+    """A line per value that is still an example, and per Secret."""
     lines = {line.rstrip() for each in found for line in bundle.values(each, bundle.label(each))}
     return [
         *(
-            f"{field} still has {example} of the example: set your own"
+            f"{field} must be your own value, got the example {example}: set it"
             for field, _, value in (line.partition(": ") for line in sorted(lines))
             for example in sorted(set(EXAMPLES.findall(value)))
         ),
         *(
-            f"{bundle.label(each)} would put a key into the tree: make it on the cluster instead"
+            f"{bundle.label(each)} must not be in git, because of its key: create it on the cluster"
             for each in bundle.of_kind(found, "Secret")
         ),
     ]
 
 
 def policy(found: list[bundle.Object]) -> tuple[int, list[str]]:
-    """How often this build was checked as the tests check the bundle's own, and what is wrong."""
-    ours = of_the_bundle(found)
-    test_policy.builds = lambda: {"": ours}  # type: ignore[assignment]
+    """The number of checks of test_policy.py on this build, and a line per problem."""
+    bundled = of_the_bundle(found)
+    test_policy.builds = lambda: {"": bundled}  # type: ignore[assignment]
     made, problems = 0, list[str]()
     for test in POLICY:
         try:
@@ -110,18 +109,18 @@ def policy(found: list[bundle.Object]) -> tuple[int, list[str]]:
 
 
 def builder() -> list[str]:
-    """What builds an overlay here: kustomize, or the one in kubectl. Nothing if there is none."""
+    """The command that builds an overlay: kustomize, else kubectl kustomize, else nothing."""
     if kustomize := bundle.program("kustomize"):
         return [kustomize, "build"]
     kubectl = bundle.program("kubectl")
     return [kubectl, "kustomize"] if kubectl else []
 
 
-def said(*command: str, given: str | None = None) -> tuple[int, str]:
-    """The exit code of a program and all that it said."""
+def execute(*command: str, stdin: str | None = None) -> tuple[int, str]:
+    """The exit code of a program, and its stdout and stderr."""
     done = subprocess.run(
         command,
-        input=given,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -132,33 +131,33 @@ def said(*command: str, given: str | None = None) -> tuple[int, str]:
 
 
 def lint(text: str) -> tuple[str, list[str]]:
-    """What was done with argo, and what it found."""
+    """Whether argo linted the text, and a line per problem."""
     if not (argo := bundle.program("argo")):
-        return "not linted (no argo here)", []
+        return "not linted (argo is not installed)", []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overlay.yaml"
         path.write_text(text)
-        code, words = said(argo, "lint", "--no-color", "--offline", "--strict", str(path))
+        code, words = execute(argo, "lint", "--no-color", "--offline", "--strict", str(path))
     found = [line.split("✖ ", 1)[1] for line in words.splitlines() if "✖ in " in line] or [words]
     return "linted", [f"argo: {each}" for each in found] if code else []
 
 
 def ask_cluster(found: list[bundle.Object]) -> tuple[str, list[str]]:
-    """What was done with the schemas, which are the cluster's, and what it says of the objects. It
-    changes nothing there."""
+    """Whether the cluster checked the objects against its schemas, and its problems. A dry run: the
+    cluster does not change."""
     kubectl = bundle.program("kubectl")
     kinds = ("api-resources", "--api-group=argoproj.io", "--output=name", "--request-timeout=10s")
-    if not kubectl or "workflowtemplates" not in said(kubectl, *kinds)[1]:
-        return "schemas not asked (kubectl reaches no cluster with Argo)", []
+    if not kubectl or "workflowtemplates" not in execute(kubectl, *kinds)[1]:
+        return "schemas not checked (kubectl reaches no cluster with Argo)", []
     everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
     options = ("--dry-run=server", "--validate=strict", "--filename=-")
-    code, words = said(kubectl, "apply", *options, given=everything)
+    code, words = execute(kubectl, "apply", *options, stdin=everything)
     lines = [line for line in words.splitlines() if not line.endswith("(server dry run)")]
-    return "schemas asked", ["\n".join(lines)] if code else []
+    return "schemas checked", ["\n".join(lines)] if code else []
 
 
 def validate(folder: Path) -> tuple[str, list[str]]:
-    """A line of counts, and all that is wrong."""
+    """A line of counts, and a line per problem."""
     done = subprocess.run(
         [*builder(), str(folder)], capture_output=True, text=True, check=False, timeout=120
     )
@@ -169,8 +168,8 @@ def validate(folder: Path) -> tuple[str, list[str]]:
     templates = bundle.of_kind(of_the_bundle(found), "WorkflowTemplate")
     if not templates:
         return f"{len(found)} objects", [
-            f"no WorkflowTemplate has the label {OURS}: fanfold: take the base as a resource, and "
-            "leave that label as it is"
+            f"a WorkflowTemplate must have the label {OURS}: fanfold, got none: add the base to "
+            "resources, and keep this label"
         ]
     made, problems = policy(found)
     linted, of_argo = lint(text)
@@ -183,7 +182,7 @@ def validate(folder: Path) -> tuple[str, list[str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Validate an overlay; 2 if anything is wrong."""
+    """Validate an overlay; exit code 2 if there is a problem."""
     if len(argv) != 1 or argv[0].startswith("-"):
         print("usage: manifests/validate.sh OVERLAY", file=sys.stderr)
         return 2
@@ -191,12 +190,15 @@ def main(argv: Sequence[str]) -> int:
     if not (folder / "kustomization.yaml").is_file():
         print(
             f"validate.sh: OVERLAY must be a folder with a kustomization.yaml, got {argv[0]!r}: "
-            "give that of your overlay",
+            "pass the folder of your overlay",
             file=sys.stderr,
         )
         return 2
     if not builder():
-        print("validate.sh: no kustomize, no kubectl here: install kubectl 1.32", file=sys.stderr)
+        print(
+            "validate.sh: kustomize or kubectl must be installed: install kubectl 1.32",
+            file=sys.stderr,
+        )
         return 2
     counts, problems = validate(folder)
     for problem in problems:

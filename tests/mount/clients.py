@@ -1,5 +1,5 @@
-"""The program that mounts the bucket: s3fs, or the ossfs or ossfs2 that MOUNT_CLIENT names; and the
-options that our volume gives it."""
+"""The program that mounts the bucket (s3fs, or the ossfs or ossfs2 in MOUNT_CLIENT), and the mount
+options of the bundle's volume."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ REGION = "cn-hangzhou"  # of the fake OSS
 BUCKET = "bucket"
 
 CLIENT = os.environ.get("MOUNT_CLIENT") or "s3fs"
-# Who may read and write. All else that a mount is told is about its caches, or about sizes.
+# The options for the rights of users. All other options are about caches or sizes.
 OWNER = {"allow_other", "uid", "gid", "umask", "file_mode", "dir_mode"}
 
 
 def kind_of(client: str) -> str:
-    """What a program is, by its name."""
+    """The kind of a client, by its name: ossfs2, ossfs or s3fs, or empty."""
     name = Path(client).name
     return next((each for each in ("ossfs2", "ossfs", "s3fs") if name.startswith(each)), "")
 
 
 def missing(client: str = CLIENT) -> str:
-    """What there is to do before this client can be started; empty if nothing."""
+    """The error if this client cannot be started, with the remedy; empty if it can."""
     if shutil.which(client) and kind_of(client):
         return ""
     if client == "s3fs":
-        return "no s3fs: apt-get install s3fs"
-    return f"MOUNT_CLIENT must be the path of ossfs or ossfs2, got {client!r}: give such a program"
+        return "s3fs must be installed: apt-get install s3fs"
+    return (
+        f"MOUNT_CLIENT must be the path of ossfs or ossfs2, got {client!r}: set it to such a path"
+    )
 
 
 def of_volume(kind: str) -> list[str]:
-    """The options of our volume for a client, from the manifests."""
+    """The mount options of the bundle's volume for a client, from the manifests."""
     if kind == "ossfs2":
         path = "oss-volume-ossfs2/client/patches/persistentvolume.ossfs2.yaml"
         patch = yaml.safe_load((COMPONENTS / path).read_text())
@@ -48,12 +50,12 @@ def of_volume(kind: str) -> list[str]:
 
 
 def owner(kind: str) -> str:
-    """Those that every mount has."""
+    """The options of every mount: the rights of users."""
     return ",".join(each for each in of_volume(kind) if each.partition("=")[0] in OWNER)
 
 
 def uncached(kind: str) -> str:
-    """The others. For s3fs the one in their place for a client that does not know them."""
+    """The other options of the volume. s3fs does not know them: one option replaces them."""
     if kind == "s3fs":
         return "max_stat_cache_size=0"
     return ",".join(each for each in of_volume(kind) if each.partition("=")[0] not in OWNER)
@@ -62,8 +64,8 @@ def uncached(kind: str) -> str:
 def command(
     client: str, address: str, key: tuple[str, str], root: Path, options: Sequence[str]
 ) -> list[str]:
-    """What mounts the bucket at `root` with these options, in the foreground; beside it the file
-    with the key, which is ossfs2's configuration as well."""
+    """The command that mounts the bucket at `root` with these options, in the foreground. Writes
+    the file with the key next to `root`; for ossfs2 this file is also its configuration."""
     secret = root.with_name(f"{root.name}.conf")
     secret.touch(mode=0o600)
     if kind_of(client) == "ossfs2":

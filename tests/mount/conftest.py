@@ -1,4 +1,4 @@
-"""One bucket for all tests, each in a run directory of its own; mounts as each test asks."""
+"""One bucket for all tests, one run directory per test, and mounts with a test's options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bucket() -> Iterator[Bucket]:
 
 @pytest.fixture
 def nodes(bucket: Bucket, request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
-    """Two nodes with the bucket mounted, with all caches as they come unless the test says else."""
+    """Two nodes that mount the bucket, with the clients' default caches or a test's options."""
     options = getattr(request, "param", CACHED)
     with ExitStack() as stack:
         a, b = (stack.enter_context(bucket.node(name, options)) for name in "ab")
@@ -37,5 +37,5 @@ def nodes(bucket: Bucket, request: pytest.FixtureRequest) -> Iterator[tuple[Node
 
 @pytest.fixture
 def run_dir(request: pytest.FixtureRequest) -> str:
-    """A run directory of the test's own."""
+    """The run directory of a test."""
     return re.sub(r"\W+", "-", request.node.name)

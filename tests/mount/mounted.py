@@ -1,4 +1,4 @@
-"""A run whose steps alternate between nodes and are tried again as the workflow does it."""
+"""A run with steps that alternate between nodes and are retried as in the workflow."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from mounts import Node
 from pipeline import INPUT, Outcome, finish
 
-ATTEMPTS = 6  # as the templates have it: limit 5
+ATTEMPTS = 6  # as in the templates: limit 5
 PARTS = 2
 FAN_IN = 2
 
-Start = Callable[..., "subprocess.Popen[str]"]  # takes the prologue of Volume.start
+Start = Callable[..., "subprocess.Popen[str]"]  # its argument is the prologue of Volume.start
 
 
 class FailedError(Exception):
-    """The run failed, and said why: with exit 2, or after the last attempt."""
+    """The run failed with an error: exit 2, or the last attempt failed."""
 
 
-# A count whose map writes its part, too: OUTPUT is the input again.
+# A count that also writes its part: OUTPUT equals the input.
 WRITES = """if True:
     from fanfold import mapping
     run_map = mapping.run_map
@@ -36,7 +36,7 @@ WRITES = """if True:
 
 
 class Run:
-    """Runs in one run directory on some nodes, the first step on the first of them."""
+    """Runs in one run directory on some nodes, starting with the first node."""
 
     starts = itertools.count(1767225600)
 
@@ -49,8 +49,8 @@ class Run:
         writes: bool = False,
         **settings: object,
     ) -> None:
-        """`by_hand` calls the workers as one does who tries them, else as Argo does; `writes` has
-        the maps write."""
+        """`by_hand` calls the workers as a user does by hand, otherwise as Argo does. `writes`
+        makes the maps write outputs."""
         self.bucket, self.run_dir = nodes[0].bucket, run_dir
         self.input = f"{run_dir}/in/{INPUT}"
         self.settings = {
@@ -66,17 +66,17 @@ class Run:
         self.begin()
 
     def begin(self) -> None:
-        """From here on it is another run, later than all before."""
+        """Start another run, later than all runs before."""
         start = next(self.starts)
         self.of_run = {} if self.by_hand else {"RUN_ID": f"run-{start}", "RUN_STARTED": start}
 
     def attempt(self, node: Node, worker: str, start: Start) -> Outcome:
-        """One attempt of a step; a test puts trouble in its place."""
+        """One attempt of a step. Subclasses add failures."""
         with start() as process:
             return finish(process)
 
     def step(self, worker: str, *arguments: object, **settings: object) -> Outcome:
-        """A step, tried on one node after the other until it is done."""
+        """A step with retries, each on the next node."""
         for node in itertools.islice(self._turns, ATTEMPTS):
 
             def start(prologue: str = "", node: Node = node) -> subprocess.Popen[str]:
@@ -90,7 +90,7 @@ class Run:
                 if worker == "split" and not self.by_hand:
                     self.of_run["PLAN_ID"] = outcome.event("done")["plan"]
                 return outcome
-            # A killed worker may say nothing; any other says why it failed, and has no traceback.
+            # A killed worker may log nothing. Any other logs its error, without a traceback.
             lines = outcome.words.splitlines()
             assert all(line.startswith("worker=") for line in lines), outcome.words
             assert outcome.code < 0 or " event=failed " in lines[-1], outcome.words
@@ -100,7 +100,7 @@ class Run:
         raise FailedError(outcome.words)
 
     def log_count(self) -> dict[str, int]:
-        """Split, count every part, merge; the totals."""
+        """Split, count every part and merge; return the totals."""
         self.begin()
         for part_id in self.step("split").part_ids:
             self.step("count", PART_ID=part_id)
@@ -108,12 +108,12 @@ class Run:
         return self.totals()
 
     def totals(self) -> dict[str, int]:
-        """What result.json says in the bucket."""
+        """The result.json in the bucket."""
         totals: dict[str, int] = json.loads(self.bucket.get(f"{self.run_dir}/result.json"))
         return totals
 
     def output(self) -> bytes:
-        """What the maps have written."""
+        """The joined outputs of the maps."""
         return self.bucket.get(f"{self.run_dir}/result.out")
 
     def level(self, level: int, number: int) -> str:
@@ -121,7 +121,7 @@ class Run:
         return f"{self.run_dir}/aggregation-demo/l{level}/{number}.txt"
 
     def aggregate(self, files: int) -> bytes:
-        """Join the files of level 1, level by level; the result."""
+        """Join the files of level 1, level by level; return the result."""
         self.begin()
         level = 1
         while files > FAN_IN:

@@ -1,4 +1,4 @@
-"""A bucket on a server of this host, and mounts of it, as the nodes of a cluster have them."""
+"""A bucket on a server of this host, and its mounts, as on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from fake import FakeOSS
 from pipeline import Volume
 
 HERE = Path(__file__).parent
-FOLDER = "fanfold-mount-"  # and the id of the process whose mounts lie in it
+FOLDER = "fanfold-mount-"  # and the id of the process that mounts in it
 TIMEOUT = 30
 
 KIND = clients.kind_of(CLIENT)
-UNCACHED = clients.uncached(KIND)  # as our volume mounts
-# All caches as they come; but with those of ossfs2 totals are wrong.
+UNCACHED = clients.uncached(KIND)  # the options of the bundle's volume
+# The default caches, but not of ossfs2, where they cause wrong totals.
 CACHED = UNCACHED if KIND == "ossfs2" else ""
 FEW_RETRIES = "" if KIND == "ossfs2" else "retries=1"
 
 
 def missing() -> str:
-    """What there is to do before anything can be mounted here; empty if nothing."""
+    """The error if nothing can be mounted here, with the remedy; empty if it can."""
     if os.geteuid() != 0:
-        return "no root, which alone may mount: run the tests as root"
+        return "the tests must run as root, which may mount: run them as root"
     if not os.path.exists("/dev/fuse"):
-        return "no /dev/fuse: load the kernel's module fuse"
+        return "/dev/fuse must exist: load the kernel's module fuse"
     return clients.missing()
 
 
 def wait_for(what: str, attempt: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    """Wait until `attempt` gives something true."""
+    """Wait until the result of `attempt` is true."""
     deadline = time.monotonic() + timeout
     while not attempt():
         if time.monotonic() > deadline:
@@ -50,31 +50,31 @@ def wait_for(what: str, attempt: Callable[[], object], timeout: float = TIMEOUT)
 
 
 def start(*command: str | Path) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one, however this one ends."""
+    """Start a process that ends with this process, even if this process is killed."""
     return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)])
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that was started, and wait for it."""
+    """Kill a process, and wait for its end."""
     process.kill()
     process.wait(TIMEOUT)
 
 
 def mounted(folder: Path) -> list[str]:
-    """Where something is mounted at or below a folder, the innermost first."""
+    """The mount points at or below a folder, the innermost first."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = (line.split()[1] for line in lines)
     return sorted((at for at in points if Path(at).is_relative_to(folder)), reverse=True)
 
 
 def unmount(folder: Path) -> None:
-    """Unmount all that is mounted at or below a folder, in use or not."""
+    """Unmount everything at or below a folder, even if it is in use."""
     for point in mounted(folder):
         subprocess.run(["umount", "--lazy", point], timeout=TIMEOUT, check=True)
 
 
 def sweep() -> None:
-    """Remove what test processes have left that were killed."""
+    """Remove the folders of killed test processes."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         if not Path("/proc", folder.name.removeprefix(FOLDER)).exists():
             unmount(folder)
@@ -82,7 +82,7 @@ def sweep() -> None:
 
 
 class S3:
-    """The S3 server for s3fs, a process of its own."""
+    """The S3 server for s3fs, as a separate process."""
 
     key = ("key", "secret")
 
@@ -94,7 +94,7 @@ class S3:
         self.address = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> S3:
-        """Serve, with a bucket."""
+        """Start the server, and create the bucket."""
         self._server = start(sys.executable, HERE / "serve.py", str(self._port), self._failing)
         try:
             wait_for("the S3 server", self._make)
@@ -104,13 +104,13 @@ class S3:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Stop the server."""
         stop(self._server)
 
     def _ask(self, method: str, name: str = "") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT)
         with contextlib.closing(connection):
-            # The server wants a signature and checks none.
+            # The server requires a signature and does not check it.
             signed = {"Authorization": "AWS key:signature"}
             connection.request(method, f"/{BUCKET}/{name}", headers=signed)
             answer = connection.getresponse()
@@ -130,7 +130,7 @@ class S3:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """It answers 503 meanwhile."""
+        """Let the server answer 503 during the context."""
         self._failing.touch()
         try:
             yield
@@ -148,12 +148,12 @@ class OSS:
         self.address = self._fake.endpoint
 
     def __enter__(self) -> OSS:
-        """Serve."""
+        """Start the server."""
         self._fake.__enter__()
         return self
 
     def __exit__(self, *of_an_error: Any) -> None:
-        """End."""
+        """Stop the server."""
         self._fake.__exit__(*of_an_error)
 
     def get(self, name: str) -> bytes:
@@ -164,7 +164,7 @@ class OSS:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """It answers 503 meanwhile."""
+        """Let the server answer 503 during the context."""
         self._fake.faults.add("error", status=503)
         try:
             yield
@@ -181,7 +181,7 @@ class Bucket:
     @classmethod
     @contextlib.contextmanager
     def served(cls) -> Iterator[Bucket]:
-        """A new one; in the end nothing of it is left."""
+        """A new bucket, removed in the end."""
         sweep()
         folder = Path(tempfile.gettempdir(), f"{FOLDER}{os.getpid()}")
         folder.mkdir()
@@ -195,11 +195,11 @@ class Bucket:
             shutil.rmtree(folder)
 
     def get(self, name: str) -> bytes:
-        """What the bucket holds under a name, asked of the server: no mount's cache is between."""
+        """An object of the bucket, read from the server without the cache of a mount."""
         return self.server.get(name)
 
     def failing(self) -> contextlib.AbstractContextManager[None]:
-        """The server answers 503 meanwhile."""
+        """Let the server answer 503 during the context."""
         return self.server.failing()
 
     @contextlib.contextmanager
@@ -214,17 +214,17 @@ class Bucket:
 
 
 class Node:
-    """One node: a mount with caches of its own."""
+    """One node: a mount with its own caches."""
 
     def __init__(self, bucket: Bucket, name: str, options: Sequence[str]) -> None:
         self.bucket, self.root = bucket, bucket.folder / name
         self.root.mkdir(exist_ok=True)
-        given = ",".join(filter(None, (clients.owner(KIND), CACHED, *options))).split(",")
-        self._options = list(dict.fromkeys(given))  # CACHED can be UNCACHED
+        words = ",".join(filter(None, (clients.owner(KIND), CACHED, *options))).split(",")
+        self._options = list(dict.fromkeys(words))  # CACHED can be UNCACHED
         self._process: subprocess.Popen[bytes] | None = None
 
     def mount(self) -> None:
-        """Mount the bucket, and wait until it is."""
+        """Mount the bucket, and wait for the mount."""
         server = self.bucket.server
         command = clients.command(CLIENT, server.address, server.key, self.root, self._options)
         process = self._process = start(*command)
@@ -233,28 +233,28 @@ class Node:
             raise OSError(f"{CLIENT} ended with {process.returncode}")
 
     def kill(self) -> None:
-        """Kill the mount's process. The folder stays mounted, and all access to it fails."""
+        """Kill the mount's process. The folder stays mounted, and every access to it fails."""
         if self._process:
             stop(self._process)
             self._process = None
 
     def unmount(self) -> None:
-        """Kill it and clear its folder."""
+        """Kill the mount's process and unmount the folder."""
         self.kill()
         unmount(self.root)
 
     def remount(self) -> None:
-        """As kubelet or an operator does once the mount has died."""
+        """Mount again after the mount has died, as kubelet or an operator does."""
         self.unmount()
         self.mount()
 
     def volume(self, **settings: object) -> Volume:
-        """The volume that the workers on this node see."""
+        """The volume of the workers on this node."""
         return Volume(self.root).having(**settings)
 
     def put(self, files: Mapping[str, bytes]) -> None:
-        """Put inputs in place, each as a whole, and in a second of their own: the mount tells the
-        time of a change in whole seconds."""
+        """Write whole inputs, in a second without other writes: the mount reports times of changes
+        in whole seconds."""
         time.sleep(1.02 - time.time() % 1)
         for name, content in files.items():
             path = self.root / name

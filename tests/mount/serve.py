@@ -1,4 +1,4 @@
-"""An S3 server that can be told to fail: it answers 503 while the file FAIL is there.
+"""An S3 server that can fail: it answers 503 while the file FAIL exists.
 
 python3 serve.py PORT FAIL
 """

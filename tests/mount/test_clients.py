@@ -1,5 +1,5 @@
-"""What each client is started with. A program that says what it was given stands in for ossfs and
-ossfs2, which are not here."""
+"""The command line of each client. A program that prints its arguments replaces ossfs and ossfs2,
+which are not installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ADDRESS, KEY = "http://127.0.0.1:9000", ("id", "secret")
 
 
 def started(name: str, folder: Path) -> list[str]:
-    """The arguments that a client of this name gets, with the lines of the configuration that they
-    name."""
+    """The arguments of a client with this name, and the lines of the configuration file in its
+    arguments."""
     client, root = folder / name, folder / "node"
     client.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nif [ "$3" = -c ]; then cat "$4"; fi\n')
     client.chmod(0o755)
@@ -28,7 +28,7 @@ def started(name: str, folder: Path) -> list[str]:
 
 
 def test_ossfs(tmp_path: Path) -> None:
-    """It is started as s3fs is, with Signature V4 and every option of our volume."""
+    """It starts as s3fs does, with Signature V4 and every option of the bundle's volume."""
     *arguments, options = started("ossfs", tmp_path)
 
     assert arguments == ["bucket", str(tmp_path / "node"), "-f", "-o"]
@@ -44,8 +44,8 @@ def test_ossfs(tmp_path: Path) -> None:
 
 
 def test_ossfs2(tmp_path: Path) -> None:
-    """All is in its configuration, which only its owner may read: every option of our volume, and
-    none of ossfs."""
+    """Its configuration, which only the owner may read, has every option of the bundle's volume,
+    and none of ossfs."""
     *arguments, _ = started("ossfs2-2.0.7", tmp_path)
 
     conf = tmp_path / "node.conf"
@@ -64,11 +64,11 @@ def test_ossfs2(tmp_path: Path) -> None:
 
 
 def test_s3fs(tmp_path: Path) -> None:
-    """It gets no option that it does not know."""
+    """It gets only options that it knows."""
     *_, options = started("s3fs", tmp_path)
 
-    given = [each.partition("=")[0] for each in options.split(",")]
-    assert given == [
+    names = [each.partition("=")[0] for each in options.split(",")]
+    assert names == [
         *("url", "passwd_file", "use_path_request_style"),
         *("allow_other", "uid", "gid", "umask", "max_stat_cache_size"),
     ]
@@ -83,7 +83,7 @@ def test_s3fs(tmp_path: Path) -> None:
     ],
 )
 def test_missing(client: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is not there, or of no known kind, and what to do."""
+    """A missing or unknown client is an error with a remedy."""
     monkeypatch.setenv("PATH", "")
 
     assert sentence in clients.missing(client)

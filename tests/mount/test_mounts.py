@@ -1,5 +1,5 @@
-"""Both pipelines through two mounts of one bucket: right totals or a clear failure, whatever dies,
-fills up or is replaced, and with the caches of the mounts as they come."""
+"""Both pipelines on two mounts of one bucket: right totals or a clear failure, if a worker or a
+mount dies, a disk fills up or an input is replaced, also with the default caches of the mounts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CACHES = pytest.mark.parametrize(
     indirect=True,
     ids=lambda options: "uncached" if options else "cached",
 )
-STAGES = pytest.mark.skipif(KIND == "ossfs2", reason="ossfs2 stages nothing on a disk")
+STAGES = pytest.mark.skipif(KIND == "ossfs2", reason="ossfs2 buffers nothing on a disk")
 
 BY_HAND = pytest.mark.parametrize("by_hand", [False, True], ids=["argo", "by hand"])
 
@@ -49,36 +49,36 @@ LINES = [b"[INFO] one\n", b"[WARN] a longer line\n", b"[ERROR] 3\n", b"[INFO] [D
 
 
 def sample(number: int, lines: int = 4000) -> bytes:
-    """A log; its totals and its size differ for every number."""
+    """A log. Each number has other totals and another size."""
     return b"".join(random.Random(number).choices(LINES, k=lines + number))
 
 
 def pieces(number: int, files: int = 3) -> list[bytes]:
-    """Files for the aggregation; another number gives other contents, mostly of another size."""
+    """Files for the aggregation. Each number has other contents, mostly of another size."""
     return [b"%d.%d;" % (number, file) * (number + file + 1) for file in range(files)]
 
 
 def put_pieces(node: Node, run: Run, contents: list[bytes]) -> None:
-    """Put files in place for the aggregation."""
+    """Write the files of level 1."""
     node.put({run.level(1, file): content for file, content in enumerate(contents)})
 
 
 def look(node: Node, folder: str) -> None:
-    """Have a node look at all in a folder, as `ls -l` does; its mount remembers what it saw."""
+    """Read the attributes of a folder's files on a node, as `ls -l` does; the mount caches them."""
     with os.scandir(node.root / folder) as entries:
         for entry in entries:
             entry.stat()
 
 
-# --- all well
+# --- without failures
 
 
 @CACHES
 @MODES
 @BY_HAND
 def test_log_count(nodes: Nodes, run_dir: str, mode: str, *, by_hand: bool) -> None:
-    """Split on one node, count and write on both, merge on one: the totals of the model, and all
-    that was written."""
+    """Split on one node, count and write on both, merge on one: the totals of the model, and the
+    whole output."""
     run = Run(nodes, run_dir, by_hand=by_hand, writes=True, SPLIT_MODE=mode)
     nodes[1].put({run.input: sample(1)})
 
@@ -90,7 +90,7 @@ def test_log_count(nodes: Nodes, run_dir: str, mode: str, *, by_hand: bool) -> N
 @CACHES
 @BY_HAND
 def test_aggregation(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
-    """Every level through both nodes: all files, in order, each once."""
+    """Every level on both nodes: all files, in order, each exactly once."""
     run = Run(nodes, run_dir, by_hand=by_hand)
     put_pieces(nodes[1], run, pieces(1))
 
@@ -102,8 +102,8 @@ def test_aggregation(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("program", ["cat", "cat {inputs}", "sh -c 'cat >$0 $@' {output} {inputs}"])
 def test_programs(nodes: Nodes, run_dir: str, program: str, parts: int) -> None:
-    """A program as map and last step, and for groups: it gets files of the mount by their paths, or
-    copies of parts, or all through stdin, and its output is whole on the other node."""
+    """A program as map, for groups and as last step. It reads files of the mount by their paths, or
+    copies of parts, or stdin. The other node sees its whole output."""
     names = ("MAP_COMMAND", "REDUCE_COMMAND", "PROCESS_COMMAND")
     run = Run(nodes, run_dir, SPLIT_MODE="range", NUM_PARTS=parts)
     run.settings |= dict.fromkeys(names, program)
@@ -120,8 +120,8 @@ def test_programs(nodes: Nodes, run_dir: str, program: str, parts: int) -> None:
 
 @CACHES
 def test_files(nodes: Nodes, run_dir: str) -> None:
-    """Compressed files, each mapped by itself by a program: what one node has made, the other
-    finds. After a change on another node exactly the changed file is mapped again."""
+    """Compressed files, mapped one by one by a program: one node finds the outputs of the other.
+    After a change on another node, only the changed file is mapped again."""
     folder = f"{run_dir}/in/"
     run = Run(nodes, run_dir, SPLIT_MODE="files", INPUT=folder, MAP_COMMAND="cat")
     run.settings |= {"OUTPUT_SUFFIX": ".txt", "REDUCE_COMMAND": "cat"}
@@ -144,8 +144,8 @@ def test_files(nodes: Nodes, run_dir: str) -> None:
 
 @CACHES
 def test_versions(nodes: Nodes, run_dir: str) -> None:
-    """The version of an output as its writer knows it right after it was put in place is the one
-    that every node sees, at once, later, and once its mount has been mounted anew."""
+    """Every node sees the version of an output that its writer has recorded: immediately, later,
+    and after a remount."""
     stores = [Folder(str(node.root / run_dir)) for node in nodes]
 
     def check(made: Iterable[Segment]) -> None:
@@ -174,19 +174,19 @@ def test_versions(nodes: Nodes, run_dir: str) -> None:
     check(made)
 
 
-@pytest.mark.skipif(KIND == "ossfs2", reason="ossfs2 keeps no time that is set")
+@pytest.mark.skipif(KIND == "ossfs2", reason="ossfs2 does not keep a time that a program sets")
 @pytest.mark.parametrize("way", ["cp -p", "mv"])
 def test_old_times(nodes: Nodes, run_dir: str, way: str) -> None:
-    """A log is put in place of one of its size, with its time: another version, on both nodes."""
+    """A log replaces a log of the same size and time: both nodes see another version."""
     run = Run(nodes, run_dir, SPLIT_MODE="range")
     moment = time.time() // 1 - 1000
 
     def put(content: bytes) -> None:
-        given = nodes[0].root / run_dir / "given"
+        source = nodes[0].root / run_dir / "given"
         nodes[0].put({f"{run_dir}/given": content, f"{run_dir}/in/other": b""})
-        os.utime(given, (moment, moment))
+        os.utime(source, (moment, moment))
         subprocess.run(
-            [*way.split(), given, nodes[0].root / run.input], check=True, timeout=TIMEOUT
+            [*way.split(), source, nodes[0].root / run.input], check=True, timeout=TIMEOUT
         )
 
     put(b"[INFO]\n" * 100)
@@ -202,15 +202,15 @@ def test_old_times(nodes: Nodes, run_dir: str, way: str) -> None:
     assert run.log_count()["WARN"] == 100
 
 
-# --- what is replaced
+# --- replaced files
 
 
 @CACHES
 @MODES
 def test_input_replaced_between_runs(nodes: Nodes, run_dir: str, mode: str) -> None:
-    """A run that starts on one node after the input was replaced through the other, and after its
-    own node had looked at the old one: the totals of what is there, not of what was. The last
-    input differs from the one before in its time alone, not in its size."""
+    """A run starts on one node after the other node has replaced the input, and after its own node
+    has read the attributes of the old input: the totals are of the new input. The last input has
+    the same size as the input before, and another time."""
     run = Run(nodes[::-1], run_dir, SPLIT_MODE=mode)
     for log in (sample(1), sample(2), sample(2).replace(b"INFO", b"WARN")):
         nodes[0].put({run.input: log})
@@ -226,9 +226,9 @@ def test_input_replaced_between_runs(nodes: Nodes, run_dir: str, mode: str) -> N
 def test_input_replaced_during_a_run(
     nodes: Nodes, run_dir: str, mode: str, *, by_hand: bool
 ) -> None:
-    """Replaced between the steps: copies are counted as they were made; where the input itself is
-    read the run fails and names it, and also without PLAN_ID, for the plan may then be an older one
-    than that of the copies. The next run is right."""
+    """The input is replaced between the steps. The mode copy counts the copies. The mode range
+    fails and names the input; so does a merge without PLAN_ID, because its plan may be older than
+    the copies. The next run is right."""
     run = Run(nodes, run_dir, by_hand=by_hand, SPLIT_MODE=mode)
     nodes[1].put({run.input: sample(1)})
     part_ids = run.step("split").part_ids
@@ -255,8 +255,9 @@ def test_input_replaced_during_a_run(
 @CACHES
 @pytest.mark.parametrize("step", ["map", "process", "merge"])
 def test_replaced_under_a_program(nodes: Nodes, run_dir: str, tmp_path: Path, step: str) -> None:
-    """A program reads its input by its path before and after another node puts other bytes of that
-    size there: the old ones twice, or an error, and never some of each."""
+    """A program reads its input by its path before and after another node replaces it by other
+    bytes of the same size: the program reads the old bytes twice, or fails, and never reads a
+    mix."""
     flag = tmp_path / "go"
     script = f"cat $1; echo up >&2; until [ -e {flag} ]; do sleep 0.05; done; cat $1"
     setting = {"map": "MAP_COMMAND", "process": "PROCESS_COMMAND", "merge": "REDUCE_COMMAND"}[step]
@@ -287,7 +288,7 @@ def test_replaced_under_a_program(nodes: Nodes, run_dir: str, tmp_path: Path, st
 @CACHES
 @BY_HAND
 def test_files_replaced_between_aggregations(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
-    """Longer files take the place of those that a node has looked at: none is joined in part."""
+    """Longer files replace files that a node has cached: every file is joined whole."""
     run = Run(nodes[::-1], run_dir, by_hand=by_hand)
     for number in range(2):
         put_pieces(nodes[0], run, pieces(number))
@@ -301,8 +302,8 @@ def test_files_replaced_between_aggregations(nodes: Nodes, run_dir: str, *, by_h
 @CACHES
 @BY_HAND
 def test_plan_replaced(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
-    """A node that has looked at an old plan and old results goes by the new ones, at the latest
-    with a retry."""
+    """A node that has cached an old plan and old results uses the new ones, at the latest with a
+    retry."""
     run = Run(nodes, run_dir, by_hand=by_hand)
     nodes[0].put({run.input: sample(1)})
     for parts in (2, 3):
@@ -323,14 +324,14 @@ def test_plan_replaced(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
 @pytest.mark.parametrize("nodes", [UNCACHED], indirect=True, ids=["uncached"])
 @MODES
 def test_input_held_open(nodes: Nodes, run_dir: str, mode: str) -> None:
-    """An input is replaced while a process of the node has it open, and a new run starts there.
-    No worker can see it; the README's rule is to give new content a new name."""
+    """An input is replaced while a process of the node has it open, and a new run starts there. No
+    worker can notice it; the README's rule is a new name for new content."""
     run = Run([nodes[1]], run_dir, SPLIT_MODE=mode)
     nodes[0].put({run.input: b"[INFO]\n" * 1000})
     with (nodes[1].root / run.input).open("rb") as held:
         held.read(1)
         nodes[0].put({run.input: b"[WARN]\n" * 1000})
-        time.sleep(2)  # the kernel's own cache of attributes ends after one
+        time.sleep(2)  # the kernel caches attributes for one second
 
         totals = run.log_count()
 
@@ -340,7 +341,7 @@ def test_input_held_open(nodes: Nodes, run_dir: str, mode: str) -> None:
 # --- mounts that die
 
 
-# Stops a worker at a place, after it has passed it so many times, until it is told to go on.
+# Stops a worker at a call of a function, after `passes` calls, until the file `go` exists.
 HOLD = """
 import os, time
 def hold(name, after, passes):
@@ -365,8 +366,8 @@ def hold(name, after, passes):
     setattr(os, name, held)
 hold({name!r}, {after!r}, {passes})
 """
-# Where a worker stands when its mount dies, as the function it is in and whether that has been
-# done; and whether the mount is back when the worker goes on.
+# The place of a worker when its mount dies: a function, and whether the call has returned; and
+# whether the mount is back when the worker continues.
 MOMENTS = {
     "opened": ("open", True, False),
     "read": ("pread", True, True),
@@ -376,12 +377,12 @@ MOMENTS = {
 
 
 class KilledMount(Run):
-    """A run in which the mount dies at a moment of the first attempt of one worker."""
+    """A run in which the mount dies at a moment in the first attempt of one worker."""
 
     victim = moment = ""
 
     def attempt(self, node: Node, worker: str, start: Start) -> Outcome:
-        """Kill the mount at the moment, go on, and mount it anew."""
+        """Kill the mount at the moment, continue, and mount it again."""
         if worker != self.victim:
             return super().attempt(node, worker, start)
         self.victim = ""
@@ -403,7 +404,7 @@ class KilledMount(Run):
 
 
 def through_killed_mount(nodes: Nodes, run_dir: str, worker: str, moment: str) -> KilledMount:
-    """The pipeline of a worker whose mount dies at this moment; its result is right."""
+    """The pipeline of a worker with a mount that dies at this moment; its result is right."""
     run = KilledMount(nodes, run_dir)
     run.victim, run.moment = worker, moment
     if worker == "process":
@@ -418,8 +419,8 @@ def through_killed_mount(nodes: Nodes, run_dir: str, worker: str, moment: str) -
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("worker", ["split", "count", "process", "merge"])
 def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> None:
-    """The mount dies under a worker: exit 75, for a retry can mend it, and the retry does. One
-    that has published what it had to may say that it is done, and then it is."""
+    """The mount of a worker dies: exit 75, because a retry can fix it, and the retry succeeds. A
+    worker that has published its output may exit with 0, and its output is right."""
     run = through_killed_mount(nodes, run_dir, worker, moment)
 
     assert not run.victim
@@ -430,14 +431,14 @@ def test_mount_killed(nodes: Nodes, run_dir: str, worker: str, moment: str) -> N
 
 @pytest.mark.parametrize("worker", ["split", "count", "process", "merge"])
 def test_mount_dead_at_the_start(nodes: Nodes, run_dir: str, worker: str) -> None:
-    """A worker that starts on a dead mount ends with 75: on another node a retry goes through."""
+    """A worker that starts on a dead mount ends with 75: the retry on another node succeeds."""
     run = through_killed_mount(nodes, run_dir, worker, "before")
 
     assert run.codes.count(75) == 1
 
 
 class Chaos(Run):
-    """A run in which workers and mounts die at random moments, the last attempt apart."""
+    """A run in which workers and mounts die at random moments."""
 
     random = random.Random()
     kills = 0
@@ -461,8 +462,8 @@ class Chaos(Run):
 @CACHES
 @MODES
 def test_kills_during_log_count(nodes: Nodes, run_dir: str, mode: str) -> None:
-    """Right totals and outputs in spite of them, or, if each attempt of a step was hit, a failed
-    run; also where the last step removes what is no more needed."""
+    """Right totals and outputs in spite of kills, or a failed run if every attempt of a step was
+    killed; also if the last step removes this run's files."""
     run = Chaos(nodes, run_dir, writes=True, SPLIT_MODE=mode, CLEAN="true")
     run.random = random.Random(run_dir)
     nodes[1].put({run.input: sample(1)})
@@ -480,7 +481,7 @@ def test_kills_during_log_count(nodes: Nodes, run_dir: str, mode: str) -> None:
 
 @CACHES
 def test_kills_during_aggregation(nodes: Nodes, run_dir: str) -> None:
-    """The same for the aggregation."""
+    """The same as test_kills_during_log_count for the aggregation."""
     run = Chaos(nodes, run_dir, CLEAN="true")
     run.random = random.Random(run_dir)
     put_pieces(nodes[1], run, pieces(1))
@@ -494,20 +495,21 @@ def test_kills_during_aggregation(nodes: Nodes, run_dir: str) -> None:
     assert run.kills
 
 
-# --- pods that run late
+# --- late pods
 
 
-Place = tuple[str, bool, int]  # a function, whether it is done, and how often it was passed before
+# A function, whether the call has returned, and the number of calls before.
+Place = tuple[str, bool, int]
 Step = tuple[str, *tuple[object, ...]]
 
 
 class Held(Run):
-    """A run on one node, one worker of which is stopped at a place, and let go later."""
+    """A run on one node. One worker is stopped at a place, and continues later."""
 
     place: Place | None = None
 
     def attempt(self, node: Node, worker: str, start: Start) -> Outcome:
-        """Stop here, and tell so by an error of its own."""
+        """Stop at the place, and raise HeldError."""
         if not self.place:
             return super().attempt(node, worker, start)
         (name, after, passes), self.place = self.place, None
@@ -518,7 +520,7 @@ class Held(Run):
         raise HeldError
 
     def run_to(self, worker: str, place: Place, steps: Iterable[Step]) -> None:
-        """Run these steps up to the first of this worker, which stops at this place."""
+        """Run these steps up to the first step of this worker, which stops at this place."""
         for step, *arguments in steps:
             self.place = place if step == worker else None
             try:
@@ -534,14 +536,14 @@ class Held(Run):
         return self.step(worker, *arguments)
 
     def let_go(self) -> Outcome:
-        """Let it go on, to its end."""
+        """Let the worker continue to its end."""
         self.go.touch()
         with self.process as process:
             return finish(process)
 
 
 class HeldError(Exception):
-    """The worker stands where it was to stand."""
+    """The worker is stopped at its place."""
 
 
 # A last step renames the result, OUTPUT if there is one, the summary and the record into results/,
@@ -560,8 +562,8 @@ LATE = {
 
 
 def late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -> Held:
-    """An older run, one worker of which stands still on one node, while a newer run goes through on
-    the other, with another log in the place of the first."""
+    """An older run with a stopped worker on one node, while a newer run succeeds on the other node
+    with another log in place of the first."""
     old = Held([nodes[0]], run_dir, writes=True)
     nodes[0].put({old.input: sample(1)})
     old.run_to(worker, place, (("split",), ("count", 0), ("count", 1), ("merge",)))
@@ -574,8 +576,8 @@ def late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -> Hel
 
 @pytest.mark.parametrize(("worker", "place"), LATE.values(), ids=LATE)
 def test_late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -> None:
-    """It ends, or fails because its input is gone; the newer results stay, also where the steps
-    after it are done."""
+    """The late worker ends, or fails because its input is gone. The newer results stay, also after
+    the later steps of the older run."""
     old = late_log_count(nodes, run_dir, worker, place)
 
     outcome = old.let_go()
@@ -584,7 +586,7 @@ def test_late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -
     assert (old.totals(), old.output()) == (model([sample(2)]), sample(2))
     if worker == "merge":
         assert (outcome.code, " event=late " in outcome.words) == (0, True), outcome.words
-    if worker == "split":  # by hand its plan may now be the newest: right or refused
+    if worker == "split":  # by hand, its plan may be the newest now: right or refused
         with suppress(FailedError):
             Run(nodes[::-1], run_dir, by_hand=True).step("merge")
     if worker == "count":
@@ -595,8 +597,8 @@ def test_late_log_count(nodes: Nodes, run_dir: str, worker: str, place: Place) -
 
 
 def test_late_at_the_final_name(nodes: Nodes, run_dir: str) -> None:
-    """The older run has seen no newer one and is about to rename: it looks again after that, and
-    puts back what the newer has published meanwhile through the other node."""
+    """The older run has seen no newer run and is about to rename. After the rename it checks again,
+    and restores the result that the newer run has published meanwhile on the other node."""
     old = late_log_count(nodes, run_dir, "merge", FINAL_WITH_OUTPUT)
 
     outcome = old.let_go()
@@ -615,8 +617,8 @@ LATE_LEVELS = {
 
 @pytest.mark.parametrize(("worker", "place"), LATE_LEVELS.values(), ids=LATE_LEVELS)
 def test_late_aggregation(nodes: Nodes, run_dir: str, worker: str, place: Place) -> None:
-    """The same for the aggregation: of level 1 there is one, so an older run is refused, or it has
-    proven its own before the files were replaced."""
+    """The same for the aggregation. All runs share level 1, so an older run is refused, unless it
+    has proven its files before they were replaced."""
     old = Held([nodes[0]], run_dir, FILES=3, LEVEL=2)
     put_pieces(nodes[0], old, pieces(1))
     old.run_to(worker, place, (("process", 0, 1), ("process", 1, 1), ("merge", 2)))
@@ -638,12 +640,12 @@ def test_late_aggregation(nodes: Nodes, run_dir: str, worker: str, place: Place)
     assert new.joined() == b"".join(pieces(2))
 
 
-# --- storage that fails
+# --- failing storage
 
 
 @pytest.fixture
 def disk(bucket: Bucket) -> Iterator[Path]:
-    """A small disk of its own."""
+    """A small separate disk."""
     folder = bucket.folder / "disk"
     folder.mkdir()
     try:
@@ -657,7 +659,7 @@ def disk(bucket: Bucket) -> Iterator[Path]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Not a byte of room on the disk meanwhile."""
+    """Fill the disk during the context."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         while shutil.disk_usage(disk).free:
@@ -671,8 +673,8 @@ def full(disk: Path) -> Iterator[None]:
 @STAGES
 @MODES
 def test_full_disk(bucket: Bucket, disk: Path, run_dir: str, mode: str) -> None:
-    """A node whose mount has no room on its disk: every worker ends with 75 there, nothing of it
-    is to be seen on another node, and it goes through once there is room."""
+    """A node with a full disk for its mount: every worker ends with 75 there, another node sees
+    nothing of its output, and the worker succeeds after there is room."""
     small = f"tmpdir={disk},multipart_size=5,parallel_count=1"
     with bucket.node("a") as other, bucket.node("b", small) as node:
         run = Run([node], run_dir, SPLIT_MODE=mode)
@@ -693,14 +695,14 @@ def test_full_disk(bucket: Bucket, disk: Path, run_dir: str, mode: str) -> None:
         assert run.aggregate(2) == b"".join(pieces(1, 2))
 
 
-@pytest.mark.skipif(KIND != "s3fs", reason="seen on s3fs alone")
+@pytest.mark.skipif(KIND != "s3fs", reason="seen only on s3fs")
 @pytest.mark.xfail(
     strict=True, reason="after a full disk, s3fs serves zeros from the cache that use_cache keeps"
 )
 def test_full_disk_of_a_cache(bucket: Bucket, disk: Path, run_dir: str) -> None:
-    """A mount that keeps a cache of contents on a disk that was full. No worker can see it; our
-    volumes set no use_cache."""
-    for attempt in range(5):  # on a busy machine it does not happen every time
+    """A mount with a cache of contents on a disk that was full. No worker can notice it; the
+    bundle's volumes set no use_cache."""
+    for attempt in range(5):  # on a busy machine this does not happen every time
         cache = f"use_cache={disk}/cache{attempt},tmpdir={disk},multipart_size=5,parallel_count=1"
         with bucket.node("a") as other, bucket.node("b", cache) as node:
             run = Run([node], f"{run_dir}{attempt}")
@@ -714,7 +716,7 @@ def test_full_disk_of_a_cache(bucket: Bucket, disk: Path, run_dir: str) -> None:
 
 
 def names(node: Node, run_dir: str) -> set[str]:
-    """What the run directory has, hidden names apart."""
+    """The files of the run directory, without hidden names."""
     files = chain.from_iterable(
         (os.path.join(folder, name) for name in found)
         for folder, _, found in os.walk(node.root / run_dir)
@@ -723,7 +725,7 @@ def names(node: Node, run_dir: str) -> set[str]:
 
 
 def test_server_fails(bucket: Bucket, run_dir: str) -> None:
-    """A server that answers 503 for longer than the mount tries: exit 75, and a retry is right."""
+    """A server answers 503 for longer than the mount retries: exit 75, and a retry is right."""
     with bucket.node("a", FEW_RETRIES) as node:
         run = Run([node], run_dir)
         node.put({run.input: sample(1)})

@@ -1,4 +1,4 @@
-"""The page of a run: what it says, and how it looks in a browser."""
+"""The page of a run: its content, and its display in a browser."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LONG = "x" * 3000
 WIDTHS = 1280, 400
 Browse = Callable[..., subprocess.CompletedProcess[str]]
 
-# Shows a page in a frame of some width (a window has at least 500 pixels), and says in its title
-# which elements hold more than they show.
+# Shows a page in a frame of some width (a window has at least 500 pixels). Its title lists the
+# elements with cut-off text.
 FRAME = """<title></title>
 <iframe width="%d" height="900" style="border:0" srcdoc="%s"></iframe>
 <script>
@@ -42,8 +42,8 @@ onload = () => {
 }</script>"""
 
 
-def told(second: float, seconds: float, **more: object) -> dict[str, object]:
-    """What a record says of who has made it."""
+def maker(second: float, seconds: float, **more: object) -> dict[str, object]:
+    """The fields of a record about its maker: run, pod, node, attempt and times."""
     start = START + second
     times = {"start": records.utc(start), "end": records.utc(start + seconds)}
     return {
@@ -57,11 +57,11 @@ def told(second: float, seconds: float, **more: object) -> dict[str, object]:
 
 
 def page_of(parts: int, failed: int = 0, name: str = "") -> str:
-    """A page over some parts, of which every tenth is five times as slow."""
+    """A page about some parts; every tenth part is slow."""
     found = Report("a")
     for part in range(parts):
         seconds = 2 + part % 7 + 30 * (part % 10 == 9)
-        found.add(str(part), 10_000_000, told(part // 50, seconds, attempt=1 + part % 10 // 9))
+        found.add(str(part), 10_000_000, maker(part // 50, seconds, attempt=1 + part % 10 // 9))
     for number in range(failed):
         found.fail(f"in/{name}{number}", 1, f"cannot read it {name}")
     facts = {"input": f"in/{name}", "mode": "range", "parts": parts}
@@ -90,9 +90,8 @@ class Texts(HTMLParser):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_one_small_file(size: str) -> None:
-    """Whatever the run: less than 1 MiB, a bounded list of everything, and nothing from
-    elsewhere."""
+def test_page_is_one_small_file(size: str) -> None:
+    """The page of any run has less than 1 MiB, bounded lists, and loads no other file."""
     parts, failed, name = SIZES[size]
     page = page_of(parts, failed, name)
     assert page.startswith(MARK)
@@ -102,7 +101,7 @@ def test_it_is_one_small_file(size: str) -> None:
     )
     rows = Texts(page).tags.count("tr")
     assert rows <= 3 + 2 + min(parts, SLOWEST) + min(failed, FAILED)
-    # A bar per part, or per moment and bin: then as many as of any other number.
+    # A bar per part. For many parts, a bar per moment and bin: a bounded number.
     bars = Texts(page).tags.count("rect")
     assert parts <= bars if parts <= BARS else bars < BARS
 
@@ -110,26 +109,26 @@ def test_it_is_one_small_file(size: str) -> None:
 @given(
     st.text(min_size=1), st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 )
-def test_any_text(name: str, said: str, total: float) -> None:
-    """What users and programs have said is text: it makes no tag."""
+def test_any_text(name: str, text: str, total: float) -> None:
+    """Text of users and programs stays text: it makes no tag."""
     found = Report("a")
-    found.add("0", 1, told(0, 1, pod=name, node=said))
-    found.fail(name, 1, said)
-    page = b"".join(found.page(said, {"input": name}, {name: total}, 1)).decode()
+    found.add("0", 1, maker(0, 1, pod=name, node=text))
+    found.fail(name, 1, text)
+    page = b"".join(found.page(text, {"input": name}, {name: total}, 1)).decode()
     plain = Report("a")
-    plain.add("0", 1, told(0, 1, pod="x", node="x"))
+    plain.add("0", 1, maker(0, 1, pod="x", node="x"))
     plain.fail("x", 1, "x")
     like = b"".join(plain.page("x", {"input": "x"}, {"x": 1}, 1)).decode()
     assert sorted(Texts(page).tags) == sorted(Texts(like).tags)
     assert shown(name)[:200] in page
 
 
-def test_what_it_says() -> None:
-    """Totals, times, the slowest with pod and node, attempts, parts of other runs, failures."""
+def test_content() -> None:
+    """The page has totals, times, the slowest parts with pod and node, attempts and failures."""
     found = Report("a")
-    found.add("0", 5_000_000, told(0, 2))
-    found.add("1", 5_000_000, told(1, 10, pod="slow-pod", node="slow-node", attempt=3))
-    found.add("2", 5_000_000, told(0, 99, run="b"))
+    found.add("0", 5_000_000, maker(0, 2))
+    found.add("1", 5_000_000, maker(1, 10, pod="slow-pod", node="slow-node", attempt=3))
+    found.add("2", 5_000_000, maker(0, 99, run="b"))
     found.add("3", 5_000_000, {"run": "a", "pod": "p"})
     found.fail("in/bad.png", 7, "no picture")
     page = b"".join(found.page("Proven.", {"input_bytes": 1234567}, {"INFO": 12345}, 1)).decode()
@@ -146,8 +145,8 @@ def test_what_it_says() -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_every_run_has_one(volume: Volume) -> None:
-    """Of both pipelines, in results/ and beside the result."""
+def test_every_run_has_a_page(volume: Volume) -> None:
+    """Each pipeline writes its page to results/ and next to the result."""
     volume.write(INPUT, b"INFO\n" * 100)
     run = volume.having(NUM_PARTS=4, **RUN)
     run.log_count()
@@ -165,25 +164,25 @@ def test_every_run_has_one(volume: Volume) -> None:
     assert "file 1 of level 3" in text
 
 
-def test_how_many_at_once() -> None:
-    """Beyond BARS parts: one after the other is one at a time, however short they are."""
+def test_parallel_parts() -> None:
+    """With more than BARS parts, the page counts parallel parts: 1 if they run one by one."""
     for at_once in (1, 7):
         found = Report("a")
         for part in range(2000):
-            found.add(str(part), 1, told(part // at_once, 0.99))
+            found.add(str(part), 1, maker(part // at_once, 0.99))
         page = b"".join(found.page("Proven.", {})).decode()
         assert f"at each moment: {at_once} at most" in page
 
 
 def echo(part: Part) -> None:
-    """Write what is read."""
+    """Write the bytes of a part unchanged."""
     for piece in part.pieces():
         part.write(piece)
 
 
 @pytest.mark.usefixtures("storage")
 def test_both_pipelines_in_one_run(volume: Volume) -> None:
-    """Each has its page, and each last step can run again after the files between are gone, also
+    """Each pipeline has its page. Each last step can run again without the intermediate files, and
     without its page."""
     volume.write(INPUT, b"INFO\n" * 100)
     run = volume.having(NUM_PARTS=2, CLEAN="true", MAP_SETTINGS="1", **RUN)
@@ -201,8 +200,8 @@ def test_both_pipelines_in_one_run(volume: Volume) -> None:
 
 @pytest.mark.folder
 @pytest.mark.usefixtures("storage")
-def test_a_link_of_the_users(volume: Volume) -> None:
-    """It stays, wherever it leads."""
+def test_a_users_link_stays(volume: Volume) -> None:
+    """A user's link with the name of the page stays, and so does its target."""
     volume.write(INPUT, b"INFO\n" * 100)
     volume.write("mine.html", MARK.encode())
     (volume.root / REPORT).symlink_to("mine.html")
@@ -214,7 +213,7 @@ def test_a_link_of_the_users(volume: Volume) -> None:
 
 @pytest.mark.usefixtures("storage")
 def test_the_newest_run_has_the_final_name(volume: Volume) -> None:
-    """A late run, and one whose page fails, leave no page of another run there as theirs."""
+    """A late run keeps the newer page. A run with a failed page removes the older page."""
     volume.write(INPUT, b"INFO\n" * 100)
     older = volume.having(NUM_PARTS=2, **RUN)
     newer = volume.having(NUM_PARTS=2, RUN_ID="b", RUN_STARTED=int(START) + 1)
@@ -231,8 +230,8 @@ def test_the_newest_run_has_the_final_name(volume: Volume) -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_a_file_of_the_users(volume: Volume) -> None:
-    """A file with the page's name that no run has made stays, and the run is right."""
+def test_a_users_file_stays(volume: Volume) -> None:
+    """A user's file with the name of the page stays, and the run succeeds."""
     volume.write(INPUT, b"INFO\n" * 100)
     volume.write(REPORT, b"<!doctype html>mine")
     run = volume.having(NUM_PARTS=2, **RUN)
@@ -245,10 +244,12 @@ def test_a_file_of_the_users(volume: Volume) -> None:
 
 @pytest.fixture(scope="session")
 def browse() -> Browse:
-    """Opens a page in a headless Chromium."""
+    """Open a page in a headless Chromium."""
     program = shutil.which("chromium")
     if not program:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("chromium is not there")
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            "chromium must be installed"
+        )
 
     def run(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -266,7 +267,7 @@ def browse() -> Browse:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_in_a_browser(size: str, tmp_path: Path, browse: Browse) -> None:
-    """No error in the console, and no text that is cut off, in a wide window and a narrow one."""
+    """The console has no error, and no text is cut off in a wide and in a narrow window."""
     page, frame = tmp_path / "report.html", tmp_path / "frame.html"
     page.write_text(page_of(*SIZES[size]))
     assert "CONSOLE" not in browse(page, f"--screenshot={tmp_path}/page.png").stderr
@@ -277,8 +278,8 @@ def test_in_a_browser(size: str, tmp_path: Path, browse: Browse) -> None:
         assert json.loads(html.unescape(title)) == {"width": width, "cut": []}
 
 
-def test_the_browser_tells(tmp_path: Path, browse: Browse) -> None:
-    """The test above can fail: by what a page is not allowed to load, and by a text that is cut."""
+def test_the_browser_finds_errors(tmp_path: Path, browse: Browse) -> None:
+    """test_in_a_browser can fail: by a forbidden load of a page, and by a cut-off text."""
     page, frame = tmp_path / "report.html", tmp_path / "frame.html"
     page.write_text(page_of(5) + '<img src="https://example.com/x.png">')
     assert "CONSOLE" in browse(page, "--dump-dom").stderr

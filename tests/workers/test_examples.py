@@ -221,4 +221,4 @@ def test_scenarios(tmp_path: Path) -> None:
     assert set(failed) == set(BROKEN)
     for line in failed.values():
         assert (line["exit"], line["tries"]) == (2, 1)
-        assert "this is no scenario" in line["said"]
+        assert "stdin must be a scenario, got" in line["said"]
