@@ -90,9 +90,7 @@ def test_strict_template_referencing(volume: Volume, log: bytes, checkout: Path)
 
     until("a refusal", 120, refused)
     version = tuple(map(int, re.findall(r"v(\d+)\.(\d+)\.(\d+)", argo("version", "--short"))[0]))
-    if version >= (4, 0, 5) or (3, 7, 14) <= version < (
-        4,
-    ):  # older versions accept these fields: see README
+    if version >= (4, 0, 5) or (3, 7, 14) <= version < (4,):  # older versions: see README
         ended = {field: create(**spec).wait()["status"] for field, spec in CHANGES.items()}  # type: ignore[arg-type]
         for field, status in ended.items():
             assert status["phase"] == "Error"
