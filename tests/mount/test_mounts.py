@@ -325,7 +325,7 @@ def test_plan_replaced(nodes: Nodes, run_dir: str, *, by_hand: bool) -> None:
 @MODES
 def test_input_held_open(nodes: Nodes, run_dir: str, mode: str) -> None:
     """An input is replaced while a process of the node has it open, and a new run starts there. No
-    worker can notice it; the README's rule is a new name for new content."""
+    worker can notice it; the rule of guarantees.md is a new name for new content."""
     run = Run([nodes[1]], run_dir, SPLIT_MODE=mode)
     nodes[0].put({run.input: b"[INFO]\n" * 1000})
     with (nodes[1].root / run.input).open("rb") as held:

@@ -1,4 +1,4 @@
-"""The number of requests and bytes per worker, as in the README."""
+"""The number of requests and bytes per worker, as in manifests/docs/storage.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public API for custom steps. README.md, "A custom map", has examples."""
+"""The public API for custom steps. programs.md has examples."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Command: runs a user's program as a map, for a group of files or as the last step.
 
-README.md, "Any program", documents what a program receives and how its end is judged. The inputs
-are its stdin or files. The output is its stdout or the file {output}.
+programs.md documents the input of a program, and when its end is a success. The inputs are its
+stdin or files. The output is its stdout or the file {output}.
 """
 
 from __future__ import annotations

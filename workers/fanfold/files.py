@@ -1,7 +1,7 @@
 """Files: the frame of a map in mode files, which maps each file of a part by itself.
 
 A failed file does not end its part. The part's output has a line of JSON per file, and
-outputs.jsonl has the lines of all parts. README.md, "Files as items", has a sample.
+outputs.jsonl has the lines of all parts. items.md has a sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plan, which split commits and every other step reads, and its format in plan.json.
 
-README.md, "Files", has a sample. The plan's id is a digest of the inputs, their versions, the mode
-and the cuts. cuts.py chooses the cuts.
+files.md has a sample. The plan's id is a digest of the inputs, their versions, the mode and the
+cuts. cuts.py chooses the cuts.
 """
 
 from __future__ import annotations

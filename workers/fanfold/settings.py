@@ -1,4 +1,4 @@
-"""Settings: reads and checks environment variables. README.md, "Settings", lists all of them."""
+"""Settings: reads and checks environment variables. settings.md lists them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fanfold.parallel import MAX_LANES
 from fanfold.part_ids import MAX_PARTS
 
 SCHEME = "oss://"  # the beginning of a WORK_DIR in a bucket
-MAX_INPUTS = 500_000  # files of INPUT; README.md, "Settings", documents the memory per file
+MAX_INPUTS = 500_000  # files of INPUT; settings.md has the memory per file
 MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: the limit of Linux
 MAX_PODS = 18_000  # the longest ids of these pods fit in the 256 KiB that Argo reads
 SUFFIX = ".txt"  # of the files of levels
