@@ -165,14 +165,14 @@ def display(label: str, count: int, size: int) -> Iterator[Callable[[int, int], 
         known = f"{amount(read)} of {amount(size)}, {amount(rate)}/s, " if size else ""
         return f"{known}{ended} of {count} workers"
 
-    def tell(ended: int, read: int) -> None:
+    def report(ended: int, read: int) -> None:
         nonlocal shown_at
         if (now := time.monotonic()) >= shown_at + LINE:
             shown_at = now
             click.echo(f"{label}: {words(ended, read)}", err=True)
 
     if not sys.stderr.isatty():
-        yield tell
+        yield report
         return
     with click.progressbar(
         length=size or count, label=label, item_show_func=str, file=sys.stderr,

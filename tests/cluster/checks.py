@@ -61,7 +61,7 @@ def _package_problems() -> list[str]:
 def go_problems() -> list[str]:
     """The problems of Go, for a build of programs."""
     wanted = ".".join(map(str, GO_MINIMUM))
-    remedy = f"install Go {wanted} or newer (https://go.dev/doc/install) and put it on the PATH."
+    remedy = f"install Go {wanted} or newer (https://go.dev/doc/install) and add it to the PATH."
     if not shutil.which("go"):
         return [f"Go must be installed to build {', '.join(builds.missing())}: {remedy}"]
     asked = ["go", "env", "GOVERSION", "GOTOOLCHAIN"]

@@ -96,7 +96,7 @@ def test_bad_input(log: bytes, parameters: dict[str, str], sentence: str) -> Non
     assert sentence in " ".join(argo("get", run.name, "--no-color").split())
 
 
-def test_parameters_arrive_as_given(volume: Volume) -> None:
+def test_parameters_arrive_unchanged(volume: Volume) -> None:
     """Keywords, input and run directory reach the workers unchanged, also with a $."""
     words = ("US$$", "$", "$(WORK_DIR)", '"q"', "it's", "\\ a")
     content = b'US$$ and $(WORK_DIR) "q" it\'s \\ all\n' * 20

@@ -313,8 +313,8 @@ def as_model(found: Tree) -> Tree:
     """Return results without the heads of own_map.py or ATTEMPT. Check that they have one attempt
     of every part, and that the totals have its numbers."""
     plain = {name: data and re.sub(rb"\[\w+\.\d{15}\]", b"", data) for name, data in found.items()}
-    if told := found.get("outputs.jsonl"):
-        return {**plain, "outputs.jsonl": b"".join(map(as_line, told.splitlines()))}
+    if outcomes := found.get("outputs.jsonl"):
+        return {**plain, "outputs.jsonl": b"".join(map(as_line, outcomes.splitlines()))}
     output = found.get("result.out")
     if output is None:
         return plain

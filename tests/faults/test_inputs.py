@@ -52,7 +52,7 @@ def in_place(path: Path, data: bytes) -> None:
     set_time(path, old)
 
 
-def put_in_place(path: Path, data: bytes) -> None:
+def move_in_place(path: Path, data: bytes) -> None:
     """Replace a file by another with the old time, as `cp -p`, `rsync -t` and `tar` do."""
     old = path.stat()
     other = path.with_name(".other")
@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[Make, Put]] = {
 }
 OLD_TIMES: dict[str, tuple[Make, Put]] = {
     "in place": (lambda inputs: inputs[SAME], in_place),
-    "put in place": (lambda inputs: inputs[SAME], put_in_place),
+    "moved in place": (lambda inputs: inputs[SAME], move_in_place),
 }
 
 

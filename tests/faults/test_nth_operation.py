@@ -210,14 +210,14 @@ def visible(volume: Volume) -> Tree:
         for path in volume.run_dir.rglob("*")
         if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REPORT)
     }
-    told = b"".join(data for data in there.values() if data.startswith(b'{"digest":'))
-    for name, size in re.findall(rb'\["([^"]+)",(\d+),"', told):
-        cleaned = b'"finals"' in told and not name.startswith(b"results/")
+    records = b"".join(data for data in there.values() if data.startswith(b'{"digest":'))
+    for name, size in re.findall(rb'\["([^"]+)",(\d+),"', records):
+        cleaned = b'"finals"' in records and not name.startswith(b"results/")
         assert cleaned or name.endswith(REPORT.encode()) or len(there[name]) == int(size)
     return {
         VARIES.sub(b"", name).decode(): VARIES.sub(b"", data)
         for name, data in there.items()
-        if name in told or not re.search(rb"-[0-9a-f]{16}(\.txt)?$", name)
+        if name in records or not re.search(rb"-[0-9a-f]{16}(\.txt)?$", name)
     }
 
 

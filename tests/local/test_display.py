@@ -37,20 +37,20 @@ def test_bytes_and_rate(tmp_path: Path, terminal: bool) -> None:
     )  # fmt: skip
     os.close(theirs)
     pattern = r"map: " * (not terminal) + r"400\.0 kB of 1\.0 MB, [\d.]+ [kM]?B/s, 0 of 1 workers"
-    said = ""
+    output = ""
     try:
         while piece := os.read(ours, 1 << 16):
-            said += piece.decode()
-            if re.search(pattern, said):
+            output += piece.decode()
+            if re.search(pattern, output):
                 go.touch()
     except OSError:  # the error at the end of a terminal
         assert terminal
     os.close(ours)
 
     assert b"result.out\nreport: " in process.communicate(timeout=60)[0]
-    assert re.search(pattern, said), said
+    assert re.search(pattern, output), output
     assert process.returncode == 0
-    shown = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", said)
+    shown = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", output)
     assert max(map(len, re.split(r"[\r\n]", shown))) <= 80
 
 

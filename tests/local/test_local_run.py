@@ -145,13 +145,13 @@ def test_files_that_fail(tmp_path: Path) -> None:
 
 
 def test_a_name_with_an_at(tmp_path: Path) -> None:
-    """A file with a name that begins with @ is not a list if its path is given."""
+    """A file with a name that begins with @ is not a list if INPUT is its path."""
     (tmp_path / "@x").write_text("INFO\n")
     (tmp_path / "x").write_text("none\n")
     run = start(tmp_path / "local", "log-count", "--input", "./@x", "--mode", "files", cwd=tmp_path)
-    code, said, words = finish(run)
+    code, output, words = finish(run)
     assert code == 0, words
-    assert "1 files, 0 failed" in said
+    assert "1 files, 0 failed" in output
 
 
 def test_runs_leave_what_does_not_grow(tmp_path: Path) -> None:
@@ -194,14 +194,14 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     future = f"import runpy, time; time.time_ns = lambda: {later}; RUN = {RUNNER!r}"
     program = ("-c", f"{future}; runpy.run_path(RUN, run_name='__main__')")
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "workers")}
-    said = []
+    ended = []
     for lines, runner in ((10, program), (20, (RUNNER,))):
         log.write_text("INFO\n" * lines)
         arguments = ("log-count", "--input", str(log))
-        said.append(finish(start(tmp_path, *arguments, program=runner, environ=environ)))
+        ended.append(finish(start(tmp_path, *arguments, program=runner, environ=environ)))
 
-    assert [output.split()[1] for _, output, _ in said] == ["10", "20"]
-    assert ["of a run with a later start" in words for *_, words in said] == [False, True]
+    assert [output.split()[1] for _, output, _ in ended] == ["10", "20"]
+    assert ["of a run with a later start" in words for *_, words in ended] == [False, True]
     assert result(tmp_path)["INFO"] == 10
 
 
@@ -573,10 +573,10 @@ def test_a_bucket_without_keys(tmp_path: Path, fake: FakeOSS) -> None:
     bare = {**keys(fake), "OSS_ACCESS_KEY_ID": "", "OSS_ACCESS_KEY_SECRET": ""}
     wrong = {**keys(fake), "OSS_ACCESS_KEY_SECRET": "a-wrong-one"}
 
-    for environ, said in ((bare, "no credentials for OSS"), (wrong, "SignatureDoesNotMatch")):
+    for environ, sentence in ((bare, "no credentials for OSS"), (wrong, "SignatureDoesNotMatch")):
         code, output, words = finish(start(tmp_path, *arguments, environ=environ))
         assert (code, output, words.count("\n")) == (2, "", 1)
-        assert said in words
+        assert sentence in words
         assert "a-wrong-one" not in words
 
 

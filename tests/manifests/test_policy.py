@@ -134,7 +134,7 @@ AS_GIVEN = r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\
 
 
 @checks
-def test_parameters_arrive_as_given() -> Iterator[Check]:
+def test_parameters_arrive_unchanged() -> Iterator[Check]:
     """Each $ of a parameter is doubled: kubelet replaces $$ by $ and $(NAME) by a variable."""
     for build, name, container in workers():
         for variable, value in environment(container).items():

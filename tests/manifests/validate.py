@@ -24,7 +24,7 @@ OURS = "app.kubernetes.io/part-of"
 # Without the checks that compare the bundle's components with each other.
 POLICY = (
     *(test_policy.test_containers, test_policy.test_pods, test_policy.test_workers),
-    *(test_policy.test_parameters_arrive_as_given, test_policy.test_retries),
+    *(test_policy.test_parameters_arrive_unchanged, test_policy.test_retries),
     test_policy.test_simple_tags_hold_no_text_of_users,
     test_policy.test_parts_do_not_wait_for_each_other_to_fail,
     *(test_policy.test_reclaim, test_policy.test_metadata, test_policy.test_rights),

@@ -211,10 +211,10 @@ def test_what_is_not_there(volume: Volume) -> None:
             "OSS_SESSION_TOKEN": "",
         },
     }
-    for (worker, said), wrong in refusals.items():
+    for (worker, sentence), wrong in refusals.items():
         outcome = volume.run(worker, **wrong)
         assert (outcome.code, outcome.output) == (2, ""), outcome.words
-        assert said in outcome.words
+        assert sentence in outcome.words
         assert "a-secret" not in outcome.words
 
     outcome = volume.run("count", PART_ID=0)

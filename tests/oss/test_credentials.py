@@ -223,9 +223,9 @@ def test_sts_goes_down(rrsa: Volume, fake: FakeOSS, clock: Clock) -> None:
 )
 def test_refused(rrsa: Volume, fake: FakeOSS, setting: str, value: str, words: str) -> None:
     """Errors that the operator must fix: 2, without a retry."""
-    code, said = refused(rrsa.having(**{setting: value}))
+    code, message = refused(rrsa.having(**{setting: value}))
     assert code == 2
-    assert re.search(words, said)
+    assert re.search(words, message)
     assert asked(fake, "AssumeRoleWithOIDC") <= 1
 
 

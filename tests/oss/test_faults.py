@@ -312,7 +312,7 @@ def keyed(bucket: Volume, fake: FakeOSS, tmp_path: Path) -> Iterator[Volume]:
     KEYS.allows = lambda operation, bucket, key: True
 
 
-def said(volume: Volume, **settings: object) -> tuple[int, str]:
+def failed_split(volume: Volume, **settings: object) -> tuple[int, str]:
     """Return the exit code and the message of a split. No output may contain a key."""
     volume = volume.having(**settings)
     outcome = volume.run("split")
@@ -373,7 +373,7 @@ ISSUED = "set the value as it was issued"
 )  # fmt: skip
 def test_settings(keyed: Volume, setting: str, value: str, words: str) -> None:
     """Each ends with 2 and a message that names the setting and a remedy, without a retry."""
-    code, sentence = said(keyed, **{setting: value})
+    code, sentence = failed_split(keyed, **{setting: value})
     assert code == 2, sentence
     assert re.search(words, sentence), sentence
     if words in (URL, NAME, REGION, ISSUED):
@@ -386,7 +386,7 @@ def test_settings(keyed: Volume, setting: str, value: str, words: str) -> None:
 def test_other_region(keyed: Volume, fake: FakeOSS) -> None:
     """A bucket of another region: OSS returns its endpoint."""
     fake.add_bucket("far-away", region="cn-beijing")
-    code, sentence = said(keyed, WORK_DIR="oss://far-away/x")
+    code, sentence = failed_split(keyed, WORK_DIR="oss://far-away/x")
     assert code == 2
     assert "OSS_ENDPOINT must be oss-cn-beijing.aliyuncs.com for this bucket, got " in sentence
 
@@ -399,7 +399,7 @@ def test_rights(keyed: Volume, fake: FakeOSS, operation: str) -> None:
     """A missing permission: 2 without a retry, and the message names the object."""
     KEYS.allows = lambda asked, bucket, key: asked != operation
     with small():
-        code, sentence = said(keyed, NUM_PARTS=1)
+        code, sentence = failed_split(keyed, NUM_PARTS=1)
     assert code == 2
     assert re.search(
         r"oss://bucket/volume\d+/.* AccessDenied: .*grant the key or the role access", sentence
@@ -424,9 +424,9 @@ def test_a_missing_right_is_no_failure_of_files(keyed: Volume, denied: str) -> N
 def test_expired(keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch) -> None:
     """An expired token, and a wrong clock."""
     monkeypatch.setattr(KEYS, "expires", 1.0)
-    assert said(keyed)[0] == 2
+    assert failed_split(keyed)[0] == 2
     monkeypatch.setattr(fake.service, "clock", lambda: 1e9)
-    code, sentence = said(keyed)
+    code, sentence = failed_split(keyed)
     assert (code, "correct the node's clock" in sentence) == (2, True)
 
 
@@ -447,7 +447,7 @@ def test_no_such_host(
     if error:
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(retries, "PAUSES", (0, 0))
-    found, sentence = said(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
+    found, sentence = failed_split(keyed, OSS_ENDPOINT="http://127.0.0.1:1")
     assert found == code, sentence
     assert re.search("OSS_ENDPOINT .*http://127.0.0.1:1", sentence)
     assert ("or set OSS_CNAME=true for the bucket's own domain" in sentence) == (code == 2)
@@ -480,7 +480,7 @@ CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]
 
 @pytest.mark.parametrize("status", [403, 404, 503])
 @pytest.mark.parametrize("code", CODES)
-def test_no_key_is_said(
+def test_no_message_has_a_key(
     keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """OSS answers with anything, also cut off, and its answers contain keys: no worker prints
@@ -500,4 +500,4 @@ def test_no_key_is_said(
 
             with monkeypatch.context() as patch:
                 patch.setattr(fake.service, "answer", refuse)
-                assert said(keyed)[0] in (2, 75)
+                assert failed_split(keyed)[0] in (2, 75)

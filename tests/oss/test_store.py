@@ -476,7 +476,7 @@ def test_writer_that_fails(bucket: Volume, length: int, error: type[BaseExceptio
 
 
 @pytest.mark.parametrize("operation", ["InitiateMultipartUpload", "UploadPart", "PutObject"])
-def test_writer_whose_answers_are_lost(bucket: Volume, fake: FakeOSS, operation: str) -> None:
+def test_writer_with_lost_answers(bucket: Volume, fake: FakeOSS, operation: str) -> None:
     """Each request is retried. An upload with a lost id is aborted."""
     with pieces_of(16):
         store, _ = stores(bucket)
@@ -488,7 +488,7 @@ def test_writer_whose_answers_are_lost(bucket: Volume, fake: FakeOSS, operation:
         assert not fake.bucket().uploads
 
 
-def test_writer_whose_completion_is_lost(bucket: Volume, fake: FakeOSS) -> None:
+def test_writer_with_a_lost_completion(bucket: Volume, fake: FakeOSS) -> None:
     """The written data is gone from memory, but the object exists: it is accepted."""
     with pieces_of(16):
         store, _ = stores(bucket)
@@ -502,7 +502,7 @@ def test_writer_whose_completion_is_lost(bucket: Volume, fake: FakeOSS) -> None:
 
 @pytest.mark.parametrize("moment", ["before a part", "before the end"])
 @pytest.mark.parametrize("there", [None, b"of another"])
-def test_writer_whose_upload_was_ended(
+def test_writer_with_an_ended_upload(
     bucket: Volume, fake: FakeOSS, moment: str, there: bytes | None
 ) -> None:
     """By a rule of the bucket, or by hand: the message asks for another attempt, and an existing

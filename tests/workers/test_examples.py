@@ -107,9 +107,9 @@ def test_filter(tmp_path: Path) -> None:
     """Lines with ERROR become JSON Lines, in the order of the log."""
     (tmp_path / "log").write_bytes(log := b"".join(log_lines()))
 
-    code, said = run_here("filter", tmp_path / "log", tmp_path / "runs")
+    code, words = run_here("filter", tmp_path / "log", tmp_path / "runs")
 
-    assert code == 0, said
+    assert code == 0, words
     assert result(tmp_path / "runs", "result.out") == model_of_filter(log)
 
 
@@ -121,9 +121,9 @@ def test_sort(tmp_path: Path) -> None:
     for number in range(64):
         (tmp_path / f"files/{number}.txt").write_bytes(b"".join(lines[number::64]))
 
-    code, said = run_here("sort", tmp_path / "files", tmp_path / "runs")
+    code, words = run_here("sort", tmp_path / "files", tmp_path / "runs")
 
-    assert code == 0, said
+    assert code == 0, words
     assert result(tmp_path / "runs", "aggregation-demo/result.txt") == b"".join(sorted(lines))
 
 
@@ -135,9 +135,9 @@ def test_pictures(tmp_path: Path, fan_in: str) -> None:
     for number, tile in enumerate(tiles()):
         (tmp_path / f"files/{number}.png").write_bytes(tile)
 
-    code, said = run_here("pictures", tmp_path / "files", tmp_path / "runs", fanIn=fan_in)
+    code, words = run_here("pictures", tmp_path / "files", tmp_path / "runs", fanIn=fan_in)
 
-    assert code == 0, said
+    assert code == 0, words
     made = pixels(result(tmp_path / "runs", "aggregation-demo/result.txt"))
     shown = pixels((RUNS / "pictures.png").read_bytes())
     assert (made == shown) == (fan_in == "8")
@@ -147,17 +147,17 @@ def test_simulations(tmp_path: Path) -> None:
     """Each of 1,000 seeds is in the result once, in order, although the program fails for ten of
     them."""
     (tmp_path / "seeds").write_bytes(SEEDS)
-    said = []
+    attempts = []
 
     for _ in range(11):
         code, words = run_here("simulations", tmp_path / "seeds", tmp_path / "runs")
-        said.append(words)
+        attempts.append(words)
         if not code:
             break
 
-    assert len(said) > 1
-    assert "no luck with seed" in said[0]
-    assert code == 0, said[-1]
+    assert len(attempts) > 1
+    assert "no luck with seed" in attempts[0]
+    assert code == 0, attempts[-1]
     assert result(tmp_path / "runs", "result.out") == model_of_simulations()
 
 
@@ -165,9 +165,9 @@ def test_compressed_logs(tmp_path: Path) -> None:
     """The counts of 40 compressed logs are equal to the counts of zgrep."""
     logs = write(tmp_path / "logs", compressed_logs())
 
-    code, said = run_here("compressed-logs", logs / "*.gz", tmp_path / "runs")
+    code, words = run_here("compressed-logs", logs / "*.gz", tmp_path / "runs")
 
-    assert code == 0, said
+    assert code == 0, words
     counts = json.loads(result(tmp_path / "runs", "result.json"))
     assert set(counts) == {"INFO", "WARN", "ERROR", "DEBUG"}
     for word, count in counts.items():
@@ -188,10 +188,10 @@ def test_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "photos", photos() | DAMAGED)
     thumbnails = tmp_path / "runs"
 
-    code, said = run_here("thumbnails", source / "*.png", thumbnails)
+    code, words = run_here("thumbnails", source / "*.png", thumbnails)
 
-    assert code == 0, said
-    assert f"200 files, {len(DAMAGED)} failed" in said
+    assert code == 0, words
+    assert f"200 files, {len(DAMAGED)} failed" in words
     found = outputs(thumbnails)
     assert {name for name, line in found.items() if line["exit"] != 0} == set(DAMAGED)
     assert all("image" in found[name]["said"] for name in DAMAGED)
@@ -199,9 +199,9 @@ def test_thumbnails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls.unlink()
     write(source, {name: photos()[name] for name in DAMAGED})
-    code, said = run_here("thumbnails", source / "*.png", thumbnails)
+    code, words = run_here("thumbnails", source / "*.png", thumbnails)
 
-    assert code == 0, said
+    assert code == 0, words
     assert sorted(calls.read_text().split()) == [str(source / name) for name in sorted(DAMAGED)]
     found = outputs(thumbnails)
     assert list(found) == list(photos())
@@ -213,9 +213,9 @@ def test_scenarios(tmp_path: Path) -> None:
     """Passed and failed scenarios are added up. Invalid scenarios are named."""
     source = write(tmp_path / "scenarios", scenarios())
 
-    code, said = run_here("scenarios", f"{source}/", tmp_path / "runs")
+    code, words = run_here("scenarios", f"{source}/", tmp_path / "runs")
 
-    assert code == 0, said
+    assert code == 0, words
     assert json.loads(result(tmp_path / "runs", "result.out")) == model_of_scenarios()
     failed = {name: line for name, line in outputs(tmp_path / "runs").items() if line["exit"] != 0}
     assert set(failed) == set(BROKEN)

@@ -48,14 +48,14 @@ def job(volume: Volume, files: Mapping[str, bytes], **settings: object) -> Volum
     return volume.having(**{"SPLIT_MODE": "files", "INPUT": "in/", "NUM_PARTS": 2, **settings})
 
 
-def told(how: How, settings: Mapping[str, object]) -> dict[str, object]:
+def with_map(how: How, settings: Mapping[str, object]) -> dict[str, object]:
     """Return the settings, and for a custom map also MAP_SETTINGS."""
     return {**settings} if isinstance(how, str) else {"MAP_SETTINGS": "a test", **settings}
 
 
 def mapped(job: Volume, how: How, part: object, **settings: object) -> Outcome:
     """Map a part with count.py, map.py or a function."""
-    settings = told(how, settings)
+    settings = with_map(how, settings)
     if isinstance(how, str):
         return job.run(how, PART_ID=part, **settings)
     return job.run_map(how, part, **settings)
@@ -63,7 +63,7 @@ def mapped(job: Volume, how: How, part: object, **settings: object) -> Outcome:
 
 def map_all(job: Volume, how: How, **settings: object) -> list[str]:
     """Split and map, which must succeed; return the output of split."""
-    printed = job.split(**told(how, settings))
+    printed = job.split(**with_map(how, settings))
     for part in printed:
         outcome = mapped(job, how, part, **settings)
         assert (outcome.code, outcome.output) == (0, ""), outcome.words
@@ -72,7 +72,7 @@ def map_all(job: Volume, how: How, **settings: object) -> list[str]:
 
 def merged(job: Volume, how: How = "count", **settings: object) -> Outcome:
     """Run the last step."""
-    return job.run("merge", **told(how, settings))
+    return job.run("merge", **with_map(how, settings))
 
 
 def do(job: Volume, how: How, **settings: object) -> Outcome:
@@ -654,13 +654,13 @@ def test_the_first_twenty_that_failed(volume: Volume) -> None:
 
     assert outcome.code == 2
     named = ", ".join(f"in/{n:02} (exit code 2)" for n in range(20))
-    assert f"25 of 25 files failed: {named} and 5 more: see " in outcome.words
-    (told,) = run.results().values()
-    assert [line["exit"] for line in lines(told["outputs.jsonl"])] == [2] * 25
-    assert "outputs.jsonl says" in outcome.words
+    assert f"25 of 25 files failed: {named} and 5 more: fix the errors in " in outcome.words
+    (outputs,) = run.results().values()
+    assert [line["exit"] for line in lines(outputs["outputs.jsonl"])] == [2] * 25
+    assert "outputs.jsonl, and run again" in outcome.words
 
 
-def test_a_part_whose_pod_has_died(volume: Volume) -> None:
+def test_a_part_of_a_lost_pod(volume: Volume) -> None:
     """Without MAP_STATUS, a retry may find the record of the part. After the maps have failed, its
     files count as failed, if this is tolerated."""
     files = {f"in/{n}": b"+" for n in range(4)}
@@ -748,7 +748,7 @@ def test_an_output_that_was_replaced(volume: Volume, data: bytes | None, code: i
 
     assert outcome.code == code, outcome.words
     if code:
-        assert "is not the output that the map of in/a has made" in outcome.words
+        assert "is not the output that the map of in/a made" in outcome.words
         assert run.final("outputs.jsonl") is None
         # The remedy of the error works.
         assert do(run, some_fail, ONLY_MISSING="true").code == 0

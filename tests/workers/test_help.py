@@ -149,7 +149,7 @@ def help_of(*command: str | Path, **environ: str) -> str:
     return done.stdout
 
 
-def told(text: str) -> tuple[Settings, set[str]]:
+def settings_of(text: str) -> tuple[Settings, set[str]]:
     """Return the settings in a help text, and the settings of a bucket."""
     of_all, _, of_bucket = text.partition("\nAll take ")[2].partition(" in a bucket\n")
     takes = re.findall(r"\nTakes +(.*(?:\n {8}.*)*)", text)
@@ -174,7 +174,7 @@ def test_the_settings_are_those_that_are_read(volume: Volume, step: str) -> None
     named = of_step("every step") + of_step(step if step == CUSTOM else f"`{step}.py`")
     assert sorted(named) == sorted(own)
     if step != CUSTOM:
-        settings, shown = told(help_of(WORKERS / f"{step}.py"))
+        settings, shown = settings_of(help_of(WORKERS / f"{step}.py"))
         assert settings == own
         assert not volume.in_bucket or shown <= of_bucket
 
@@ -200,7 +200,7 @@ def test_the_settings_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     table = {row.name: row.default for row in ROWS if row.name.startswith(OF_BUCKETS)}
     assert table == {name: read[name] for name in read if name.startswith(OF_BUCKETS)}
-    assert told(help_of(WORKERS / "split.py"))[1] <= {*table}
+    assert settings_of(help_of(WORKERS / "split.py"))[1] <= {*table}
 
 
 def problem_of(row: Row, value: str, volume: Volume, folder: Path) -> str:

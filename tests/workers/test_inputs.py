@@ -170,7 +170,7 @@ NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "said"),
+    ("kind", "line", "message"),
     [
         ("txt", b"/b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '/b'"),
         ("txt", b"../b", "The name in line 2 of l.txt must be a name in WORK_DIR, .* got '../b'"),
@@ -215,19 +215,19 @@ NO_LINE = "Line 2 of l.jsonl must be unchanged from an outputs.jsonl"
         ("jsonl", {**DONE, "output": "none"}, r"none \(in line 2 of l.jsonl\) must be a file"),
     ],
 )
-def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str) -> None:
+def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, message: str) -> None:
     """Each is an error for the operator that names the line."""
     volume.write("a", b"x")
     text = line if isinstance(line, bytes) else json.dumps(line).encode()
     first = b"a" if kind == "txt" else b'{"name":"a"}'
     volume.write(f"l.{kind}", first + b"\n" + text)
-    with pytest.raises(WorkerError, match=said) as error:
+    with pytest.raises(WorkerError, match=message) as error:
         find(volume, f"@l.{kind}")
     assert error.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("@", "INPUT must name a list after its @, got '@'"),
         ("@in/", "INPUT must name a list after its @, got '@in/'"),
@@ -238,10 +238,10 @@ def test_lines_that_are_refused(volume: Volume, kind: str, line: Any, said: str)
         ("@empty", "INPUT must be a list that names a file, got @empty: "),
     ],
 )
-def test_lists_that_are_refused(volume: Volume, source: str, said: str) -> None:
+def test_lists_that_are_refused(volume: Volume, source: str, message: str) -> None:
     """Lists that cannot be read, and lists without a name, are refused."""
     volume.write("empty", b"\n\r\n\n")
-    with pytest.raises(WorkerError, match=said) as error:
+    with pytest.raises(WorkerError, match=message) as error:
         find(volume, source)
     assert error.value.exit_code == 2
 

@@ -367,7 +367,7 @@ def test_a_part_without_a_byte(volume: Volume, take: Callable[[Part], object]) -
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["raised", "hidden"])
 @pytest.mark.parametrize("at", [0, 1, 2, None], ids=["0", "1", "2", "the end"])
-def test_a_map_whose_input_is_overwritten(volume: Volume, at: int | None, hidden: bool) -> None:
+def test_a_map_with_an_overwritten_input(volume: Volume, at: int | None, hidden: bool) -> None:
     """In mode range, an input is overwritten in place before a piece or after the last piece. The
     map fails, also if it stops right after the last byte or ignores the error. In a bucket the map
     may have bytes of one version, and the proof fails."""

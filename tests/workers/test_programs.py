@@ -469,7 +469,7 @@ CHANGES = {
     "is written again": "cp -p $f $t; cp -p $t $f",
     "is touched": "touch $f",
     "is replaced": "cp -p $f $f.new; mv $f.new $f",
-    "is put back": "mv $f $f.old; echo >$f; cat $f >&2; rm $f; mv $f.old $f",
+    "is restored": "mv $f $f.old; echo >$f; cat $f >&2; rm $f; mv $f.old $f",
     "is removed": "rm $f",
 }
 
@@ -626,7 +626,7 @@ def test_an_operator_of_a_shell(volume: Volume, command: str) -> None:
     )
 
 
-def test_what_a_group_is_told(volume: Volume) -> None:
+def test_environment_of_a_group(volume: Volume) -> None:
     """The program gets FILE_NUMBER, LEVEL and the names of the files."""
     volume.write_level_1(FILES)
     script = shell(f'{REST}echo "$FILE_NUMBER $LEVEL $INPUT_NAMES"')

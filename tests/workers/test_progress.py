@@ -36,7 +36,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY", 0)
 
 
-def said(file: Path) -> int:
+def reported(file: Path) -> int:
     """Return the percentage in the file, or -1 without a file."""
     if not file.exists():
         return -1
@@ -53,7 +53,7 @@ def test_bytes_of_all_parts(run: Volume, file: Path, mode: str) -> None:
     seen: list[int] = []
 
     def watching(part: Part) -> Mapping[str, int]:
-        seen.extend(said(file) for _ in part.pieces())
+        seen.extend(reported(file) for _ in part.pieces())
         return {}
 
     run.split(SPLIT_MODE=mode)
@@ -75,7 +75,7 @@ def test_what_an_attempt_has_not_to_do(run: Volume, file: Path) -> None:
     seen: list[int] = []
 
     def watching(part: Part) -> Mapping[str, int]:
-        seen.extend(said(file) for _ in part.pieces())
+        seen.extend(reported(file) for _ in part.pieces())
         if part.id == "2" and len(seen) < 6:
             raise OSError(5, "Input/output error")
         return {}
@@ -101,7 +101,7 @@ def test_files(run: Volume, file: Path, lanes: int) -> None:
     run = run.having(MAP_COMMAND="cat")
     run.split()
     assert run.run("map", PART_ID=0).code == 0
-    assert said(file) == 99
+    assert reported(file) == 99
 
 
 @pytest.mark.usefixtures("at_once")
@@ -112,7 +112,7 @@ def test_files_one_by_one(run: Volume, file: Path) -> None:
 
     def watching(part: Part) -> Mapping[str, int]:
         assert b"".join(part.pieces())
-        seen.append(said(file))
+        seen.append(reported(file))
         return {}
 
     for number in range(5):
@@ -139,8 +139,8 @@ def test_a_program(run: Volume, file: Path) -> None:
         "import os, sys, time\n"
         "half = os.read(0, 1000)\n"
         "end = time.monotonic() + 30\n"
-        "def told(): return open(os.environ['ARGO_PROGRESS_FILE']).read()[:2]\n"
-        "while told() not in ('50', '99'):\n"
+        "def progress(): return open(os.environ['ARGO_PROGRESS_FILE']).read()[:2]\n"
+        "while progress() not in ('50', '99'):\n"
         "    if time.monotonic() > end: sys.exit(7)\n"
         "    time.sleep(0.01)\n"
         "while os.read(0, 65536): pass\n"
@@ -163,7 +163,7 @@ def test_once_in_three_seconds(run: Volume, file: Path, monkeypatch: pytest.Monk
     def slow(part: Part) -> Mapping[str, int]:
         nonlocal now
         for _ in part.pieces():
-            seen.append(said(file))
+            seen.append(reported(file))
             now += 1
         return {}
 
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_written(run: Volume, tmp_path: Path, where: str) 
 def test_others_say_nothing(run: Volume, file: Path) -> None:
     """split, process and merge do not write it: Argo counts their pods as one each."""
     run.log_count(MAP_SETTINGS="")
-    assert said(file) == 99
+    assert reported(file) == 99
     file.unlink()
     run.split(MAP_SETTINGS="")
     run.merge(MAP_SETTINGS="")

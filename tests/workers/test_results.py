@@ -173,7 +173,7 @@ def test_a_file_of_the_user_s(own: Volume) -> None:
     assert (own.totals(), own.final("result.out")) == ({}, b"mine")
 
 
-def test_a_file_of_the_user_s_in_place_of_ours(own: Volume) -> None:
+def test_a_file_of_the_user_s_that_replaces_an_output(own: Volume) -> None:
     """If a user replaces OUTPUT after a run has written it, the file is the user's."""
     own.fan_out(echo)
     own.write("result.out", b"mine")
@@ -334,7 +334,7 @@ def two_runs(own: Volume) -> tuple[Volume, Volume]:
     return older, newer
 
 
-def test_a_late_run_leaves_no_output_beside_a_newer_total(two_runs: tuple[Volume, Volume]) -> None:
+def test_a_late_run_leaves_no_output_next_to_a_newer_total(two_runs: tuple[Volume, Volume]) -> None:
     """The newer run has no OUTPUT, so the late run's must not be there."""
     older, newer = two_runs
     newer.merge()
@@ -382,7 +382,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_late_run_beside_damaged_results(own: Volume, damage: Callable[[Path], object]) -> None:
+def test_a_late_run_with_damaged_newer_results(
+    own: Volume, damage: Callable[[Path], object]
+) -> None:
     """Damage to a newer run's folder does not fail an older run. The newer run keeps the final
     name."""
     own = own.having(MAP_SETTINGS="")
@@ -498,7 +500,9 @@ def test_a_result_that_was_changed_by_hand(volume: Volume) -> None:
 # --- output parameters
 
 
-def told(volume: Volume, tmp_path: Path, *arguments: object, **settings: object) -> tuple[str, str]:
+def handed_over(
+    volume: Volume, tmp_path: Path, *arguments: object, **settings: object
+) -> tuple[str, str]:
     """Return what merge.py hands to Argo: the result and its path."""
     files = {"RESULT_FILE": tmp_path / "result", "RESULT_PATH_FILE": tmp_path / "path"}
     outcome = volume.run("merge", *arguments, **files, **settings)
@@ -520,11 +524,11 @@ def test_the_totals_for_the_workflow(volume: Volume, tmp_path: Path) -> None:
     run = volume.having(RUN_DIR="run", NUM_PARTS=2, **RUN)
     run.write(INPUT, DATA)
     run.log_count()
-    result = told(run, tmp_path)
+    result = handed_over(run, tmp_path)
     assert result == (json.dumps(model([DATA])), where(run, "result.json"))
 
     run.having(RUN_ID="b", RUN_STARTED=1767225601).log_count(KEYWORDS="1")
-    assert told(run, tmp_path) == result
+    assert handed_over(run, tmp_path) == result
     assert run.totals() == model([DATA], ["1"])
 
 
@@ -535,7 +539,7 @@ def test_totals_that_are_too_long(own: Volume, tmp_path: Path, more: int) -> Non
     run = own.having(**RUN)
     name = "é" * (((32 << 10) - len('{"": 3}')) // 2) + "x" + "y" * more
     assert run.fan_out(lambda part: {name: len(list(part.pieces()))}).code == 0
-    result, path = told(run, tmp_path)
+    result, path = handed_over(run, tmp_path)
     assert path == where(run, "result.json")
     assert result == ("" if more else json.dumps({name: 3}, ensure_ascii=False))
     assert run.totals() == {name: 3}
@@ -545,7 +549,7 @@ def test_the_joined_file_for_the_workflow(volume: Volume, tmp_path: Path) -> Non
     """For merge.py NUMBER the size and a digest of the stored result."""
     run = volume.having(**RUN)
     run.write_level_1([b"ab\n", b"c"])
-    result, path = told(run, tmp_path, run.process(2), LEVEL=2)
+    result, path = handed_over(run, tmp_path, run.process(2), LEVEL=2)
     crc = oss2.utils.Crc64()
     crc.update(whole := b"ab\nc")
     digest = f"crc64:{crc.crc}" if run.in_bucket else f"sha256:{sha256(whole).hexdigest()}"
@@ -553,7 +557,7 @@ def test_the_joined_file_for_the_workflow(volume: Volume, tmp_path: Path) -> Non
     assert path == where(run, "result.txt")
 
 
-def test_no_result_is_told_if_there_is_none(volume: Volume, tmp_path: Path) -> None:
+def test_no_result_is_handed_over_after_a_failure(volume: Volume, tmp_path: Path) -> None:
     """If the proof fails, nothing is handed over."""
     volume.write(INPUT, DATA)
     volume.split()

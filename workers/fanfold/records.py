@@ -159,7 +159,7 @@ class PartRecord:
 
 
 def read_parts(run: Storage, job: str, parts: Iterable[tuple[str, int]]) -> Iterator[PartRecord]:
-    """Yield the record of every part, given by id and size."""
+    """Yield the record of every part of these ids and sizes."""
 
     def look(part: tuple[str, int]) -> PartRecord:
         try:

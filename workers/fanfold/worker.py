@@ -14,8 +14,8 @@ from fanfold.errors import Naming, RetryError, WorkerError, explain
 
 OF_ALL = """
 All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
-OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. workers/settings.md documents
-all settings."""
+OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. All settings are in
+workers/settings.md."""
 GRACE = 20  # seconds for the cleanup after SIGTERM: a pod has 30
 
 
