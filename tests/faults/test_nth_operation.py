@@ -86,7 +86,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Run], str, dict[str, object]]] = {
     "split copy after another run": (after_another, "split copy", {}),
     "split copy again": (again, "split copy", {}),
     "split range": (first, "split range", {}),
-    "split what is missing": (some_done, "split copy", {"ONLY_MISSING": "true"}),
+    "split missing parts": (some_done, "split copy", {"ONLY_MISSING": "true"}),
     "count": (first, "count range", {}),
     "map": (first, "map copy", {}),
     "map again": (again, "map range", {}),

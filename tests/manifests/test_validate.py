@@ -66,7 +66,7 @@ def validate(*arguments: str | Path, **environ: str) -> subprocess.CompletedProc
     ids="+".join,
 )
 def test_good(components: tuple[str, ...], more: dict[str, str], tmp_path: Path) -> None:
-    """Combinations that the matrix allows have no problems, with changed names and users' own
+    """Combinations that the matrix allows have no problems, with changed names and other
     objects; oss-direct must be configured first. The images are the pushed images."""
     of_users = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-ours"}}
     (tmp_path / "of-ours.yaml").write_text(yaml.safe_dump(of_users))

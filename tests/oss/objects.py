@@ -60,7 +60,7 @@ def _times(matrix: list[int], vector: int) -> int:
 
 
 def combined(first: int, second: int, length: int) -> int:
-    """Return the CRC of two byte strings together; `length` is that of the second."""
+    """Return the CRC of two byte strings together; `length` is the length of the second."""
     for power in range(length.bit_length()):
         if length >> power & 1:
             first = _times(_zeros(power), first)

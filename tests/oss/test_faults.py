@@ -31,7 +31,7 @@ WRITES: Settings = {"MAP_SETTINGS": "writes its part twice"}
 SCENARIOS: dict[str, tuple[list[str], str, Settings]] = {
     "split copy": ([], "split", {}),
     "split range": ([], "split", {"SPLIT_MODE": "range"}),
-    "split what is missing": (["split", "count 0"], "split", {"ONLY_MISSING": "true"}),
+    "split missing parts": (["split", "count 0"], "split", {"ONLY_MISSING": "true"}),
     "count a copy": (["split"], "count 1", {}),
     "count a range": (["split range"], "count 0", {}),
     "write": (["split"], "write 0", WRITES),
@@ -480,7 +480,7 @@ CODES = ["SignatureDoesNotMatch", "NoSuchUpload", "Unknown"]
 
 @pytest.mark.parametrize("status", [403, 404, 503])
 @pytest.mark.parametrize("code", CODES)
-def test_no_message_has_a_key(
+def test_no_key_in_messages(
     keyed: Volume, fake: FakeOSS, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """OSS answers with anything, also cut off, and its answers contain keys: no worker prints

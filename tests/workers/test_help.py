@@ -181,7 +181,7 @@ def test_the_settings_are_those_that_are_read(volume: Volume, step: str) -> None
 
 @pytest.mark.folder
 def test_the_settings_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has those that the help names, and those of all credentials."""
+    """The table has the settings of the help, and the settings of all credentials."""
     read: Settings = {}
     (tmp_path / "token").touch()
     keys = dict.fromkeys(credentials.KEY, "key")
@@ -301,7 +301,7 @@ def test_the_settings_of_the_images() -> None:
 
 @pytest.mark.folder
 def test_the_contract_comes_first(tmp_path: Path) -> None:
-    """--help prints the docstring of the program, also of a custom map, and does nothing else."""
+    """--help prints the docstring of the program, also of a custom map, and does no work."""
     custom = tmp_path / "lines.py"
     custom.write_text(MAP)
     for path in (custom, *(WORKERS / f"{worker}.py" for worker in PROGRAMS)):

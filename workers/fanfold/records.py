@@ -130,7 +130,7 @@ class PartRecord:
     number of files."""
 
     def __init__(self, text: bytes, job: str, part: str, size: int) -> None:
-        """Parse the record. `problem` is empty, or a word for what is wrong."""
+        """Parse the record. `problem` is empty, or names the error in a word."""
         self.part, self.problem = part, ""
         self.counts: Counts = {}
         self.output: Segment | None = None
