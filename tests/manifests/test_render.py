@@ -10,6 +10,7 @@ import bundle
 import pytest
 import yaml
 from checks import at
+from fanfold import settings
 
 
 def test_golden() -> None:
@@ -303,6 +304,9 @@ def test_documented_overlays(tmp_path: Path) -> None:
             if one.get("target", {}).get("kind") == "ServiceAccount":
                 account = bundle.named(found, **one["target"])
                 assert account["imagePullSecrets"] == [{"name": "registry-secret"}]
+            elif "MAX_PODS" in one["patch"]:
+                split = bundle.workers(bundle.named(found, **one["target"]))["split"]
+                assert {"name": "MAX_PODS", "value": str(settings.MAX_PODS)} in split["env"]
             elif "programs" in str(each["components"]):
                 check_programs(bundle.named(found, **one["target"]), each)
             elif "target" in one:
