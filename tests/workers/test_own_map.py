@@ -189,8 +189,8 @@ BAD: dict[str, Any] = {
 
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD)
 def test_an_answer_that_no_merge_can_add(volume: Volume, answer: Any) -> None:
-    """A map that returns other things than numbers by name is a bug: it fails immediately, and
-    publishes nothing that merge.py would refuse or could not write."""
+    """A map that returns other things than numbers by name fails with exit code 2: no retry helps.
+    It publishes nothing that merge.py would refuse or could not write."""
     volume.write(INPUT, LOG)
     volume = volume.having(MAP_SETTINGS="1")
     volume.split()
@@ -200,8 +200,9 @@ def test_an_answer_that_no_merge_can_add(volume: Volume, answer: Any) -> None:
         assert b"".join(part.pieces())
         return answer
 
-    with pytest.raises(TypeError):  # a traceback, because the map has a bug
-        volume.run_map(bad, 0)
+    outcome = volume.run_map(bad, 0)
+    assert outcome.code == 2
+    assert "the map must return finite numbers by name, got " in outcome.words
     assert volume.tree() == before
 
 
@@ -321,8 +322,8 @@ PARTLY: dict[str, Callable[[Part], object]] = {
     + [(name, 1 << 20) for name in PARTLY if name not in ("the first piece", "some again")],
 )
 def test_a_map_that_does_not_take_all(volume: Volume, name: str, piece: int) -> None:
-    """A map that reads only some of its part, of one or many pieces, is a bug and keeps its
-    traceback: half a part is not a result."""
+    """A map that reads only some of its part, of one or many pieces, fails with exit code 2: half a
+    part is not a result."""
     volume.write(INPUT, LOG)
     volume = volume.having(NUM_PARTS=2, MAP_SETTINGS="1")
     volume.split()
@@ -333,8 +334,10 @@ def test_a_map_that_does_not_take_all(volume: Volume, name: str, piece: int) -> 
         PARTLY[name](part)
         return {"a": 1}
 
-    with pieces_of(piece), pytest.raises(RuntimeError, match="did not take all of part 0"):
-        volume.run_map(partly, 0)
+    with pieces_of(piece):
+        outcome = volume.run_map(partly, 0)
+    assert outcome.code == 2
+    assert "the map must read all of part 0, got " in outcome.words
     assert {name for name, data in volume.tree().items() if data is not None} <= before.keys()
 
 
@@ -343,8 +346,9 @@ def test_a_map_that_leaves_a_line_without_an_end(volume: Volume) -> None:
     volume.write(INPUT, b"1\n2")
     volume = volume.having(NUM_PARTS=1, MAP_SETTINGS="1")
     volume.split()
-    with pytest.raises(RuntimeError, match="did not take all of part 0: 3 of 3 bytes"):
-        volume.run_map(lambda part: {"a": int(next(part.lines()))}, 0)
+    outcome = volume.run_map(lambda part: {"a": int(next(part.lines()))}, 0)
+    assert outcome.code == 2
+    assert "must read all of part 0, got 3 of 3 bytes and not their end: read" in outcome.words
 
 
 TAKEN: list[Callable[[Part], object]] = [

@@ -244,7 +244,7 @@ class Files:
             counts = records.counts_of(self.function(part))
             if part.damaged:
                 raise part.damaged
-            part.finish("the map did not take all of the file")
+            part.finish("the map", part.name)
         except (Exception, SystemExit) as error:
             if is_of_name(error) or isinstance(error, (RetryError, CommandError)) or part.broken:
                 raise part.broken or error  # noqa: B904 - the error itself, or its cause
