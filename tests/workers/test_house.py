@@ -62,8 +62,8 @@ ROOMS = [
 # retry skips; 1,610 for files as items: patterns, lists and listings (460), compressed files (150),
 # a map per file and its failures (310), outputs.jsonl and results taken over from it (200),
 # settings, cuts, their errors, and requests that take little memory and CPU time; 500 for the page
-# of a run; 70 for the progress of a map; 30 for keywords that are searched for by a rare byte; 90 for
-# errors that name their cause.
+# of a run; 70 for the progress of a map; 30 for keywords that are searched for by a rare byte; 90
+# for errors that name their cause.
 ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70 + 30 + 90
 PATHS = {
     ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
