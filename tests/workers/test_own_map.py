@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ import strategies
 from fanfold import Part, WorkerError
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline import INPUT, WORKERS, Volume, finish, pieces_of
+from pipeline import INPUT, WORKERS, Volume, bare_environ, finish, pieces_of
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -61,6 +65,23 @@ def test_the_example(volume: Volume, examples: list[str], mode: str) -> None:
     outcome = volume.run("merge", MAP_SETTINGS=SETTINGS + "!")
     assert outcome.code == 75
     assert "3 missing (0, 1, 2)" in outcome.words
+
+
+@pytest.mark.folder
+def test_the_commands_of_the_example(tmp_path: Path) -> None:
+    """The steps of the first example outside Argo, as programs.md writes them."""
+    text = (WORKERS / "programs.md").read_text().partition("## A custom map")[2]
+    source, commands = (
+        text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "sh")
+    )
+    (tmp_path / "status_classes.py").write_text(source)
+    (tmp_path / "workers").symlink_to(WORKERS)
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes/access.log").write_bytes(LOG)
+    commands = commands.replace("python3", sys.executable)
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, env=bare_environ(), check=True)
+
+    assert json.loads((tmp_path / "classes/result.json").read_text()) == CLASSES
 
 
 def test_the_example_that_writes(volume: Volume, examples: list[str]) -> None:
