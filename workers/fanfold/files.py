@@ -1,4 +1,4 @@
-"""Files: the frame of a map in mode files, which maps each file of a part by itself.
+"""Files: the common code of all maps in mode files, which maps each file of a part by itself.
 
 A failed file does not end its part. The part's output has a line of JSON per file, and
 outputs.jsonl has the lines of all parts. items.md has a sample.

@@ -1,4 +1,4 @@
-"""The frame of every map: finds the parts, calls a function for each, and publishes its output."""
+"""The common code of all maps: finds the parts, calls a function for each, publishes the output."""
 
 from __future__ import annotations
 

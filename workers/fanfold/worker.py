@@ -1,4 +1,4 @@
-"""The edge of every worker: exit codes, log lines on stderr, SIGTERM."""
+"""The entry point of every worker: exit codes, log lines on stderr, SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Storage: opens the storage in WORK_DIR, and declares what each offers. Add other storages here.
 
-A storage is a room with `open_storage` and two classes that follow the protocols below:
+A storage is a module with `open_storage` and two classes that follow the protocols below:
 
 - an output is written from start to end, then published: a reader gets all of it or nothing;
 - never probe for a file that may not exist yet, some mounts cache the miss: list the folder.
