@@ -331,7 +331,7 @@ def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
     own = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
     for holder in islice(published(run, result, since=own), 1):
         click.echo(
-            f"{result} is of a run with a later start, whose results are in {run.path(holder)}",
+            f"{result} is of a run with a later start: its results are in {run.path(holder)}",
             err=True,
         )
     return own
