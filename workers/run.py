@@ -33,7 +33,7 @@ from fanfold.levels import Levels
 from fanfold.part_ids import parse
 from fanfold.plan import open_plan
 from fanfold.publish import published, results_folder
-from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_name, whole_number
+from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_dir, output_name, whole_number
 from fanfold.settings import keywords as check_keywords
 from fanfold.storage import Storage, check_apart, open_storage
 
@@ -456,9 +456,7 @@ def log_count(
     click.echo(f"{size / 1e6:,.1f} MB in {seconds:.2f} s, {size / 1e6 / seconds:,.0f} MB/s")
     click.echo(f"result: {result}")
     if mode == FILES and given["MAP_COMMAND"]:
-        click.echo(
-            f"outputs: {run.path(settings.get('OUTPUT_DIR', 'map-output'))}/{summary['job']}"
-        )
+        click.echo(f"outputs: {run.path(output_dir(settings))}{summary['job']}")
     click.echo(f"report: {run.path(results + names.REPORT)}")
 
 

@@ -140,8 +140,10 @@ def test_files_that_fail(tmp_path: Path) -> None:
         assert "event=file_failed" in words
         assert "run again with the same KEYWORDS or MAP_SETTINGS, which maps only" in words
         (here / "2").write_text("good")
-        code, _, words = finish(start(out, "log-count", *options))
+        code, output, words = finish(start(out, "log-count", *options))
         assert code == 0, words
+        (outputs,) = re.findall("(?m)^outputs: (.*)", output)
+        assert [path.name for path in Path(outputs).rglob("2")] == ["2"]
         assert started.read_text().count("\n") == starts
         started.unlink()
 
