@@ -1067,9 +1067,7 @@ def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
 
 
 @pytest.mark.folder
-def test_a_bucket_without_oss2(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_bucket_without_oss2(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without oss2 every worker says that it is missing, and a wrong text of WORK_DIR comes
     first."""
     monkeypatch.setitem(sys.modules, "oss2", None)
