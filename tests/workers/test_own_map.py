@@ -185,7 +185,7 @@ def test_without_map_settings(volume: Volume, text: str | None) -> None:
     outcome = made.run_map(lambda part: Counter(part.pieces()), 0)
 
     assert outcome.code == 2
-    assert "MAP_SETTINGS must be set, got no value" in outcome.words
+    assert "MAP_SETTINGS must be set for a custom map, got no value" in outcome.words
     assert volume.tree() == before
 
 
