@@ -216,10 +216,10 @@ def problem_of(row: Row, value: str, volume: Volume, folder: Path) -> str:
     step = "split" if row.readers == ["all"] else row.readers[0]
     arguments, more = RUNS[step][row.name.startswith(("LEVEL", "REDUCE"))]
     run = {"RUN_ID": "1", "RUN_STARTED": 0} if row.name.startswith("RUN_") else {}
-    error = folder / "error"
-    error.unlink(missing_ok=True)
-    STEPS[step](arguments, volume.environ({**run, **more, "ERROR_FILE": error, row.name: value}))
-    return error.read_text() if error.exists() else ""
+    said = folder / "error"
+    said.unlink(missing_ok=True)
+    STEPS[step](arguments, volume.environ({**run, **more, "ERROR_FILE": said, row.name: value}))
+    return said.read_text() if said.exists() else ""
 
 
 def made(volume: Volume) -> Volume:
