@@ -1,15 +1,18 @@
 """Run a user's program on each of one or more parts: the map of map-reduce.
 
-Reads   split-output/plan.json    and the bytes of part PART_ID: from its copy or the input
-Writes  map-output/<job>/<id>-<attempt>    the output of the program MAP_COMMAND
-        cout-output/<job>/<id>.json        its record, written last
+Reads   split-output/<plan>/plan.json    and the bytes of part PART_ID: from its copy or the input
+Writes  map-output/<job>/<id>-<attempt>    the output of the program MAP_COMMAND; with
+                                           SPLIT_MODE=files a line of JSON per file
+        <OUTPUT_DIR>/<job>/<name><OUTPUT_SUFFIX>    with SPLIT_MODE=files: the output of each file
+        cout-output/<job>/<id>.json        the record of the part, written last
 Prints  nothing
 Exits   0 done; 2 bad settings, do not retry; others, also of the program: a retry may help
 Takes   PART_ID PLAN_ID ONLY_MISSING=false MAP_COMMAND MAP_EXIT_OK=0 MAP_SETTINGS SCRATCH_DIR=/tmp
         SCRATCH_SIZE OUTPUT_DIR=map-output OUTPUT_SUFFIX FILES_AT_ONCE=1 POD_NAME NODE_NAME RETRIES
         ARGO_PROGRESS_FILE
 
-PART_ID=0-3,7 names five parts. The program runs for each part, one after the other.
+PART_ID=0-3,7 names five parts. The program runs for each part, one after the other; with
+SPLIT_MODE=files for each file.
 """
 
 from __future__ import annotations

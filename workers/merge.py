@@ -3,12 +3,15 @@
 Without an argument, log-count:
 Reads   split-output/<plan>/plan.json, cout-output/<job>/<id>.json of every part, the outputs that
         these records name, and the versions of the inputs
-Writes  results/<start>-<run>/    result.json, summary.json, and OUTPUT if a map wrote output
+Writes  results/<start>-<run>/    result.json, summary.json, report.html, OUTPUT if a map wrote
+                                  output, and with SPLIT_MODE=files outputs.jsonl
         result.json               {"INFO": 7, "WARN": 2, "ERROR": 0, "DEBUG": 1}
+        OUTPUT, outputs.jsonl, report.html    the same files as in results/
 With NUMBER, process-data:
 Reads   the files 0 to NUMBER - 1 of LEVEL that their records name
-Writes  results/<start>-<run>/    result.txt, summary.json
+Writes  results/<start>-<run>/    result.txt, summary.json, aggregation-report.html
         aggregation-demo/result.txt    the bytes of these files, in order
+        aggregation-demo/report.html   the page of the run
 Prints  nothing
 Exits   0 done; 2 bad settings or data, do not retry; others, such as 75 for a missing record: a
         retry may help

@@ -28,16 +28,25 @@ from typing import NoReturn
 
 import click
 from fanfold import names
-from fanfold.errors import WorkerError
+from fanfold.errors import WorkerError, explain
 from fanfold.levels import Levels
 from fanfold.part_ids import parse
 from fanfold.plan import open_plan
 from fanfold.publish import published, results_folder
-from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_name, whole_number
+from fanfold.settings import FILES, MAX_FILES, SUFFIX, output_dir, output_name, whole_number
 from fanfold.settings import keywords as check_keywords
 from fanfold.storage import Storage, check_apart, open_storage
 
 WORKERS = Path(__file__).parent
+# The names of the workers' settings in `make`.
+IN_MAKE = {
+    "NUM_PARTS": "PARTS",
+    "SPLIT_MODE": "MODE",
+    "MAP_COMMAND": "MAP",
+    "PROCESS_COMMAND": "PROCESS",
+    "REDUCE_COMMAND": "REDUCE",
+    "ONLY_MISSING=true": "the same KEYWORDS or MAP_SETTINGS",
+}
 KEPT = ("PATH", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")  # inherited environment variables
 # With a bucket, also inherit names with these prefixes, and these names in any case.
 OF_OSS = ("OSS_", "ALIBABA_CLOUD_")
@@ -137,11 +146,18 @@ class Worker:
             lines = file.read().decode("utf-8", "replace").splitlines()
         code = self.process.returncode
         for line in lines:
-            if code or not line.startswith("worker="):
+            if not line.startswith("worker="):
                 click.echo(line, err=True)
+            elif code or " event=file_failed " in line:
+                click.echo(in_make(line), err=True)
         if code:
             raise SystemExit(code)
         return output
+
+
+def in_make(message: str) -> str:
+    """Replace the names of the workers' settings in a message by their names in `make`."""
+    return re.sub(rf"\b({'|'.join(IN_MAKE)})\b", lambda name: IN_MAKE[name[0]], message)
 
 
 def amount(size: float) -> str:
@@ -233,7 +249,9 @@ def run_folder(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise click.ClickException(f"{folder} has another run: wait for its end") from None
+            raise click.ClickException(
+                f"{folder} is in use by another run: wait until that run ends"
+            ) from None
         try:
             yield folder.resolve()
         finally:
@@ -256,6 +274,13 @@ def main() -> None:
 
 work_dir_option = click.option(
     "--work-dir", default="", help="oss://BUCKET/PREFIX; default: the files of this machine."
+)
+folder_option = click.option(
+    "--folder",
+    default="local",
+    type=click.Path(path_type=Path),
+    show_default=True,
+    help="Folder for all output; with a bucket only for locks.",
 )
 
 
@@ -295,16 +320,20 @@ def run_place(
         }
         try:
             yield settings, *open_storage(settings)
-        except WorkerError as error:
-            click.echo(error, err=True)
-            raise SystemExit(error.exit_code) from None
+        except (WorkerError, OSError) as error:
+            code, sentence = explain(error)
+            click.echo(in_make(sentence), err=True)
+            raise SystemExit(code) from None
 
 
 def results_of(settings: Mapping[str, str], run: Storage, result: str) -> str:
     """Return the folder of a run's results. Print a notice if a later run has the final name."""
     own = results_folder(settings["RUN_ID"], int(settings["RUN_STARTED"]))
     for holder in islice(published(run, result, since=own), 1):
-        click.echo(f"{run.path(holder)} is of a run with a later start and has {result}", err=True)
+        click.echo(
+            f"{result} is of a run with a later start: its results are in {run.path(holder)}",
+            err=True,
+        )
     return own
 
 
@@ -330,7 +359,12 @@ def forget(run_dir: Path, kept: Container[str] = ()) -> None:
 )  # fmt: skip
 @click.option("--parts", default="5", show_default=True, help="Number of parts.")
 @click.option("--parts-per-pod", default="1", show_default=True, help="Parts per worker.")
-@click.option("--keywords", default="INFO,WARN,ERROR,DEBUG", show_default=True)
+@click.option(
+    "--keywords",
+    default="INFO,WARN,ERROR,DEBUG",
+    show_default=True,
+    help="Words to count, separated by commas.",
+)
 @click.option(
     "--mode",
     default="copy",
@@ -340,7 +374,7 @@ def forget(run_dir: Path, kept: Container[str] = ()) -> None:
 @takes("MAP_COMMAND", "MAP_EXIT_OK", "MAP_SETTINGS", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @takes("OUTPUT_DIR", "OUTPUT_SUFFIX", "FILES_AT_ONCE", "TOLERATED_FAILURES")
 @work_dir_option
-@click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
+@folder_option
 def log_count(
     *,
     source: str,
@@ -368,8 +402,8 @@ def log_count(
     with run_place(folder, name, work_dir, root) as (settings, work, run):
         if given["REDUCE_COMMAND"] and not given["MAP_COMMAND"]:
             raise WorkerError(
-                "REDUCE must be set with MAP, got only REDUCE: set MAP too, because the count of "
-                "keywords makes no output to reduce"
+                "REDUCE must be set with MAP, got only REDUCE: set MAP too, because a count of "
+                "keywords makes no output for REDUCE"
             )
         if work_dir and not source:
             work.put(SAMPLE, ["".join(sample()).encode()])
@@ -388,7 +422,7 @@ def log_count(
         missing = json.loads(Worker(settings, "split.py").output())
         settings["PLAN_ID"] = Path(settings["PLAN_ID_FILE"]).read_text()
         if before := int(parts) - sum(len(one) for ids in missing for one in parse(ids)):
-            click.echo(f"{before} of {parts} parts were counted before", err=True)
+            click.echo(f"{before} of {parts} parts were mapped by earlier runs", err=True)
         script = "map.py" if given["MAP_COMMAND"] else "count.py"
         sizes = sizes_of(run, settings["PLAN_ID"], missing)
         run_all("map", (({**settings, "PART_ID": part}, script) for part in missing), sizes)
@@ -396,7 +430,12 @@ def log_count(
             Worker(settings, "merge.py").output()
         except SystemExit:
             if is_unknown and mode == FILES:
-                click.echo("describe the program in MAP_SETTINGS to map only these", err=True)
+                click.echo(
+                    "Without MAP_SETTINGS the next run maps all files again: set MAP_SETTINGS to "
+                    "any text that names the version of the program, and later runs with the same "
+                    "text map only the files that failed",
+                    err=True,
+                )
             raise
         seconds = time.monotonic() - start
         results = results_of(settings, run, names.RESULT)
@@ -416,28 +455,35 @@ def log_count(
         click.echo(f"{', '.join(counted)}")
     click.echo(f"{size / 1e6:,.1f} MB in {seconds:.2f} s, {size / 1e6 / seconds:,.0f} MB/s")
     click.echo(f"result: {result}")
+    if mode == FILES and given["MAP_COMMAND"]:
+        click.echo(f"outputs: {run.path(output_dir(settings))}{summary['job']}")
     click.echo(f"report: {run.path(results + names.REPORT)}")
 
 
 @main.command()
 @click.option("--input", "source", default="", help="A folder: its files, in the order of ls -v.")
-@click.option("--files", default="", help="Number of files; without a folder: 32 of one letter.")
-@click.option("--fan-in", default=2, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--files",
+    default="",
+    help="Number of files in INPUT. Without INPUT: number of sample files, by default 32.",
+)
+@click.option("--fan-in", default="2", show_default=True, help="Number of files per group.")
 @takes("PROCESS_COMMAND", "PROCESS_EXIT_OK", "REDUCE_COMMAND", "REDUCE_EXIT_OK")
 @work_dir_option
-@click.option("--folder", default="local", type=click.Path(path_type=Path), show_default=True)
+@folder_option
 def aggregate(
-    *, source: str, files: str, fan_in: int, work_dir: str, folder: Path, **given: str
+    *, source: str, files: str, fan_in: str, work_dir: str, folder: Path, **given: str
 ) -> None:
     """Make one file of many, level by level: join the files, or run programs."""
     where = (source if work_dir else on_this_machine(source)).rstrip("/") + "/"
     try:
         count = whole_number("FILES", files or "32", 1, MAX_FILES)
+        group = whole_number("FAN_IN", fan_in, 2, MAX_FILES)
     except WorkerError as error:
         raise click.UsageError(str(error)) from None
     name = f"aggregate/{named_after(where, work_dir)}" if source else f"aggregate-{count}"
     with run_place(folder, name, work_dir) as (settings, work, run):
-        settings |= {"FAN_IN": str(fan_in), **{key: text for key, text in given.items() if text}}
+        settings |= {"FAN_IN": fan_in, **{key: text for key, text in given.items() if text}}
         if source:
             check_apart(work, run, where, names.LEVEL_RESULT)
             count, settings["FILE_SUFFIX"] = copy_level_1(work, where, run, files)
@@ -446,9 +492,9 @@ def aggregate(
             for number, letter in enumerate(letters):
                 run.put(names.LEVEL_FILE.format(1, number), [letter.encode()])
         level, workers, start = 1, 1, time.monotonic()
-        while count > fan_in or (level == 1 and given["PROCESS_COMMAND"]):
+        while count > group or (level == 1 and given["PROCESS_COMMAND"]):
             here = {**settings, "FILES": str(count)}
-            count = -(-count // fan_in)
+            count = -(-count // group)
             workers += count
             groups = [(here, "process.py", str(number), str(level)) for number in range(count)]
             level += 1
@@ -492,11 +538,21 @@ def copy_level_1(work: Storage, where: str, run: Storage, files: str) -> tuple[i
     def as_numbers(name: str) -> list[tuple[str, int]]:
         return [(text, int(digits or 0)) for text, digits in re.findall("([^0-9]*)([0-9]*)", name)]
 
-    found = sorted(work.names(where), key=as_numbers)
-    if not found or files not in ("", str(len(found))):
+    try:
+        found = sorted(work.names(where), key=as_numbers)
+    except NotADirectoryError:
         raise WorkerError(
-            "INPUT must be a folder of files and FILES their number or empty, got "
-            f"{work.path(where)!r} with {len(found)} files and {files!r}: correct INPUT or FILES"
+            f"INPUT must be a folder, got the file {work.path(where.rstrip('/'))!r}: name the "
+            "folder of the file"
+        ) from None
+    if not found:
+        raise WorkerError(
+            f"INPUT must be a folder with files, got {work.path(where)!r}: correct INPUT"
+        )
+    if files not in ("", str(len(found))):
+        raise WorkerError(
+            f"FILES must be {len(found)}, the number of files in {work.path(where)!r}, got "
+            f"{files!r}: correct FILES, or leave it unset"
         )
     suffix = os.path.splitext(found[0])[1]
     if not re.fullmatch("[.][A-Za-z0-9_-]{1,32}", suffix) or not all(

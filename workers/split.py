@@ -1,6 +1,8 @@
 """Split the input into NUM_PARTS parts at line ends, and commit them as a plan.
 
-Reads   INPUT                            a file, or with a / at its end every file below a folder
+Reads   INPUT                            a file, or with a / at its end every file below a folder;
+                                         with SPLIT_MODE=files also a pattern, or a list as @LIST
+        results/*/outputs.jsonl          only with SPLIT_MODE=files and ONLY_MISSING
 Writes  split-output/<plan>/<id>.txt     the bytes of a part (only with SPLIT_MODE=copy)
         split-output/<plan>/plan.json    the plan, written last; its id goes to PLAN_ID_FILE
         split-output/plan.json           a copy of the newest plan, for use without PLAN_ID

@@ -98,8 +98,8 @@ def test_512_files_are_73_pods(volume: Volume) -> None:
             "a whole number from 1 to 1000000000, got 'abc files, 8 per pod (at most 7000",
         ),
         ("aggregate", {"files": 49_001}, "got '49001 files, 8 per pod (at most 7000"),
-        ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt is missing: create it first"),
-        ("process-data", {"numbers": 1}, "l1/0.txt is missing: create it first"),
+        ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt, got no such file: copy the file there"),
+        ("process-data", {"numbers": 1}, "l1/0.txt, got no such file: copy the file there"),
         ("process-data", {"numbers": -1}, "got '2 * -1 (numbers, 1 to 4000)'"),
         ("process-data", {"numbers": 4001}, "got '2 * 4001 (numbers, 1 to"),
         (

@@ -64,7 +64,7 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
         if line.startswith("```"):
             fence = "" if fence else line.removeprefix("```") or "text"
             block = bool(ALL_OF_THIS.search(about))
-            assert fence in ("", "sh", "text", "yaml", "xml")
+            assert fence in ("", "sh", "text", "yaml", "xml", "json")
         elif fence == "sh" and line and not line.startswith("#"):
             yield line.partition("  #")[0].rstrip(), block or bool(NEEDS_ACCOUNT.search(about))
             about = ""

@@ -64,13 +64,13 @@ def test_the_sample(tmp_path: Path) -> None:
     log = (tmp_path / "log-count-data.txt").read_bytes()
     again = finish(start(tmp_path, "log-count"))
 
-    assert (code, "counted before" in words) == (0, False)
+    assert (code, "by earlier runs" in words) == (0, False)
     assert log.count(b"\n") >= 10_000
     assert result(tmp_path) == {
         word: log.count(word.encode()) for word in ("INFO", "WARN", "ERROR", "DEBUG")
     }
     assert "result.json" in output
-    assert (again[0], "5 of 5 parts were counted before" in again[2]) == (0, True)
+    assert (again[0], "5 of 5 parts were mapped by earlier runs" in again[2]) == (0, True)
 
 
 def test_several_parts_per_worker(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_several_parts_per_worker(tmp_path: Path) -> None:
     log.write_text("INFO\nWARN\n" * 100)
     arguments = ("log-count", "--input", str(log), "--parts", "10", "--parts-per-pod")
     code, output, words = finish(start(tmp_path, *arguments, "4"))
-    assert (code, "counted before" in words) == (0, False)
+    assert (code, "by earlier runs" in words) == (0, False)
     assert result(tmp_path) == {"INFO": 100, "WARN": 100, "ERROR": 0, "DEBUG": 0}
     (records,) = tmp_path.glob("runs/*/cout-output/*")
     assert len(list(records.iterdir())) == 10
@@ -88,7 +88,7 @@ def test_several_parts_per_worker(tmp_path: Path) -> None:
         (records / f"{number}.json").unlink()
     for per_pod, before in (("4", 7), ("1", 10)):
         code, output, words = finish(start(tmp_path, *arguments, per_pod))
-        assert (code, f"{before} of 10 parts were counted before" in words) == (0, True)
+        assert (code, f"{before} of 10 parts were mapped by earlier runs" in words) == (0, True)
         assert output.split()[1:4:2] == ["100", "100"]
     assert finish(start(tmp_path, *arguments, "0"))[0] == 2
 
@@ -136,10 +136,14 @@ def test_files_that_fail(tmp_path: Path) -> None:
         options = ["--input", f"{here}/", "--mode", "files", "--map", program, *more]
         code, _, words = finish(start(out, "log-count", *options, "--map-exit-ok", "0"))
         assert code == 2
-        assert ("describe the program in MAP_SETTINGS" in words) == (not more)
+        assert ("Without MAP_SETTINGS the next run maps all" in words) == (not more)
+        assert "event=file_failed" in words
+        assert "run again with the same KEYWORDS or MAP_SETTINGS, which maps only" in words
         (here / "2").write_text("good")
-        code, _, words = finish(start(out, "log-count", *options))
+        code, output, words = finish(start(out, "log-count", *options))
         assert code == 0, words
+        (outputs,) = re.findall("(?m)^outputs: (.*)", output)
+        assert [path.name for path in Path(outputs).rglob("2")] == ["2"]
         assert started.read_text().count("\n") == starts
         started.unlink()
 
@@ -259,7 +263,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     first.terminate()
 
     assert second[0] == 1
-    assert "has another run: wait for its end" in second[2]
+    assert "is in use by another run: wait until that run ends" in second[2]
     assert finish(first)[0] != 0
 
 
@@ -318,7 +322,7 @@ def test_a_failing_worker(tmp_path: Path) -> None:
     code, output, words = finish(start(tmp_path, "log-count", "--keywords", "a,a"))
 
     assert (code, output) == (2, "")
-    assert "got 'a,a', where 'a' is empty, repeated" in words
+    assert "got 'a,a', where 'a' is repeated" in words
 
 
 @pytest.mark.parametrize(("files", "fan_in", "workers"), [(32, 2, 31), (20, 3, 11), (1, 8, 1)])
@@ -355,6 +359,17 @@ def test_programs(tmp_path: Path) -> None:
     code, _, words = finish(start(out, "log-count", "--input", str(log), *failing))
     assert (code, "because" in words) == (7, True)
     assert workers_in(tmp_path) == []
+
+
+def test_errors_name_the_settings_of_make(tmp_path: Path) -> None:
+    """The worker's NUM_PARTS is PARTS in make, and SPLIT_MODE is MODE."""
+    for option, name in (("--parts", "PARTS"), ("--mode", "MODE"), ("--map", "MAP")):
+        code, _, words = finish(start(tmp_path, "log-count", option, "'"))
+        assert (code, f'error="{name} must ' in words) == (2, True), words
+    code, _, words = finish(start(tmp_path, "log-count", "--input", "/no/file"))
+    assert (code, "got 'no/file': copy it to /no/file, or correct INPUT" in words) == (2, True)
+    code, _, words = finish(start(tmp_path, "aggregate", "--fan-in", "1"))
+    assert (code, "FAN_IN must be a whole number from 2 " in words) == (2, True)
 
 
 def test_a_reduce_without_a_map(tmp_path: Path) -> None:
@@ -400,9 +415,13 @@ def test_aggregate_a_folder(tmp_path: Path) -> None:
         assert [int(line) for line in lines if line.isdigit()] == [*reversed(range(count))]
         assert {line for line in lines if not line.isdigit()} == {"output.csv"}
         (folder / f"it's {count - 1}.csv").unlink()
-    for files, source in (("8", folder), ("", tmp_path / "nothing")):
-        done = finish(start(out, "aggregate", "--input", f"{source}/", "--files", files))
-        assert (done[0], "correct INPUT or FILES" in done[2]) == (2, True)
+    for files, source, sentence in (
+        ("8", f"{folder}/", "FILES must be 9, the number of files in"),
+        ("", f"{tmp_path}/nothing/", "INPUT must be a folder with files, got "),
+        ("", result, f"INPUT must be a folder, got the file '{result}': name the folder"),
+    ):
+        done = finish(start(out, "aggregate", "--input", str(source), "--files", files))
+        assert (done[0], sentence in done[2], done[2].count("\n")) == (2, True, 1), done[2]
 
 
 @pytest.fixture
@@ -449,7 +468,7 @@ def test_log_count_in_a_bucket(tmp_path: Path, fake: FakeOSS, mode: str) -> None
 
     fake.counters.reset()
     words = finish(start(tmp_path, *arguments, "--mode", mode, environ=keys(fake)))[2]
-    assert "5 of 5 parts were counted before" in words
+    assert "5 of 5 parts were mapped by earlier runs" in words
     counted = fake.counters.read()
     assert "UploadPartCopy" not in counted["requests"]
     assert counted["down_by_key"]["logs/app.log"] == looks

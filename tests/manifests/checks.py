@@ -42,7 +42,8 @@ def is_right(found: Any, expected: object) -> bool:
 def shown(value: object) -> str:
     """A value in the message of a check."""
     if isinstance(value, re.Pattern):
-        return f"like {value.pattern}"
+        words = re.search(r"\(\?#(.+?)\)", value.pattern)  # its comment, for people
+        return words[1] if words else f"like {value.pattern}"
     if value is None:
         return "unset"
     if isinstance(value, range):

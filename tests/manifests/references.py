@@ -33,8 +33,8 @@ HEAD = """\
 # yamllint disable rule:line-length
 # Generated from Argo's CRDs by `python tests/manifests/bundle.py --update`: fields of Argo's kinds
 # with an image or another object's name, which kustomize must rewrite. Workflow, WorkflowTemplate
-# and ClusterWorkflowTemplate have these fields in spec, CronWorkflow in spec/workflowSpec. Keys of
-# artifact stores are left out, and all hooks but exit.
+# and ClusterWorkflowTemplate have these fields in spec, CronWorkflow in spec/workflowSpec. The
+# Secrets of artifact stores are left out, and so are all hooks except exit.
 """
 
 

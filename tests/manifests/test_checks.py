@@ -18,6 +18,7 @@ def wrong() -> Iterator[Check]:
     yield "two", "Task t", TREE, {"spec/on": 1}
     yield "one", "Task t", TREE, {"spec/off": True, "spec/off/more": "x", "spec/tasks/2": {}}
     yield "one", "Task t", TREE, {"spec/tasks/1/name": re.compile("a")}
+    yield "one", "Task t", TREE, {"spec/tasks/0/name": re.compile("(?#a word of two letters)..")}
     yield "one", "Task t", TREE, {"spec/limit": range(1, 5)}
     yield "one", "Task t", TREE, {"spec": {"on", "off"}, "spec/tasks/name": None}
 
@@ -47,6 +48,7 @@ def test_every_problem_is_reported() -> None:
         "Task t: spec/off/more must be 'x', got unset  [one]",
         "Task t: spec/tasks/2 must be {}, got unset  [one]",
         "Task t: spec/tasks/1/name must be like a, got 'b'  [one]",
+        "Task t: spec/tasks/0/name must be a word of two letters, got 'a'  [one]",
         "Task t: spec/limit must be from 1 to 4, got '5'  [one]",
         f"Task t: spec must be exactly ['off', 'on'], got {TREE['spec']!r}  [one]",
         "Task t: spec/tasks/name must be unset, got 'a'  [one]",

@@ -12,7 +12,7 @@ from checks import Check, at, checks
 
 TERMINATED = 143  # a worker's exit code after SIGTERM
 FINAL = 2  # the workers' exit code for errors that only the operator can fix
-TEXT = re.compile(r"(?s).*\S.*")
+TEXT = re.compile(r"(?s)(?#a text).*\S.*")
 KIND = "NetworkPolicy"
 
 
@@ -130,7 +130,8 @@ def test_workers() -> Iterator[Check]:
 
 
 COMPUTED = {"partId", "planId", "level", "lost"}  # by the workflow itself
-AS_GIVEN = r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\w+\)\}\}'
+AS_GIVEN = r"(?#a parameter with each $ doubled, as in the base)"
+AS_GIVEN += r'\{\{=sprig\.replace\("\$", "\$\$", (workflow|inputs)\.parameters\.\w+\)\}\}'
 
 
 @checks
@@ -144,6 +145,7 @@ def test_parameters_arrive_unchanged() -> Iterator[Check]:
 
 # Tags of Argo and of the workers, without any text of a user.
 OWN_WORDS = re.compile(
+    r"(?#a tag without a user's text, or an expression {{=...}})"
     r"item|retries|workflow\.(name|uid|creationTimestamp\.s|scheduledTime)"
     r"|(workflow\.)?(status|duration)"
     r"|tasks\.(split\.outputs\.(result|parameters\.planId)|lost\.status)"
@@ -288,7 +290,9 @@ def test_reclaim() -> Iterator[Check]:
     run = {
         "ttlStrategy": {"secondsAfterSuccess", "secondsAfterFailure"},
         "podGC/strategy": "OnPodSuccess",
-        "synchronization/mutexes/0/name": re.compile(r".*workflow\.parameters\.runDir.*"),
+        "synchronization/mutexes/0/name": re.compile(
+            r"(?#with runDir).*workflow\.parameters\.runDir.*"
+        ),
     }
     for build, name, template in templates():
         yield build, name, template["spec"], run
@@ -310,8 +314,11 @@ def test_metadata() -> Iterator[Check]:
         component = {"metadata/labels/app.kubernetes.io~1component": name}
         yield build, name, template, fields | component
         for each in template["spec"]["arguments"]["parameters"]:
-            values = "|".join(map(re.escape, each["enum"])) if "enum" in each else "(?s).*"
-            parameter = {"description": re.compile(r"(?s).+\."), "value": re.compile(values)}
+            values = (
+                "|".join(map(re.escape, each["enum"])) if "enum" in each else "(?s)(?#a text).*"
+            )
+            sentence = re.compile(r"(?s)(?#a sentence).+\.")
+            parameter = {"description": sentence, "value": re.compile(values)}
             yield build, f"{name} parameter {each['name']}", each, parameter
 
 

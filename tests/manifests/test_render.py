@@ -301,7 +301,15 @@ def test_documented_overlays(tmp_path: Path) -> None:
                 assert "/" in worker["image"], "an image keeps a name of the base"
         for one in each.get("patches", []):
             patch = yaml.safe_load(one["patch"])
-            if one.get("target", {}).get("kind") == "ServiceAccount":
+            if "tolerations" in one["patch"]:
+                for name in one["target"]["name"].split("|"):
+                    check_node_pool(bundle.named(found, "WorkflowTemplate", name))
+            elif "PersistentVolume" in one.get("target", {}).get("kind", ""):
+                (claim,) = bundle.of_kind(found, "PersistentVolumeClaim")
+                assert claim["spec"]["storageClassName"] == "your-class"
+                assert "volumeName" not in claim["spec"]
+                assert not bundle.of_kind(found, "PersistentVolume")
+            elif one.get("target", {}).get("kind") == "ServiceAccount":
                 account = bundle.named(found, **one["target"])
                 assert account["imagePullSecrets"] == [{"name": "registry-secret"}]
             elif "MAX_PODS" in one["patch"]:
@@ -318,6 +326,20 @@ def test_documented_overlays(tmp_path: Path) -> None:
                 patched = bundle.named(found, patch["kind"], patch["metadata"]["name"])
                 (field,) = {"data", "spec"} & set(patch)
                 assert patched[field] | patch[field] == patched[field]
+
+
+def check_node_pool(template: bundle.Object) -> None:
+    """Exactly the template of the maps, or of the pods that join files, runs on the nodes of the
+    pool. The document names the places of all templates."""
+    text = (bundle.DOCS / "interruptions.md").read_text()
+    (row,) = re.findall(rf"^\| .*`{template['metadata']['name']}`.*\|$", text, re.MULTILINE)
+    templates = [each["name"] for each in template["spec"]["templates"]]
+    documented = re.findall(r"`([\w-]+)`", row.split("|", 2)[2])
+    assert templates[1 : 1 + len(documented)] == documented
+    pool = [each["name"] for each in template["spec"]["templates"] if "tolerations" in each]
+    assert pool == [each for each in templates if each in ("map", "process-data")]
+    for each in template["spec"]["templates"]:
+        assert each.get("nodeSelector") == ({"pool": "spot"} if each["name"] in pool else None)
 
 
 def check_programs(template: bundle.Object, overlay: bundle.Object) -> None:

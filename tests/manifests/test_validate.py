@@ -138,9 +138,9 @@ def test_bad(tmp_path: Path) -> None:
     )
     assert "Secret oss-secret" in lines[1]
     assert lines[2:] == [
-        "log-count: securityContext/runAsNonRoot must be True, got False",
+        "log-count: securityContext/runAsNonRoot must be True, got False: correct the overlay",
         "log-count map: retryStrategy/expression must be 'asInt(lastRetry.exitCode) != 2', "
-        "got 'true'",
+        "got 'true': correct the overlay",
     ]
     assert done.stdout.endswith(f", {len(lines)} problems\n")
 
@@ -179,11 +179,36 @@ MIXED = {
 
 
 def test_no_namespace(tmp_path: Path) -> None:
-    """An overlay without a namespace is refused: its volume waits for a claim in argo."""
+    """An overlay without a namespace is refused with one sentence: its volume waits for a claim in
+    argo."""
     done = validate(write(tmp_path, LOCAL, namespace=""))
 
-    assert done.returncode == 2
-    assert "PersistentVolume pv-local: spec/claimRef/namespace must be unset, got" in done.stderr
+    assert (done.returncode, done.stderr) == (
+        2,
+        "kustomization.yaml must set `namespace`, got none: add `namespace: argo`, or your own\n",
+    )
+    assert done.stdout.endswith(", 1 problem\n")
+
+
+def test_every_example_is_found(tmp_path: Path) -> None:
+    """With RRSA the examples of the bucket, the account, the role and the cluster are named."""
+    done = validate(write(tmp_path, ("oss-direct-rrsa",)))
+
+    found = re.findall("must be your own value, got the example (.+): set it", done.stderr)
+    examples = ["your-bucket", "your-account-id", "your-cluster-id", "your-ram-role"]
+    assert (done.returncode, sorted({*found})) == (2, sorted(examples))
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(option: str) -> None:
+    """The help is on stdout, and names the argument and the exit code."""
+    done = validate(option)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Validate your overlay: manifests/validate.sh OVERLAY\n")
+    assert "Exit code 2 if there is a problem." in done.stdout
+    assert "#" not in done.stdout
+    assert "set -" not in done.stdout
 
 
 @pytest.mark.parametrize(("component", "attributes", "problems"), MIXED.values(), ids=MIXED)
@@ -202,7 +227,9 @@ def test_mounts(
 
     done = validate(tmp_path)
 
-    lines = [f"PersistentVolume pv-oss: otherOpts of {each}" for each in problems]
+    lines = [
+        f"PersistentVolume pv-oss: otherOpts of {each}: correct the overlay" for each in problems
+    ]
     assert (done.returncode, done.stderr.splitlines()) == (2, lines)
 
 
@@ -262,7 +289,7 @@ def test_kubectl_is_enough(
 
     output, errors = capsys.readouterr()
     assert ("not linted (argo is not installed), schemas not checked" in output) == (not code)
-    assert ("kustomize or kubectl must be installed: install" in errors) == bool(code)
+    assert ("must be installed: install kubectl 1.32 or newer" in errors) == bool(code)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +307,7 @@ def test_no_bundle(kustomization: dict[str, Any], sentence: str, tmp_path: Path)
 
     assert done.returncode == 2
     assert sentence in done.stderr
-    assert done.stdout.endswith(", 1 problems\n")
+    assert done.stdout.endswith(", 1 problem\n")
 
 
 def test_no_overlay(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ POLICY = (
     test_policy.test_claims,
     test_policy.test_mounts,
 )
-EXAMPLES = re.compile(r"your-bucket|your-ram-role|registry\.example\.com")
+EXAMPLES = re.compile(
+    r"your-bucket|your-ram-role|your-account-id|your-cluster-id|registry\.example\.com"
+)
 
 
 def renamed(tree: Any, names: dict[str, str]) -> Any:
@@ -90,21 +92,29 @@ def examples(found: list[bundle.Object]) -> list[str]:
     ]
 
 
+def without_namespace(bundled: list[bundle.Object]) -> list[str]:
+    """A line if the overlay sets no namespace: the volume and the rights name one."""
+    if all(each["metadata"].get("namespace") for each in bundle.of_kind(bundled, "ServiceAccount")):
+        return []
+    return ["kustomization.yaml must set `namespace`, got none: add `namespace: argo`, or your own"]
+
+
 def policy(found: list[bundle.Object]) -> tuple[int, list[str]]:
     """The number of checks of test_policy.py on this build, and a line per problem."""
     bundled = of_the_bundle(found)
     test_policy.builds = lambda: {"": bundled}  # type: ignore[assignment]
-    made, problems = 0, list[str]()
-    for test in POLICY:
+    made, problems = 0, without_namespace(bundled)
+    # Without a namespace every claim is wrong, for that one reason.
+    for test in [each for each in POLICY if not problems or each is not test_policy.test_claims]:
         try:
             checked, lines = judge(test.__wrapped__())  # type: ignore[attr-defined]
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             checked, lines = (
                 0,
-                [f"{test.__name__.removeprefix('test_')} cannot be checked: {error!r}"],
+                [f"{test.__name__.removeprefix('test_')} cannot be checked, got {error!r}"],
             )
         made += checked
-        problems += [each.removesuffix("  []") for each in lines]
+        problems += [f"{each.removesuffix('  []')}: correct the overlay" for each in lines]
     return made, problems
 
 
@@ -196,14 +206,14 @@ def main(argv: Sequence[str]) -> int:
         return 2
     if not builder():
         print(
-            "validate.sh: kustomize or kubectl must be installed: install kubectl 1.32",
+            "validate.sh: kustomize or kubectl must be installed: install kubectl 1.32 or newer",
             file=sys.stderr,
         )
         return 2
     counts, problems = validate(folder)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{argv[0]}: {counts}, {len(problems)} problems")
+    print(f"{argv[0]}: {counts}, {len(problems)} problem{'s' if len(problems) != 1 else ''}")
     return 2 if problems else 0
 
 

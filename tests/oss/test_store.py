@@ -843,7 +843,10 @@ def test_a_key_is_no_path(bucket: Volume, fake: FakeOSS, setting: str, name: str
         if setting in ("RUN_DIR", "WORK_DIR") or worker == "split":
             outcome = bucket.run(worker, **{**more, setting: value})
             assert outcome.code == 2
-            assert f"{setting} must have no empty step and no step . in a bucket" in outcome.words
+            assert (
+                f"{setting} must have no empty path component and no path component . in a bucket"
+                in outcome.words
+            )
             assert f"{name}': remove this step" in outcome.words
     assert bucket.tree() == before
 

@@ -199,15 +199,15 @@ SETTINGS: list[Case] = [
             "INFO,": "'' is empty",
             ",INFO": "'' is empty",
             "INFO,,WARN": "'' is empty",
-            "INFO,WARN,INFO": "'INFO' is .*repeated",
-            "INFO\n": "'INFO.n' is .*line end",
-            "IN\rFO": "'IN.rFO' is .*line end",
-            "a,\udcff": "'.udcff' is .*not UTF-8",
-            "INFO, WARN": "' WARN' is .*, or begins or ends with white space",
-            "INFO ,WARN": "'INFO ' is .*, or begins or ends with white space",
-            "INFO,\tWARN": "'.tWARN' is .*, or begins or ends with white space",
-            "INFO,WARN\u3000": "'WARN.u3000' is .*, or begins or ends with white space",
-            "INFO, ": "' ' is .*, or begins or ends with white space",
+            "INFO,WARN,INFO": "'INFO' is repeated",
+            "INFO\n": "'INFO.n' has a line end",
+            "IN\rFO": "'IN.rFO' has a line end",
+            "a,\udcff": "'.udcff' is not UTF-8",
+            "INFO, WARN": "' WARN' begins or ends with white space",
+            "INFO ,WARN": "'INFO ' begins or ends with white space",
+            "INFO,\tWARN": "'.tWARN' begins or ends with white space",
+            "INFO,WARN\u3000": "'WARN.u3000' begins or ends with white space",
+            "INFO, ": "' ' begins or ends with white space",
         }.items()
     ),
     *(
@@ -295,7 +295,7 @@ SETTINGS: list[Case] = [
         ("count", {"PART_ID": text}, counted, 2, f"PART_ID .* got {re.escape(repr(text))}: ")
         for text in ("", "-1", "one", "100000", "0.json", "../0")
     ),
-    ("count", {}, counted, 2, "PART_ID must be a whole number from 0 to 99999, .* got ''"),
+    ("count", {}, counted, 2, "PART_ID must be ascending part numbers from 0 to 99999, .* got ''"),
     ("merge", {"NUM_PARTS": "0"}, counted, 2, f"NUM_PARTS {PARTS}'0': "),
     ("merge 1 2", {}, nothing, 2, "argument must be NUMBER or none, got 2: "),
     ("merge none", {}, nothing, 2, "NUMBER must be a whole number from 1 .* got 'none'"),
@@ -314,14 +314,14 @@ SETTINGS: list[Case] = [
         (worker, {**COUNT, **MERGE, **run}, both, 2, why)
         for worker in ("split", "count", "merge", "process 0 1", "merge 2")
         for run, why in (
-            ({"RUN_ID": "a"}, "RUN_STARTED must be a whole number from 0 .* got ''"),
+            ({"RUN_ID": "a"}, "RUN_STARTED must be set with RUN_ID, got no value: "),
             ({"RUN_STARTED": "1"}, "RUN_ID must .* or unset RUN_ID and RUN_STARTED"),
             ({"RUN_ID": "a", "RUN_STARTED": "now"}, "RUN_STARTED must be .* got 'now'"),
             ({"RUN_ID": "a", "RUN_STARTED": "-1"}, "RUN_STARTED must be .* got '-1'"),
             ({"RUN_ID": "a", "RUN_STARTED": str(10**12)}, "RUN_STARTED .* got '10{12}'"),
             ({"RUN_ID": "x" * 65, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, .* got 'x"),
             *(
-                ({"RUN_ID": text, "RUN_STARTED": "1"}, "RUN_ID must be 1 to 64 letters, digits")
+                ({"RUN_ID": text, "RUN_STARTED": "1"}, "RUN_ID must be .*, and not only dots, got ")
                 for text in ("a/b", "..", ".", "a b", "a\n", "é")
             ),
         )
@@ -334,7 +334,7 @@ SETTINGS: list[Case] = [
         (worker, {**MERGE, "OUTPUT": text}, counted, 2, f"OUTPUT {why}")
         for worker in ("split", "merge")
         for text, why in {
-            "": "must be a free name for a file in RUN_DIR, got '': choose another",
+            "": "must be a free name for a file in RUN_DIR, got '': choose another; .*-demo, ",
             "out/": "must be a free name for a file",
             "result.json": "must be a free name for a file",
             "result.json/x": "must be a free name for a file",
@@ -349,8 +349,8 @@ SETTINGS: list[Case] = [
             "map-output/x/y": "must be a free name for a file",
             "aggregation-demo/result.txt": "must be a free name for a file",
             "aggregation-demo/l1/0.txt": "must be a free name for a file",
-            "../x": "must be a name in WORK_DIR, .* got '../x'",
-            "/x": "must be a name in WORK_DIR, .* got '/x'",
+            "../x": "must be a name in RUN_DIR, .* got '../x': write the path relative to RUN_DIR",
+            "/x": "must be a name in RUN_DIR, .* got '/x'",
         }.items()
     ),
     (
@@ -381,6 +381,11 @@ STRANGERS = ("03.txt", "4.TXT", "part-4.txt", "4.log", "4", "٣.txt", "more/0.tx
 
 STATES: list[Case] = [
     ("split", {"INPUT": "absent"}, nothing, 2, "INPUT must be a file .* got 'absent': copy"),
+    ("split", {"INPUT": "absent"}, nothing, 2, "copy it to .*/absent, or correct INPUT$"),
+    *(
+        ("split", {"INPUT": text}, nothing, 2, "SPLIT_MODE=files for a pattern or a list, or corr")
+        for text in ("*.log", "@list.txt", "in/@list.txt")
+    ),
     ("split", {"INPUT": "absent/"}, nothing, 2, "INPUT must be a file .* got 'absent/': copy"),
     (
         "split",
@@ -396,7 +401,7 @@ STATES: list[Case] = [
         COUNT,
         nothing,
         75,
-        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step .*split.py writes.*retry",
     ),
     ("count", {"PART_ID": 3}, counted, 75, "PART_ID must be less than 3, .* got 3: .*retry"),
     (
@@ -436,7 +441,7 @@ STATES: list[Case] = [
         MERGE,
         nothing,
         75,
-        "plan.json: No such file .*: create the file, or run the step that writes it.*retry",
+        "plan.json: No such file .*: create the file, or run the step .*split.py writes.*retry",
     ),
     ("merge", {"NUM_PARTS": 4}, counted, 75, "NUM_PARTS must be 3, .* got 4: set .*retry"),
     ("merge", {**MERGE, "PLAN_ID": "a1"}, another, 75, "PLAN_ID must be .*, got a1:.*retry"),
@@ -473,12 +478,24 @@ STATES: list[Case] = [
         75,
         "l2/by-hand/0.json: No such file .*: create the file, or run the step that writes it",
     ),
-    ("merge 2", {"LEVEL": 1}, levels(1), 2, r"l1/1.txt is missing: .* set NUMBER \(2\) to"),
+    (
+        "merge 2",
+        {"LEVEL": 1},
+        levels(1),
+        2,
+        r"level 1 must have .*l1/1.txt, .* set NUMBER \(2\) to",
+    ),
     ("merge 2", {"LEVEL": 1}, levels(3), 2, "NUMBER must count all .* got 2 and also .*l1/2.txt:"),
-    ("merge 2", {"LEVEL": 1}, nothing, 2, "l1/0.txt is missing: create it first"),
-    ("process 0 1", {}, levels(1), 2, "l1/1.txt is missing: create it first$"),
-    ("process 1 1", {"FILES": 4}, levels(3), 2, r"l1/3.txt is missing: .* set FILES \(4\) to"),
-    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "l1/4.txt is missing"),
+    ("merge 2", {"LEVEL": 1}, nothing, 2, "level 1 must have .*l1/0.txt, got no such file: copy"),
+    ("process 0 1", {}, levels(1), 2, "l1/1.txt, got no such file: copy the file there$"),
+    (
+        "process 1 1",
+        {"FILES": 4},
+        levels(3),
+        2,
+        r"l1/3.txt, got no such file: .* set FILES \(4\) to",
+    ),
+    ("process 2 1", {"FILES": 10**9}, levels(4), 2, "level 1 must have .*l1/4.txt"),
     (
         "process 0 1",
         {"FILES": 2},
@@ -486,7 +503,7 @@ STATES: list[Case] = [
         2,
         "FILES must count all .* got 2 and also .*l1/2.txt:",
     ),
-    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt is missing: create it first"),
+    ("merge 1000000000", {"LEVEL": 1}, levels(2), 2, "l1/2.txt, got no such file: copy"),
     *(
         (
             command,
@@ -566,37 +583,43 @@ STATES_OF_FOLDERS: list[Case] = [
         2,
         "INPUT must be .* folder of files .* got 'in/'",
     ),
-    ("split", {"INPUT": "in"}, folder("in"), 2, "in is not a regular file: name a file"),
+    ("split", {"INPUT": "in"}, folder("in"), 2, "in must be a regular file, got a folder: name"),
     ("split", {"INPUT": LONG}, nothing, 2, "File name too long: choose a shorter name"),
-    ("split", {"INPUT": "pipe"}, fifo("pipe"), 2, "pipe is not a regular file"),
+    ("split", {"INPUT": "pipe"}, fifo("pipe"), 2, "pipe must be a regular file, got a pipe"),
     ("split", {"INPUT": "in/"}, link("in/a", "../" + INPUT), 2, "in/a must not be a link"),
     ("split", {"INPUT": "in/"}, link("in/a", ".."), 2, "in/a must not be a link: replace"),
     ("split", {"INPUT": "link"}, link("link", "nowhere"), 2, "INPUT must be a file .* got 'link'"),
     ("split", {"INPUT": "link"}, link("link", "link"), 2, "link: Too many .*: name the file, not"),
-    ("split", {"INPUT": "in"}, unix_socket("in"), 2, "^in is not a regular file: name a file"),
+    ("split", {"INPUT": "in"}, unix_socket("in"), 2, "^in must be a regular file, got a pipe, a s"),
     (
         "split",
         {"INPUT": "in/"},
         unix_socket("in/a"),
         2,
-        "^in/a is not .* folder that has only files",
+        "^in/a must be a regular file, .* folder that has only files",
     ),
     ("split", {"RUN_DIR": INPUT}, nothing, 2, f"{INPUT} must be a folder, got a file: move"),
     ("split", {}, put("split-output", b""), 2, "split-output must be a folder, got a file: move"),
-    ("count", COUNT, folder("cout-output/{job}/1.json", split), 2, "1.json: Is a dir.*: move the"),
+    (
+        "count",
+        COUNT,
+        folder("cout-output/{job}/1.json", split),
+        2,
+        "1.json: Is a dir.*: move the folder",
+    ),
     (
         "merge",
         MERGE,
         folder("cout-output/{job}/1.json", without("cout-output/{job}/1.json")),
         2,
-        "1.json is not",
+        "1.json must be a regular file",
     ),
     (
         "process 0 1",
         {},
         folder("aggregation-demo/l1/1.txt", levels(1)),
         2,
-        "1.txt is not a regular file",
+        "1.txt must be a regular file, got a folder",
     ),
     (
         "process 0 1",
@@ -1044,6 +1067,24 @@ def test_an_output_that_is_the_input_by_a_link(volume: Volume) -> None:
 
 
 @pytest.mark.folder
+def test_a_bucket_without_oss2(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oss2 every worker says that it is missing, and a wrong text of WORK_DIR comes
+    first."""
+    monkeypatch.setitem(sys.modules, "oss2", None)
+    monkeypatch.delitem(sys.modules, "fanfold.storage.bucket", raising=False)
+    monkeypatch.delattr("fanfold.storage.bucket", raising=False)
+    for text, sentence in (
+        ("oss://bucket/a", "WORK_DIR must be a folder without the package oss2, got 'oss://bucke"),
+        ("oss://", "WORK_DIR must be oss://BUCKET/PREFIX, got 'oss://': name a bucket"),
+        ("oss://id:secret@", "WORK_DIR must be oss://BUCKET/PREFIX, got 'oss://': name a bucket"),
+    ):
+        for command in ("split", "count", "merge", "process 0 1", "merge 2"):
+            worker, *arguments = command.split()
+            outcome = volume.run(worker, *arguments, WORK_DIR=text, PART_ID=0)
+            assert (outcome.code, sentence in outcome.words) == (2, True), outcome.words
+
+
+@pytest.mark.folder
 @pytest.mark.parametrize("work_dir", ["absent", INPUT, ""])
 def test_no_work_dir(volume: Volume, work_dir: str) -> None:
     """A WORK_DIR that is missing, a file or empty: every worker reports this. No worker creates
@@ -1088,7 +1129,7 @@ def test_no_right_to_write(volume: Volume, command: str) -> None:
         outcome = volume.run(worker, *arguments, PART_ID=0, NUM_PARTS=3, LEVEL=1)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert "Permission denied: grant the worker's user access to it" in outcome.words
+    assert f"Permission denied: allow user {NOBODY} to read it, or to write it if" in outcome.words
     assert volume.tree() == before
 
 
@@ -1102,7 +1143,7 @@ def test_no_right_to_read(volume: Volume, mode: str) -> None:
         outcome = volume.run("split", SPLIT_MODE=mode)
 
     assert (outcome.code, outcome.output) == (2, "")
-    assert f"{INPUT}: Permission denied: grant the worker's user access to it" in outcome.words
+    assert f"{INPUT}: Permission denied: allow user {NOBODY} to read it" in outcome.words
 
 
 def test_the_sentence_for_argo(volume: Volume, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def zipped(data: bytes) -> bytes:
 
 # The format and the remedy.
 CODED: dict[str, tuple[bytes, str]] = {
-    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it first"),
+    "gzip": (gzip.compress(DATA), "gzip, .*: decompress it first, or set SPLIT_MODE=files, "),
     "gzip of nothing": (gzip.compress(b""), "gzip, .*: decompress it first"),
     "zstd": (zstd(DATA), "zstd, .*: decompress it first"),
     "xz": (lzma.compress(DATA), "xz, .*: decompress it first"),

@@ -151,7 +151,7 @@ def help_of(*command: str | Path, **environ: str) -> str:
 
 def settings_of(text: str) -> tuple[Settings, set[str]]:
     """Return the settings in a help text, and the settings of a bucket."""
-    of_all, _, of_bucket = text.partition("\nAll take ")[2].partition(" in a bucket\n")
+    of_all, _, of_bucket = text.partition("\nAll steps also take ")[2].partition(". In a ")
     takes = re.findall(r"\nTakes +(.*(?:\n {8}.*)*)", text)
     names = r"\b([A-Z][A-Z_]{3,})(?:=([^\s]+))?(?=[\s,]|$)"
     found = re.findall(names, " ".join([*takes, of_all]))
@@ -308,5 +308,5 @@ def test_the_contract_comes_first(tmp_path: Path) -> None:
         text = help_of(path, PYTHONPATH=str(WORKERS), WORK_DIR=str(tmp_path))
         docstring = path.read_text().split('"""')[1]
         assert text.startswith(docstring)
-        assert "\nAll take WORK_DIR=/mnt/vol " in text
+        assert "\nAll steps also take WORK_DIR=/mnt/vol " in text
     assert list(tmp_path.iterdir()) == [custom]

@@ -13,9 +13,9 @@ import fanfold
 import pytest
 from pipeline import WORKERS, bare_environ
 
-# From the bottom up: a room may import only the rooms before it. An entrypoint may import all
-# rooms.
-ROOMS = [
+# From the bottom up: a module may import only the modules before it. An entrypoint may import all
+# modules.
+MODULES = [
     "fanfold.errors",
     "fanfold.names",
     "fanfold.part_ids",
@@ -62,13 +62,14 @@ ROOMS = [
 # retry skips; 1,610 for files as items: patterns, lists and listings (460), compressed files (150),
 # a map per file and its failures (310), outputs.jsonl and results taken over from it (200),
 # settings, cuts, their errors, and requests that take little memory and CPU time; 500 for the page
-# of a run; 70 for the progress of a map; 30 for keywords that are searched for by a rare byte.
-ROOM, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70 + 30
+# of a run; 70 for the progress of a map; 30 for keywords that are searched for by a rare byte; 90
+# for errors that name their cause.
+MODULE, ENTRYPOINT, WHOLE = 320, 220, 3210 + 710 + 210 + 1610 + 500 + 70 + 30 + 90
 PATHS = {
     ".".join(path.relative_to(WORKERS).with_suffix("").parts).removesuffix(".__init__"): path
     for path in WORKERS.rglob("*.py")
 }
-ENTRYPOINTS = sorted(set(PATHS) - set(ROOMS))
+ENTRYPOINTS = sorted(set(PATHS) - set(MODULES))
 
 
 def lines(path: Path) -> int:
@@ -89,31 +90,33 @@ def imported(path: Path) -> set[str]:
     return found & set(PATHS)
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_module_has_its_place() -> None:
     """A new file of the package must be in the list above, and in the list of README.md."""
     _, _, text = (WORKERS / "README.md").read_text().partition("\n## The modules\n")
     tree = re.findall(r"(?m)^ +(\w+\.py) ", text.split("```")[1])
 
-    assert set(ROOMS) <= set(PATHS)
+    assert set(MODULES) <= set(PATHS)
     assert ENTRYPOINTS == ["count", "map", "merge", "process", "run", "split"]
-    assert tree == [PATHS[name].name for name in reversed(ROOMS)]
+    assert tree == [PATHS[name].name for name in reversed(MODULES)]
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_imports_go_one_way(name: str) -> None:
     """Imports go down, so there is no circle. No file imports an entrypoint, or the package as its
     users do."""
-    below = ROOMS[: ROOMS.index(name)] if name in ROOMS else ROOMS[:-1]
+    below = MODULES[: MODULES.index(name)] if name in MODULES else MODULES[:-1]
 
     assert imported(PATHS[name]) <= set(below)
 
 
 def test_sizes() -> None:
-    """A room is short, and the whole does not grow unnoticed."""
+    """A module is short, and the whole does not grow unnoticed."""
     long = {name: lines(path) for name, path in PATHS.items() if name != "run"}
 
     assert {
-        name: size for name, size in long.items() if size > (ROOM if name in ROOMS else ENTRYPOINT)
+        name: size
+        for name, size in long.items()
+        if size > (MODULE if name in MODULES else ENTRYPOINT)
     } == {}
     assert sum(long.values()) <= WHOLE
 
@@ -127,15 +130,15 @@ def test_the_api_is_imports_and_no_more() -> None:
     imports = [node for node in choice.body if isinstance(node, ast.ImportFrom)]
     assert len(imports) == len(choice.body)
     typed = {str(node.module): [name.name for name in node.names] for node in imports}
-    assert typed == {f"fanfold.{room}": names for room, names in vars(fanfold)["HOMES"].items()}
+    assert typed == {f"fanfold.{module}": names for module, names in vars(fanfold)["HOMES"].items()}
     assert isinstance(names, ast.Assign)
     assert set(ast.literal_eval(names.value)) == {
         *("Part", "Stream", "WorkerError"),
         *("map_part", "process_group", "reduce_outputs"),
     }
-    for room, found in typed.items():
+    for module, found in typed.items():
         for name in found:
-            assert getattr(fanfold, name) is getattr(import_module(room), name)
+            assert getattr(fanfold, name) is getattr(import_module(module), name)
     assert not hasattr(fanfold, "nothing")
 
 
@@ -150,7 +153,7 @@ def test_the_api_is_imports_and_no_more() -> None:
     ],
 )
 def test_a_start_is_short(name: str, without: str) -> None:
-    """A worker imports only the rooms that it uses: with thousands of pods each import has a
+    """A worker imports only the modules that it uses: with thousands of pods each import has a
     cost."""
     code = f"import sys, {name}; print(*sys.modules)"
     done = subprocess.run(
@@ -159,4 +162,4 @@ def test_a_start_is_short(name: str, without: str) -> None:
     )  # fmt: skip
     loaded = done.stdout.split()
     assert name in loaded
-    assert {f"fanfold.{room}" for room in without.split()} & set(loaded) == set()
+    assert {f"fanfold.{module}" for module in without.split()} & set(loaded) == set()

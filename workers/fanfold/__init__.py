@@ -19,12 +19,12 @@ else:
     }
 
     def __getattr__(name):
-        """Import a name when it is used: no worker imports rooms that it does not need."""
+        """Import a name when it is used: no worker imports modules that it does not need."""
         from importlib import import_module
 
-        for room, names in HOMES.items():
+        for module, names in HOMES.items():
             if name in names:
-                return getattr(import_module(f"fanfold.{room}"), name)
+                return getattr(import_module(f"fanfold.{module}"), name)
         raise AttributeError(f"module 'fanfold' has no attribute {name!r}")
 
 

@@ -31,11 +31,12 @@ PR_SET_DUMPABLE = 4
 
 def execute(
     words: list[str], environ: Mapping[str, str], file: File | None,
-    pieces: Iterator[bytes], *sinks: Write, most: int, watch: Watch | None = None,
+    pieces: Iterator[bytes], *sinks: Write, most: int, watch: Watch | None = None, setting: str,
 ) -> tuple[int, bool, bool]:  # fmt: skip
     """Run a program. Return its exit code, whether it read all of its stdin (a file or pieces), and
     whether its stdout closed with it. The sinks receive its stdout and stderr. `most` limits the
-    bytes of each file that it writes. `watch` is called with its offset in the file."""
+    bytes of each file that it writes. `watch` is called with its offset in the file. `setting` is
+    the name of the command in errors."""
     import fcntl
 
     def look() -> None:
@@ -53,7 +54,7 @@ def execute(
                 fcntl.fcntl(each, fcntl.F_SETPIPE_SZ, 2 * STEP)
         ends = dict(zip((stdout, stderr), sinks, strict=True))
         files = file.fd if file else stdin.fileno(), out.fileno(), err.fileno()
-        with started(words, environ, files, most) as child:
+        with started(words, environ, files, most, setting) as child:
             out.close()
             err.close()
             converse(child, feed, pieces, ends, look)
@@ -66,7 +67,7 @@ def execute(
 
 @contextmanager
 def started(
-    words: list[str], environ: Mapping[str, str], files: Sequence[int], most: int
+    words: list[str], environ: Mapping[str, str], files: Sequence[int], most: int, setting: str
 ) -> Iterator[Child]:
     """Run a program in its own process group. Nothing of the group is left at the end."""
     hide_environment()
@@ -88,12 +89,15 @@ def started(
         except OSError as error:
             if error.errno not in NO_PROGRAM:
                 raise
-            remedy = "name an executable program in the image"
-            if error.errno == errno.E2BIG:
+            remedy = "make it an executable program, or correct its name"
+            if error.errno == errno.ENOENT:
+                remedy = "install it in the image, or correct its name"
+            elif error.errno == errno.E2BIG:
                 remedy = "use fewer or shorter arguments"
+            place = "" if "/" in words[0] else " in PATH"
             raise CommandError(
-                f"the program {words[0]!r} cannot be run with {len(words) - 1} arguments "
-                f"({error.strerror}): {remedy}"
+                f"{setting} must begin with a program{place} that can be run, got {words[0]!r} "
+                f"with {len(words) - 1} arguments ({error.strerror}): {remedy}"
             ) from None
         finally:
             for number, handler in reversed(before):

@@ -18,6 +18,7 @@ from itertools import chain, islice
 from fanfold.child import ENDING, STEP, execute
 from fanfold.errors import ChangedError, ProgramError, WorkerError
 from fanfold.settings import whole_number
+from fanfold.storage.folder import File
 from fanfold.streams import Combine, Stream, Write
 from fanfold.worker import say
 
@@ -39,8 +40,12 @@ def split_words(setting: str, text: str) -> list[str]:
             return re.sub(r'\\(?:([$`"\\])|\n)', r"\1", piece[1:-1])
         return piece[1:-1] if piece[0] == "'" else piece.removeprefix("\\").strip("\n")
 
-    if not re.fullmatch(rf"(?:[ \t\n]|{PLAIN})*", text, re.DOTALL):
-        raise WorkerError(f"{setting} must have quotes in pairs, got {text!r}: add a quote")
+    whole = re.compile(rf"(?:[ \t\n]|{PLAIN})*", re.DOTALL)
+    if not whole.fullmatch(text):
+        must, remedy = "have quotes in pairs", "add a quote"
+        if whole.fullmatch(f"{text}x"):
+            must, remedy = "not end with a single backslash", "remove or double the backslash"
+        raise WorkerError(f"{setting} must {must}, got {text!r}: {remedy}")
     if operator := re.search("[|&;<>]+", re.sub(QUOTED, "", text, flags=re.DOTALL)):
         raise WorkerError(
             f"{setting} must have no {operator[0]} outside of quotes, as no shell runs it, got "
@@ -72,8 +77,14 @@ class Program:
             )
         self.takes_paths = not {INPUT, INPUTS}.isdisjoint(self.words)
         codes = environ.get(exits, "0")
-        self.ok = {whole_number(exits, code, 0, 255) for code in codes.split(",")}
-        self.listed = f"{exits} ({codes})"
+        listed = re.fullmatch("[0-9]{1,3}(,[0-9]{1,3})*", codes)
+        self.ok = {*map(int, codes.split(","))} if listed else set()
+        if not listed or max(self.ok) > 255:
+            raise WorkerError(
+                f"{exits} must be numbers from 0 to 255 with commas, got {codes!r}: use for "
+                "example 0,1"
+            )
+        self.listed = f"{exits}={codes}"
         if 0 not in self.ok:
             raise WorkerError(
                 f"{exits} must contain 0, got {codes!r}: add 0 to the other codes, as in 0,1"
@@ -121,7 +132,7 @@ class Program:
             sinks = log.write if output else write, log.write
             code, has_read, is_over = execute(
                 words, {**self.environ, **extra}, file, pieces, *sinks, most=self.most,
-                watch=streams[0].watch if file else None,
+                watch=streams[0].watch if file else None, setting=self.setting,
             )  # fmt: skip
             self.judge(code, log)
             self.judge_pipes(has_read, is_over, file)
@@ -164,16 +175,19 @@ class Program:
             )
         if code not in self.ok:
             words = " | ".join(log.last) or "nothing"
-            sentence = f"{self.setting} must end with one of {self.listed}, got exit code {code}"
-            raise ProgramError(f"{sentence}: fix the error on stderr: {words}", code)
+            raise ProgramError(
+                f"{self.setting} must end with an exit code in {self.listed}, got exit code "
+                f"{code}: fix the error; the last lines on stderr: {words}",
+                code,
+            )
 
-    def judge_pipes(self, has_read: bool, is_over: bool, file: object) -> None:
+    def judge_pipes(self, has_read: bool, is_over: bool, file: File | None) -> None:
         """Check that the program read all of its stdin, and that its stdout is closed."""
         if not has_read and file:
             raise WorkerError(
-                f"{self.setting} must read all of its stdin, got an offset before the end of this "
-                "file: let the program read to the end; if it reads the file in another order, as "
-                f"tac does, use sh -c 'cat | tac' or tac {INPUT}"
+                f"{self.setting} must read all of its stdin, got an offset before the end of "
+                f"{file.name}: let the program read to the end; if it reads the file in another "
+                f"order, as tac does, use sh -c 'cat | tac' or tac {INPUT}"
             )
         if not has_read:
             raise WorkerError(

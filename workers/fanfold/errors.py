@@ -6,14 +6,15 @@ The workflow templates retry every exit code except 2. README.md, "Exit codes", 
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import AbstractContextManager
 
 # File system errors that no retry fixes. Each remedy suits inputs and outputs.
 FINAL = {
-    "EACCES EPERM": "grant the worker's user access to it",
+    "EACCES EPERM": "allow user {user} to read it, or to write it if it is an output",
     "EROFS": "mount the volume for writing",
-    "EEXIST ENOTDIR": "move the file that is in place of a folder away, or use another name",
-    "EISDIR ENOTEMPTY": "move the folder that is in place of a file away, or use another name",
+    "EEXIST ENOTDIR": "a folder must be there: move the file away, or use another name",
+    "EISDIR ENOTEMPTY": "a file must be there: move the folder away, or use another name",
     "ENAMETOOLONG": "choose a shorter name",
     "EILSEQ": "choose a name that this volume can store, such as a UTF-8 name",
     "ELOOP": "name the file, not a link that leads back to itself",
@@ -23,8 +24,9 @@ FINAL = {
 }
 # A retry can fix all other errors.
 RETRIED = {
-    "ENOENT": "create the file, or run the step that writes it; if the file exists, this "
-    "node's mount may still hide it and a retry on another node can help",
+    "ENOENT": "create the file, or run the step that writes it (split.py writes plan.json), or "
+    "correct RUN_DIR or PLAN_ID; if the file exists, this node's mount may still hide it and a "
+    "retry on another node can help",
     "ENOSPC EDQUOT": "free space on the volume, and on the node's disk if its mount stages files "
     "there; a retry can help",
 }
@@ -104,6 +106,6 @@ def explain(error: WorkerError | OSError) -> tuple[int, str]:
     for kind, remedies in (WorkerError, FINAL), (RetryError, RETRIED):
         for names, text in remedies.items():
             if errno.errorcode.get(error.errno or 0) in names.split():
-                code, remedy = kind.exit_code, text
+                code, remedy = kind.exit_code, text.replace("{user}", str(os.geteuid()))
     words = error.filename2 or error.filename, error.strerror or error, remedy
     return code, ": ".join(str(each) for each in words if each)

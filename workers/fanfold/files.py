@@ -1,4 +1,4 @@
-"""Files: the frame of a map in mode files, which maps each file of a part by itself.
+"""Files: the common code of all maps in mode files, which maps each file of a part by itself.
 
 A failed file does not end its part. The part's output has a line of JSON per file, and
 outputs.jsonl has the lines of all parts. items.md has a sample.
@@ -244,7 +244,7 @@ class Files:
             counts = records.counts_of(self.function(part))
             if part.damaged:
                 raise part.damaged
-            part.finish("the map did not take all of the file")
+            part.finish("the map", part.name)
         except (Exception, SystemExit) as error:
             if is_of_name(error) or isinstance(error, (RetryError, CommandError)) or part.broken:
                 raise part.broken or error  # noqa: B904 - the error itself, or its cause

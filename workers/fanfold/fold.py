@@ -247,7 +247,8 @@ def incomplete(
         lists.append(f"{len(ids)} {problem} ({', '.join(ids[:SHOWN])}{more})")
     sentence = (
         f"of {count} parts in {names.folder(names.PART_RECORD.format(job, ''))} "
-        f"{'; '.join(lists)}: map these parts again, split.py with ONLY_MISSING=true prints them"
+        f"{'; '.join(lists)}: map these parts again, split.py with ONLY_MISSING=true prints them; "
+        "or set KEYWORDS, MAP_COMMAND and MAP_SETTINGS as for the maps"
     )
     if status in FAILED and "missing" in wrong:
         return WorkerError(f"{sentence} (MAP_STATUS is {status}: no retry of this step helps)")

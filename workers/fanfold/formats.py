@@ -8,6 +8,7 @@ SIZE = 16  # bytes needed to detect a format
 MAX_LOOKS = 1000  # files that split checks; with more, the maps check them
 
 COMPRESSED = "decompress it first"
+DECODED = f"{COMPRESSED}, or set SPLIT_MODE=files, which decompresses gzip, bzip2 and xz"
 ENCODED = "convert it to UTF-8 first"
 FORMATS = (
     (b"\x1f\x8b\x08", "gzip", COMPRESSED),  # RFC 1952
@@ -26,13 +27,15 @@ FORMATS = (
 )
 
 
-def refuse_coded(name: str, start: bytes) -> None:
+def refuse_coded(name: str, start: bytes, compressed: str = COMPRESSED) -> None:
     """Refuse a file with these first bytes if it is compressed or in UTF-16 or UTF-32. Its words
-    would not be found, and the totals would be wrong."""
+    would not be found, and the totals would be wrong. `compressed` is the remedy for a compressed
+    file."""
     start = start[:SIZE]
     for mark, what, remedy in FORMATS:
         if start.startswith(mark):
-            raise WorkerError(f"{name} is {what}, which cannot be read as text: {remedy}")
+            fix = compressed if remedy == COMPRESSED else remedy
+            raise WorkerError(f"{name} is {what}, which cannot be read as text: {fix}")
     for what, zeros in (("UTF-32", b"\0\0\0"), ("UTF-16", b"\0")):  # without a byte order mark
         width = len(zeros) + 1
         units = [start[at : at + width] for at in range(0, len(start) - width + 1, width)]

@@ -54,12 +54,13 @@ def _find_named(store: Storage, source: str, looks: int) -> Inputs:
         inputs = _stored(store, source, found, looks)
         if inputs.lines:
             return inputs
-    except NotADirectoryError:
-        pass
-    except FileNotFoundError:
-        if file != source or store.has(source):
+    except (NotADirectoryError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and (file != source or store.has(source)):
             raise  # the file is listed: a retry can help
-    must, remedy = "be a file or a folder of files in WORK_DIR", "copy it there or correct INPUT"
+    must, remedy = "be a file or a folder of files in WORK_DIR", f"copy it to {store.path(source)}"
+    if is_pattern(source) or "/@" in f"/{source}":
+        remedy = "set SPLIT_MODE=files for a pattern or a list"
+    remedy += ", or correct INPUT"
     if file != source:
         with suppress(FileNotFoundError, NotADirectoryError, WorkerError), store.open(file):
             must, remedy = "not end with a / if it is a file", "remove the /"
@@ -72,8 +73,8 @@ def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> In
     for own in _own(environ):
         if pattern.may_hold(own) if own.endswith("/") else pattern.matches(own):
             raise WorkerError(
-                f"INPUT must not match what the run writes, got {source!r}, which matches {own}: "
-                "change INPUT, OUTPUT or RUN_DIR, or add a folder before the first *"
+                f"INPUT must not match what the run writes, got {source!r}, which would match "
+                f"{own}: use another INPUT, OUTPUT or RUN_DIR, or add a folder before the first *"
             )
     with suppress(NotADirectoryError):
         inputs = _stored(store, source, store.names(pattern.folder, pattern), looks=0)
@@ -99,7 +100,7 @@ def _stored(store: Storage, source: str, names: Iterator[str], looks: int) -> In
     def look(name: str) -> Input:
         with store.open(name) as file:
             if len(first) <= looks:
-                formats.refuse_coded(name, file.read(0, formats.SIZE))
+                formats.refuse_coded(name, file.read(0, formats.SIZE), formats.DECODED)
             return Input(name, file.size, file.version)
 
     inputs, first = Inputs(), list(islice(names, looks + 1))

@@ -169,7 +169,10 @@ class Levels:
         for number in wanted:
             if (name := self.file(number)) not in there:
                 other = f", or set {total} ({wanted.stop}) to the number of files"
-                raise WorkerError(f"{name} is missing: create it first{other if total else ''}")
+                raise WorkerError(
+                    f"level 1 must have {name}, got no such file: copy the file there"
+                    f"{other if total else ''}"
+                )
             there.remove(name)
         if total and there:
             raise WorkerError(

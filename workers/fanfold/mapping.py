@@ -1,4 +1,4 @@
-"""The frame of every map: finds the parts, calls a function for each, and publishes its output."""
+"""The common code of all maps: finds the parts, calls a function for each, publishes the output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def map_part(function: Map, environ: Mapping[str, str] = os.environ) -> int:
 
     def work() -> None:
         if not environ.get("MAP_SETTINGS"):
-            raise WorkerError("MAP_SETTINGS must be set, got no value: describe the map in it")
+            raise WorkerError(
+                "MAP_SETTINGS must be set for a custom map, got no value: set any text that names "
+                "the version of the map, such as 'status classes, 1'"
+            )
         run_map("map", function, settings.map_settings(environ), environ)
 
     return worker.run_worker("map", work, environ)
@@ -94,7 +97,7 @@ def run_map(
                 part = Part(number, plan, (kept, at, stop), (inputs, run), output)
                 part.watch = lambda done: progress.at(first + done)
                 counts, size = records.counts_of(function(part)), part.size
-                part.finish(f"the map did not take all of part {part_id}")
+                part.finish("the map", f"part {part_id}")
         record = records.seal_part(
             part_id, job=job, plan=plan.id, size=size, counts=counts, output=output.made,
             made=records.maker(environ, start), files=fields,

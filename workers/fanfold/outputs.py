@@ -21,6 +21,7 @@ from fanfold.storage import Segment, Storage, Writer
 from fanfold.streams import Stream
 
 SHOWN = 20  # names in an error
+SAID = 300  # characters of the reason in an error
 MOST_STREAMS = 10_000  # outputs that the last step reads one by one
 LOST = -1  # instead of an exit code
 BATCH, FEW = 1000, 250  # outputs per look-up; fewer for each of several parts
@@ -76,6 +77,7 @@ class Whole:
         self.lost: dict[str, list[str]] = {}  # by problem of the records: the part ids
         self.files, self.failed, self.taken, self.output_bytes = 0, 0, 0, 0
         self.first: list[str] = []  # some of the failed files
+        self.said = ""  # why the first of them failed
         self.made: Segment = "", "", 0, 0  # the lines, after they are published
 
     def lines(self, parts: Iterable[records.PartRecord]) -> Iterator[Line]:
@@ -91,6 +93,7 @@ class Whole:
             self.output_bytes += line["output_bytes"]
             if line["exit"] != 0:
                 self.failed += 1
+                self.said = self.said or " ".join(line["said"].split())[-SAID:]
                 if len(self.first) < SHOWN:
                     self.first.append(f"{line['name']:.120} ({shown(line['exit'])})")
             yield line
@@ -142,7 +145,7 @@ class Whole:
         return WorkerError(
             f"TOLERATED_FAILURES is {text}, and {self.failed} of {self.files} files failed: "
             f"{', '.join(self.first)}{more}: fix the errors in {place}, and run again with "
-            "ONLY_MISSING=true, which maps only these files"
+            f"ONLY_MISSING=true, which maps only these files; the first error: {self.said}"
         )
 
 

@@ -21,8 +21,8 @@ def parse(text: str) -> list[range]:
         last = int(match[2] or first) if match else -1
         if not (found[-1].stop if found else 0) <= first <= last < MAX_PARTS:
             raise WorkerError(
-                f"PART_ID must be a whole number from 0 to {MAX_PARTS - 1}, or ascending ones such "
-                f"as 0-49 or 0-3,7, got {text!r:.200}: use an id that split printed"
+                f"PART_ID must be ascending part numbers from 0 to {MAX_PARTS - 1}, such as 8, "
+                f"0-49 or 0-3,7, got {text!r:.200}: use an id that split printed"
             )
         found.append(range(first, last + 1))
     return found

@@ -1,8 +1,8 @@
 """Patterns of names, such as `logs/*/2026-11-*.gz` or `logs/**/*.gz`.
 
-`*` `?` `[a-z]` and `[!a-z]` match characters of one step of a name, never a `/`. They also match in
-names that begin with a dot. `**` as a step matches any number of folders, or none. `**` as the last
-step matches every file below. `[*]` matches a `*`.
+`*` `?` `[a-z]` and `[!a-z]` match characters of one path component, never a `/`. They also match in
+names that begin with a dot. The path component `**` matches any number of folders, or none. As the
+last component `**` matches every file below. `[*]` matches a `*`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import isfinite
 
+from fanfold.errors import WorkerError
 from fanfold.names import PART_RECORD, digest
 from fanfold.parallel import map_in_order
 from fanfold.plan import FORMAT, UNREADABLE, encode
@@ -82,9 +83,15 @@ def find_bad_count(counts: Mapping[str, object]) -> str:
 
 def counts_of(answer: Mapping[str, int | float] | None) -> Counts:
     """Return the checked result of a map function."""
-    counts = {} if answer is None else dict(answer)
-    if problem := find_bad_count(counts):
-        raise TypeError(f"the map must return finite numbers by name, got {problem}")
+    try:
+        counts = {} if answer is None else dict(answer)
+        problem = find_bad_count(counts)
+    except (TypeError, ValueError):  # not a mapping
+        counts, problem = {}, f"{answer!r:.200}"
+    if problem:
+        raise WorkerError(
+            f"the map must return finite numbers by name, got {problem}: correct the map"
+        )
     return counts
 
 

@@ -67,13 +67,15 @@ def inside(what: str, text: str, environ: Mapping[str, str]) -> str:
     given = text.removesuffix("/").split("/")
     steps = [step for step in given if step not in ("", ".")]
     if text.startswith("/") or ".." in steps or "\0" in text:
+        root = "RUN_DIR" if what.startswith("OUTPUT") else "WORK_DIR"
         raise WorkerError(
-            f"{what} must be a name in WORK_DIR, with no leading / or .., got {text!r}: use another"
+            f"{what} must be a name in {root}, with no leading / or .., got {text!r}: write the "
+            f"path relative to {root}, such as tmp/a"
         )
     if text and steps != given and environ.get("WORK_DIR", "").startswith(SCHEME):
         raise WorkerError(
-            f"{what} must have no empty step and no step . in a bucket, got {text!r}: remove this "
-            "step, or copy the object to a key without it"
+            f"{what} must have no empty path component and no path component . in a bucket, got "
+            f"{text!r}: remove this component, or copy the object to a key without it"
         )
     return "/".join(steps) + "/" * (bool(steps) and text.endswith("/"))
 
@@ -96,9 +98,11 @@ def run_id(environ: Mapping[str, str]) -> tuple[str, int]:
         return "", 0
     if not re.fullmatch("[A-Za-z0-9._-]{1,64}", run) or not run.strip("."):
         raise WorkerError(
-            f"RUN_ID must be 1 to 64 letters, digits, dots, - and _, got {run!r}: set RUN_ID to "
-            "the id of this run, or unset RUN_ID and RUN_STARTED"
+            f"RUN_ID must be 1 to 64 letters, digits, dots, - and _, and not only dots, got "
+            f"{run!r}: set RUN_ID to the id of this run, or unset RUN_ID and RUN_STARTED"
         )
+    if not started:
+        raise WorkerError("RUN_STARTED must be set with RUN_ID, got no value: set both or neither")
     moment = whole_number("RUN_STARTED", started, 0, 253_402_300_799)
     if moment > time.time() + 86400:  # no later run could publish final names until then
         raise WorkerError(
@@ -115,7 +119,8 @@ def output_name(environ: Mapping[str, str]) -> str:
     first = name.partition("/")[0]
     if not name or name.endswith("/") or first in TAKEN or f"{first}/" in OUTPUTS:
         raise WorkerError(
-            f"OUTPUT must be a free name for a file in RUN_DIR, got {text!r}: choose another"
+            f"OUTPUT must be a free name for a file in RUN_DIR, got {text!r}: choose another; the "
+            f"run itself writes {', '.join([*TAKEN, *OUTPUTS])}"
         )
     return name
 
@@ -141,12 +146,17 @@ def keywords(environ: Mapping[str, str]) -> list[str]:
         )
     words: dict[str, None] = {}
     for word in text.split(","):
-        utf8 = word.encode("utf-8", "replace").decode() == word
-        if not word or word in words or not utf8 or re.search(r"[\r\n]|^\s|\s$", word):
+        wrong = {
+            "is empty": not word,
+            "is repeated": word in words,
+            "is not UTF-8": word.encode("utf-8", "replace").decode() != word,
+            "has a line end": re.search("[\r\n]", word),
+            "begins or ends with white space": word != word.strip(),
+        }
+        if why := next(filter(wrong.get, wrong), ""):
             raise WorkerError(
                 "KEYWORDS must be different words with only a comma between them, got "
-                f"{text!r:.200}, where {word!r:.200} is empty, repeated, not UTF-8, has a line "
-                "end, or begins or ends with white space: correct this word"
+                f"{text!r:.200}, where {word!r:.200} {why}: correct this word"
             )
         words[word] = None
     return list(words)
@@ -186,7 +196,8 @@ def output_dir(environ: Mapping[str, str]) -> str:
     first = f"{name.partition('/')[0]}/"
     if not name or first[:-1] in TAKEN or first in {*OUTPUTS} - {"map-output/"}:
         raise WorkerError(
-            f"OUTPUT_DIR must be a free name for a folder in RUN_DIR, got {text!r}: choose another"
+            f"OUTPUT_DIR must be a free name for a folder in RUN_DIR, got {text!r}: choose "
+            f"another; the run itself writes {', '.join([*TAKEN, *OUTPUTS])}"
         )
     return name
 
@@ -232,8 +243,8 @@ def tolerated_failures(environ: Mapping[str, str], mode: str) -> Callable[[int],
     elif re.fullmatch(r"\d{1,18}", text, re.ASCII):
         return lambda _: int(text)
     raise WorkerError(
-        f"TOLERATED_FAILURES must be a number of files or a percentage, got {text!r}: use for "
-        "example 10 or 2%"
+        f"TOLERATED_FAILURES must be a number of files or a percentage up to 100%, got {text!r}: "
+        "use for example 10 or 2%"
     )
 
 

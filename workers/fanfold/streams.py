@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 
-from fanfold.errors import ChangedError
-from fanfold.formats import SIZE, refuse_coded
+from fanfold.errors import ChangedError, WorkerError
+from fanfold.formats import DECODED, SIZE, refuse_coded
 from fanfold.plan import lines
 from fanfold.storage import PIECE, Segment, Storage, StoredFile
 from fanfold.storage.folder import File
@@ -60,7 +60,7 @@ class Stream:
                     block, at = block[at:] + next(stream), 0
                 piece = block[at : at + min(rest, PIECE)]
                 if rest == length and is_start:
-                    refuse_coded(name, piece)
+                    refuse_coded(name, piece, DECODED)
                 at, rest, least = at + len(piece), rest - len(piece), 1
                 self._taken += len(piece)
                 if self.watch:
@@ -96,7 +96,7 @@ class Stream:
     def _is_plain(self, name: str, start: bytes) -> bool:
         """Whether a file with these first bytes is read as stored."""
         if self._copy:
-            refuse_coded(name, start)
+            refuse_coded(name, start, DECODED)
         return True
 
     @contextmanager
@@ -125,12 +125,16 @@ class Stream:
         with self.file() as file:
             return file.path if file else ""
 
-    def finish(self, what: str) -> None:
-        """Check that all was read, with `what` for the error. The last byte checks the inputs."""
+    def finish(self, who: str, what: str) -> None:
+        """Check that `who` has read all of `what`. The check after the last byte is for inputs that
+        have changed."""
         rest = next(self._stream, None) if self._taken == self.size else b""
         if rest is not None or not self._whole:
             end = " and not their end" * (self._taken == self.size)
-            raise RuntimeError(f"{what}: {self._taken} of {self.size} bytes were read{end}")
+            raise WorkerError(
+                f"{who} must read all of {what}, got {self._taken} of {self.size} bytes{end}: read "
+                "its .lines() or .pieces() to the end"
+            )
 
 
 def combine(
@@ -151,7 +155,7 @@ def reduce(
         out.write(b"")  # an empty output is an output
         function(streams, out.write, suffix)
         for stream in streams:
-            stream.finish(f"the function did not take all of {next(stream.names(), 'nothing')}")
+            stream.finish("the function", next(stream.names(), "its input"))
     assert out.made  # noqa: S101
     return out.made
 

@@ -1,4 +1,4 @@
-"""The edge of every worker: exit codes, log lines on stderr, SIGTERM."""
+"""The entry point of every worker: exit codes, log lines on stderr, SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fanfold import parallel
 from fanfold.errors import Naming, RetryError, WorkerError, explain
 
 OF_ALL = """
-All take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE from the environment, in a bucket
-OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. All settings are in
-workers/settings.md."""
+All steps also take WORK_DIR=/mnt/vol RUN_DIR RUN_ID RUN_STARTED ERROR_FILE. In a bucket, all steps
+also take OSS_REGION OSS_ENDPOINT OSS_CNAME=false OSS_CONNECTIONS and credentials. All settings are
+variables of the environment. workers/settings.md describes them."""
 GRACE = 20  # seconds for the cleanup after SIGTERM: a pod has 30
 
 
@@ -52,7 +52,8 @@ def output(text: str) -> None:
     if problem := say("stdout", f"{text}\n"):
         kind = RetryError if sys.stdout else WorkerError
         raise kind(
-            f"stdout cannot be written ({problem}): send stdout to a program or file that takes it"
+            f"stdout cannot be written ({problem}): send stdout to a program or file that accepts "
+            "it"
         )
 
 
@@ -97,7 +98,7 @@ def judge(error: Exception | SystemExit) -> tuple[int, str]:
         return explain(error)
     if isinstance(error, SystemExit):  # in a custom map
         code = error.code if isinstance(error.code, int) else 1
-        return code & 255 or 1, f"the map has called sys.exit({error.code!r}): let the map return"
+        return code & 255 or 1, f"your function has called sys.exit({error.code!r}): return instead"
     from traceback import format_exception
 
     say("stderr", "".join(format_exception(error)))
@@ -115,7 +116,7 @@ def attempt(worker: str, work: Callable[[], None], environ: Mapping[str, str]) -
         return 0
     except SystemExit as error:
         if error.code in (None, 0):  # in a custom map: its outputs are not published
-            raise RuntimeError("the map has called sys.exit: let the map return") from error
+            raise RuntimeError("your function has called sys.exit: return instead") from error
         raise
     except (WorkerError, OSError) as error:
         code, sentence = explain(error)

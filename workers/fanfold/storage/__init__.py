@@ -1,6 +1,6 @@
 """Storage: opens the storage in WORK_DIR, and declares what each offers. Add other storages here.
 
-A storage is a room with `open_storage` and two classes that follow the protocols below:
+A storage is a module with `open_storage` and two classes that follow the protocols below:
 
 - an output is written from start to end, then published: a reader gets all of it or nothing;
 - never probe for a file that may not exist yet, some mounts cache the miss: list the folder.
@@ -8,6 +8,7 @@ A storage is a room with `open_storage` and two classes that follow the protocol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from fanfold.errors import WorkerError
@@ -112,7 +113,17 @@ def open_storage(environ: Mapping[str, str]) -> tuple[Storage, Storage]:
     """Open WORK_DIR, which has the inputs, and RUN_DIR in it, which the run reads and writes."""
     root = environ.get("WORK_DIR", "/mnt/vol")
     if root.startswith(SCHEME):
-        from fanfold.storage import bucket  # imports oss2, which is large
+        name = root.removeprefix(SCHEME).partition("/")[0]
+        if not re.fullmatch("[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name):
+            shown = SCHEME + root.removeprefix(SCHEME).rpartition("@")[2]  # without a key before it
+            raise WorkerError(f"WORK_DIR must be oss://BUCKET/PREFIX, got {shown!r}: name a bucket")
+        try:
+            from fanfold.storage import bucket  # imports oss2, which is large
+        except ModuleNotFoundError as error:
+            raise WorkerError(
+                f"WORK_DIR must be a folder without the package oss2, got {root!r} ({error}): "
+                "install oss2, or use an image that has oss2"
+            ) from None
 
         return bucket.open_storage(environ)
     return folder.open_storage(root, environ)

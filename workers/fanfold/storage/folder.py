@@ -85,9 +85,10 @@ class File:
 
     def check_kind(self, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
+            what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
             raise WorkerError(
-                f"{self.name} is not a regular file: name a file, or with a / at the end a folder "
-                "that has only files"
+                f"{self.name} must be a regular file, got {what}: name a file; or, with a / at the "
+                "end, a folder that has only files"
             )
 
     def close(self) -> None:
