@@ -215,10 +215,10 @@ def problem_of(row: Row, value: str, volume: Volume, folder: Path) -> str:
     step = "split" if row.readers == ["all"] else row.readers[0]
     arguments, more = RUNS[step][row.name.startswith(("LEVEL", "REDUCE"))]
     run = {"RUN_ID": "1", "RUN_STARTED": 0} if row.name.startswith("RUN_") else {}
-    error = folder / "error"
-    error.unlink(missing_ok=True)
-    STEPS[step](arguments, volume.environ({**run, **more, "ERROR_FILE": error, row.name: value}))
-    return error.read_text() if error.exists() else ""
+    path = folder / "error"
+    path.unlink(missing_ok=True)
+    STEPS[step](arguments, volume.environ({**run, **more, "ERROR_FILE": path, row.name: value}))
+    return path.read_text() if path.exists() else ""
 
 
 def made(volume: Volume) -> Volume:
