@@ -195,7 +195,7 @@ def test_the_files_of_the_run_itself(
     outcome = run.run("split", INPUT=source)
 
     assert outcome.code == code, outcome.words
-    assert ("use another INPUT, OUTPUT" in outcome.words) == (code == 2)
+    assert ("change INPUT, OUTPUT" in outcome.words) == (code == 2)
 
 
 # --- count.py
@@ -654,10 +654,10 @@ def test_the_first_twenty_that_failed(volume: Volume) -> None:
 
     assert outcome.code == 2
     named = ", ".join(f"in/{n:02} (exit code 2)" for n in range(20))
-    assert f"25 of 25 files failed: {named} and 5 more: see " in outcome.words
+    assert f"25 of 25 files failed: {named} and 5 more: fix the errors in " in outcome.words
     (told,) = run.results().values()
     assert [line["exit"] for line in lines(told["outputs.jsonl"])] == [2] * 25
-    assert "outputs.jsonl says" in outcome.words
+    assert "outputs.jsonl, and run again" in outcome.words
 
 
 def test_a_part_whose_pod_has_died(volume: Volume) -> None:
@@ -748,7 +748,7 @@ def test_an_output_that_was_replaced(volume: Volume, data: bytes | None, code: i
 
     assert outcome.code == code, outcome.words
     if code:
-        assert "is not the output that the map of in/a has made" in outcome.words
+        assert "is not the output that the map of in/a made" in outcome.words
         assert run.final("outputs.jsonl") is None
         # The remedy of the error works.
         assert do(run, some_fail, ONLY_MISSING="true").code == 0
