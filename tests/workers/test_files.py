@@ -195,7 +195,7 @@ def test_the_files_of_the_run_itself(
     outcome = run.run("split", INPUT=source)
 
     assert outcome.code == code, outcome.words
-    assert ("change INPUT, OUTPUT" in outcome.words) == (code == 2)
+    assert ("use another INPUT, OUTPUT" in outcome.words) == (code == 2)
 
 
 # --- count.py

@@ -73,7 +73,7 @@ def _find_matches(store: Storage, source: str, environ: Mapping[str, str]) -> In
         if pattern.may_hold(own) if own.endswith("/") else pattern.matches(own):
             raise WorkerError(
                 f"INPUT must not match what the run writes, got {source!r}, which matches {own}: "
-                "change INPUT, OUTPUT or RUN_DIR, or add a folder before the first *"
+                "use another INPUT, OUTPUT or RUN_DIR, or a folder before the first *"
             )
     with suppress(NotADirectoryError):
         inputs = _stored(store, source, store.names(pattern.folder, pattern), looks=0)
