@@ -141,7 +141,7 @@ def _decompress(name: str, kind: str, pieces: Iterator[bytes]) -> Iterator[bytes
             if member.eof:
                 member, end = None, at - len(rest)
     if member:
-        raise WorkerError(f"{name} is cut off, its {kind} does not end by byte {at}: {AGAIN}")
+        raise WorkerError(f"{name} is cut off: its {kind} does not end by byte {at}: {AGAIN}")
     _check_padding(name, kind, end, at)
 
 
