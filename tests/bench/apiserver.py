@@ -1,4 +1,4 @@
-"""A small client of the API server, behind `kubectl proxy`, which knows every way to log in."""
+"""A small client of the API server, behind `kubectl proxy`, which logs in."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ TIMEOUT, WATCH = 60, 300  # seconds
 
 
 class RefusedError(Exception):
-    """The API server says no."""
+    """The API server has refused a request."""
 
 
 class Api:
-    """The API server, by a connection for each thread."""
+    """The API server, with one connection per thread."""
 
     def __init__(self, address: str) -> None:
         self.host, self.local = address.removeprefix("http://"), threading.local()
 
     def ask(self, method: str, path: str, body: Object | None = None) -> bytes:
-        """The answer to a request, which is made again where that may help. Raises RefusedError."""
+        """Return the answer to a request. Retry if this can help. Raises RefusedError."""
         patch = "merge-patch+json" if path.startswith(ARGO) else "strategic-merge-patch+json"
         head = {"Content-Type": f"application/{patch if method == 'PATCH' else 'json'}"}
         delay = 1
         while True:
             with suppress(OSError, HTTPException):
-                connection = self.local.__dict__.pop("connection", None)  # gone if this one fails
+                connection = self.local.__dict__.pop(
+                    "connection", None
+                )  # not kept if this request fails
                 connection = connection or HTTPConnection(self.host, timeout=TIMEOUT)
                 connection.request(method, path, json.dumps(body) if body else None, head)
                 answer = connection.getresponse()
@@ -47,7 +49,7 @@ class Api:
             delay = min(2 * delay, 30)
 
     def watch(self, path: str) -> Iterator[tuple[str, Object]]:
-        """What is there, then what happens to it, for some minutes at most."""
+        """Yield the existing objects, then their events, for a few minutes."""
         connection = HTTPConnection(self.host, timeout=WATCH + TIMEOUT)
         with suppress(OSError, HTTPException, ValueError):
             connection.request("GET", f"{path}&watch=true&timeoutSeconds={WATCH}")
@@ -55,4 +57,4 @@ class Api:
                 event = json.loads(line)
                 yield event["type"], event["object"]
         connection.close()
-        time.sleep(1)  # before the next, which may break at once like this one
+        time.sleep(1)  # before the next watch, which may fail immediately, too

@@ -1,4 +1,4 @@
-"""Thousands of pods: real ones, and ten times as many whose kubelet is a stand-in."""
+"""Thousands of real pods, and ten thousand pods with a stand-in for the kubelet."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from report import Section
 from scenario import WORDS, Volume, kubectl, submit_variant, template_of
 
 HOURS = 3600
-LINES = 10  # a part, as many of each keyword
+LINES = 10  # per part, with the same number of each keyword
 NODE = "fanfold-simulated"
-AT_ONCE = 100  # pods, as the component `parallelism` has it
-GROUP = 50  # parts a pod
-LANES = 4 * CORES  # pods at once that the stand-in runs; they wait for the API server, too
+AT_ONCE = 100  # pods at a time, as in the component `parallelism`
+GROUP = 50  # parts per pod
+LANES = 4 * CORES  # processes of the stand-in; they also wait for the API server
 TEXT = (
-    "The workflow log-count, mode `range`, a small log: {what} The object is the workflow as the "
-    "API server stores it, looked at every few seconds; its nodes are packed once all of it takes "
-    "1 MiB. The programs are those of the test cluster, whose garbage collector is told to save "
-    "time, not memory. Leases and looks are among the requests. "
+    "The workflow log-count, mode `range`, with a small log: {what} The object is the workflow in "
+    "the API server, read every few seconds. Argo packs the nodes of an object over 1 MiB. The "
+    "programs of the test cluster collect garbage rarely, to save time and not memory. The "
+    "requests contain leases, and the reads of this benchmark. "
 )
 
 
 def log_count(label: str, parts: int, group: int, edit: Edit) -> Seen:
-    """Run log-count with so many parts, and check what it counted if it ended well."""
+    """Run log-count, and check its totals if it succeeded."""
     print(f"  {label}", file=sys.stderr, flush=True)
     lines = max(LINES * parts, 1000)
     prepare(lines)
@@ -55,14 +55,14 @@ def log_count(label: str, parts: int, group: int, edit: Edit) -> Seen:
 
 
 def real(sizes: Sizes) -> Section:
-    """Real pods, once."""
+    """Real pods, in one run."""
     label = f"{sizes.pods:,} parts"
     seen = log_count(label, sizes.pods, 1, busy)
     if seen.phase != "Succeeded":
         raise SystemExit(f"{label}: {seen.phase}: {seen.message}")
-    what = "every part in a real pod of the test cluster, one run."
+    what = "each part in a real pod of the test cluster, one run."
     title = f"On the test cluster, {sizes.pods:,} pods"
-    section = Section("cluster-2000", title, TEXT.format(what=what) + versions(), "seconds a pod")
+    section = Section("cluster-2000", title, TEXT.format(what=what) + versions(), "seconds per pod")
     tell(section, {label: seen})
     section.figures["calls"] = seen.requests.total() / seen.pods
     control = ("workflow-controller", "kube-apiserver", "etcd")
@@ -75,12 +75,12 @@ def real(sizes: Sizes) -> Section:
 
 @contextmanager
 def simulated_node() -> Iterator[None]:
-    """A node whose pods run on this machine, as long as it lasts."""
+    """A node whose pods run as processes of this machine, until the context ends."""
     volume = Path(os.environ.get("E2E_VOLUME", "/var/local/fanfold"))
     if not (volume / "bench/log.txt").exists():
         raise SystemExit(
-            f"{volume} is not the cluster's volume: set E2E_VOLUME to the folder of this machine "
-            "that the pods of the cluster mount"
+            f"E2E_VOLUME must be the folder that the pods of the cluster mount, got {volume}: set "
+            "E2E_VOLUME to this folder of this machine"
         )
     env = {
         **os.environ,
@@ -113,9 +113,9 @@ def simulated_node() -> Iterator[None]:
 
 
 def on_simulated(spec: dict[str, Any]) -> None:
-    """Let the maps of a workflow run on the simulated node, and as many at once as a user has."""
+    """Let the maps of a workflow run on the simulated node, with a user's parallelism."""
     spec["parallelism"] = AT_ONCE
-    # Argo's limit is what is measured, not the limit that split goes by.
+    # This benchmark measures the limit of Argo, not the limit of split.
     variables = template_of(spec, "split")["container"]["env"]
     variables[:] = [each for each in variables if each["name"] != "MAX_PODS"]
     maps = template_of(spec, "map")
@@ -124,13 +124,13 @@ def on_simulated(spec: dict[str, Any]) -> None:
 
 
 def simulated(sizes: Sizes) -> Section:
-    """As many parts as go, a pod each; and ten times as many in groups. A run that ends
-    badly is a finding: the table says how."""
+    """As many parts as Argo allows, with one pod per part, and ten times as many in groups. The
+    table has the end of each run, also of a failed run."""
     prepare()
     runs: dict[str, Seen] = {}
 
     def run(parts: int, group: int = 1) -> Seen:
-        label = f"{parts:,} parts" + (f", {group} a pod" if group > 1 else "")
+        label = f"{parts:,} parts" + (f", {group} per pod" if group > 1 else "")
         runs[label] = log_count(label, parts, group, on_simulated)
         return runs[label]
 
@@ -140,21 +140,25 @@ def simulated(sizes: Sizes) -> Section:
             raise SystemExit(f"{first.phase}: {first.message}")
         if first.phase == "Succeeded":
             last = run(3 * sizes.simulated)
-        else:  # what was stored before it was refused, and a little less
+        else:  # a little less than Argo stored before it refused
             last, first = first, run(int(0.95 * first.pods) // 100 * 100)
         run(10 * sizes.simulated, GROUP)
     what = (
-        "split and reduce in real pods; the maps in pods bound to a node whose kubelet is a "
-        f"stand-in of ours, which runs the same worker in a process, {LANES} at once. Everything "
-        f"else is real. {AT_ONCE} pods at once at most. A pod makes fewer requests than a real one."
+        "split and reduce run in real pods. The maps are pods of a node with a stand-in for the "
+        f"kubelet, which runs the same worker as a process, {LANES} at a time. Everything else is "
+        f"real. At most {AT_ONCE} pods exist at a time. A simulated pod makes fewer requests than "
+        "a real pod."
     )
     limit = (
-        f"Argo goes no further than {last.pods:,} pods: `{last.message}`. "
+        f"Argo stores at most {last.pods:,} pods: `{last.message}`. "
         if last.phase != "Succeeded"
         else ""
     )
     section = Section(
-        "simulated", "Simulated nodes", TEXT.format(what=what) + limit + versions(), "seconds a pod"
+        "simulated",
+        "Simulated nodes",
+        TEXT.format(what=what) + limit + versions(),
+        "seconds per pod",
     )
     tell(section, runs)
     if first.packed:

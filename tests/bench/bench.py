@@ -1,4 +1,4 @@
-"""Measure both pipelines beside what one would use instead, and write BENCHMARKS.md."""
+"""Measure both pipelines, compare them with other tools, and write BENCHMARKS.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
     "oss": on_oss.oss,
 }
 CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large, "clock": clock.clock}
-# Hours, on a machine that does nothing else: only where they are named.
+# These take hours on a machine that does nothing else, so they run only by name.
 LONG = {"cluster-2000": at_scale.real, "simulated": at_scale.simulated}
 ON_CLUSTER = CLUSTER | LONG
 CASES = [*LOCAL, *ON_CLUSTER, "scale"]
@@ -42,8 +42,8 @@ TOOLS = {"rg": "ripgrep", "parallel": "parallel"}
 
 
 def install(without: Sequence[str]) -> None:
-    """The peers that are Debian packages, where that can be; what is missing then is left out of
-    the tables, which say so."""
+    """Install the peers that are Debian packages, where this is possible. The tables name each
+    peer that is missing."""
     wanted = {**TOOLS, "java": "default-jre-headless"} if "pyspark" not in without else TOOLS
     packages = [package for tool, package in wanted.items() if not shutil.which(tool)]
     if packages and os.geteuid() == 0 and shutil.which("apt-get"):
@@ -56,12 +56,15 @@ def install(without: Sequence[str]) -> None:
                 timeout=900,
             )
             if ended.returncode:
-                print(f"apt-get {command[0]} failed: done without", file=sys.stderr)
+                print(
+                    f"apt-get {command[0]} failed: the benchmark goes on without the missing peers",
+                    file=sys.stderr,
+                )
                 return
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the cases that the arguments name."""
+    """Run the cases in the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--size", choices=SIZES, default="full")
@@ -69,18 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--install", action="store_true", help="install the Debian packages")
     chosen = parser.parse_args(argv)
     if unknown := [case for case in chosen.cases if case not in CASES]:
-        parser.error(f"{unknown[0]!r} is no case: choose from {', '.join(CASES)}")
+        parser.error(
+            f"CASE must be one of {', '.join(CASES)}, got {unknown[0]!r}: correct this name"
+        )
     sizes = SIZES[chosen.size]
     everything = [*LOCAL, *(CLUSTER if chosen.size == "full" else ()), "scale"]
     wanted = chosen.cases or everything
     need = 4 * sizes.log if set(wanted) - {"start", "scale", *ON_CLUSTER} else 0
     if not chosen.folder.is_dir() or shutil.disk_usage(chosen.folder).free < need:
         parser.error(
-            f"{chosen.folder} is no folder with {report.size(need)} free: name another with "
-            "--folder (make bench FOLDER=...)"
+            f"--folder must be a folder with {report.size(need)} free, got {chosen.folder}: set "
+            "another folder (make bench FOLDER=...)"
         )
     output = HERE if chosen.size == "full" else ROOT / "build/bench"
-    for number in (signal.SIGTERM, signal.SIGHUP):  # to end what was started, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end all processes, like Ctrl-C
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     if chosen.install:
         install(sizes.without)

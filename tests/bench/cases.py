@@ -1,4 +1,4 @@
-"""The cases that need no cluster: the workers as processes, beside what one would use instead."""
+"""The cases that need no cluster: the workers as processes, compared with other tools."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ from report import Section, size, spread
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the inputs are."""
+    """The sizes of the inputs, and the numbers of runs."""
 
     repeats: int
-    starts: int  # repeats of what takes milliseconds
+    starts: int  # repeats of a job of milliseconds
     log: int  # bytes, of log-count and split
     part: int  # bytes, of count
-    sparse: int  # bytes, of its sparse one
+    sparse: int  # bytes, of the sparse log of split
     parts: tuple[int, ...]  # of split and merge
     files: tuple[int, ...]  # of the aggregation
     pods: int  # real ones, at scale
@@ -69,12 +69,12 @@ QUICK = Sizes(
 
 
 def walls(runs: Runs) -> list[tuple[str, list[float]]]:
-    """The seconds of every job that was run."""
+    """The seconds of each job that was run."""
     return [(label, [run["wall"] for run in found]) for label, found in runs.items() if found]
 
 
 def each(runs: Runs, number_of: Mapping[str, int]) -> dict[str, str]:
-    """Microseconds for each of so many things."""
+    """Microseconds per part or file of each job."""
     return {
         label: f"{middle(found, 'wall') / number_of[label] * 1e6:.0f}"
         for label, found in runs.items()
@@ -102,7 +102,7 @@ def log_count_job(folder: Path, log: str, mode: str, parts: int) -> Job:
 
 
 def tallied(output: str) -> Totals:
-    """The sums of lines of `uniq -c`, some of which may be of the same word."""
+    """The sum per word of lines of `uniq -c`. A word can have several lines."""
     totals = dict.fromkeys(KEYWORDS, 0)
     for count, word in re.findall(r"(\d+)[ :]+(\w+)", output):
         totals[word] += int(count)
@@ -110,7 +110,7 @@ def tallied(output: str) -> Totals:
 
 
 def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
-    """What one would use instead, as one would write it."""
+    """The other tools, used as their users would use them."""
     env = environ(folder, SPARK_LOCAL_IP="127.0.0.1", POLARS_MAX_THREADS=CORES)
     words = " ".join(f"-e {word}" for word in KEYWORDS)
     grep, tally = f"grep -aoF {words}", "sort | uniq -c"
@@ -119,7 +119,7 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
         label: str, script: str, tool: str, totals: Callable[[str], Totals] | None, *clean: Path
     ) -> Job:
         missing = "" if shutil.which(tool) else f"{tool} is not installed"
-        # In the folder, which has whatever name it was given: no script holds it.
+        # A script runs in the folder and does not contain its name, which can have any letter.
         command = "sh", "-c", f'cd "$HOME" && {script}'
         return Job(label, [[(command, env)]], totals, clean, missing)
 
@@ -147,7 +147,7 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
         shell("cat (a read)", f"cat {log} >/dev/null", "cat", None),
         shell("grep -o, sort, uniq -c", f"{grep} {log} | {tally}", "grep", tallied),
         shell("ripgrep -o, sort, uniq -c", f"rg -aoNIF {words} {log} | {tally}", "rg", tallied),
-        shell("ripgrep, a count a word", f"{by_word} '{count}'", "rg", tallied),
+        shell("ripgrep, one pass per keyword", f"{by_word} '{count}'", "rg", tallied),
         shell(
             f"split -n l/{CORES}, parallel, grep",
             f"mkdir pieces && split -n l/{CORES} {log} pieces/ && {by_piece}",
@@ -168,7 +168,7 @@ def peers(folder: Path, log: str, without: Sequence[str]) -> list[Job]:
 
 
 def versions() -> str:
-    """Of the peers that are here."""
+    """The versions of the installed peers."""
     found = [
         f"{name} {metadata.version(name)}"
         for name in ("duckdb", "polars", "pyspark")
@@ -182,23 +182,24 @@ def versions() -> str:
 
 
 def log_count(sizes: Sizes, folder: Path) -> Section:
-    """The whole log-count beside what one would use instead."""
+    """The whole log-count, compared with other tools."""
     section = Section(
         "log-count",
         "The whole log-count",
-        f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords; split, as many "
-        "maps at once as there are cores, and merge, every worker a process of its own. All but "
-        "`cp` and `cat` gave the same totals, or this page would not be. What bounds the workers, "
-        "after the copy of every byte from the page cache, are the keywords all of whose letters "
-        "are frequent, here ERROR: a pass of `bytes.count` for each. The others take the passes of "
-        "a few rare letters, four to ten times as fast. A map of one's own can be another program; "
-        f"a pod's network is mostly slower than either. {versions()}.",
+        f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords. A run is split, "
+        "one map per core at a time, and merge. Each worker is one process. All jobs except `cp` "
+        "and `cat` found the same totals: a different total ends the benchmark. Two things limit "
+        "the workers: the copy of each byte from the page cache, and the keywords with frequent "
+        "letters only, here ERROR. Such a keyword takes one pass of `bytes.count`. The other "
+        "keywords share passes for a few rare letters, which are four to ten times as fast. A "
+        "custom map can be another program. The network of a pod is usually slower than both. "
+        f"{versions()}.",
     )
-    # Chosen by its name and not by its time, which would be a pick of the luckiest.
+    # Chosen by name: a choice by time would pick the luckiest run.
     ours, copy = "fanfold range, 2 parts", "fanfold copy, 2 parts"
     for log, every, what, faster in (
-        ("dense", 1, "a keyword a line", 3),
-        ("rare", 1000, "one in 1,000 lines", 1.5),
+        ("dense", 1, "a keyword per line", 3),
+        ("rare", 1000, "a keyword in one of 1,000 lines", 1.5),
     ):
         expected = write_log(folder / log, sizes.log, records(KEYWORDS, every), KEYWORDS)
         jobs = [
@@ -225,7 +226,7 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
 
 
 def write_sparse(path: Path, total: int, parts: int) -> None:
-    """A log that is a hole but for a few lines around every place where one of `parts` ends."""
+    """Write a sparse log: a few lines around the end of each of `parts`, and holes between."""
     line = next(records(KEYWORDS))
     with path.open("wb") as file:
         file.truncate(total)
@@ -235,20 +236,20 @@ def write_sparse(path: Path, total: int, parts: int) -> None:
 
 
 def split(sizes: Sizes, folder: Path) -> Section:
-    """Split alone, in both modes and at many sizes."""
+    """split.py alone, in both modes and with many sizes."""
     write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
     write_log(folder / "large", sizes.log, records(KEYWORDS), KEYWORDS)
     write_sparse(folder / "sparse", sizes.sparse, max(sizes.parts))
     section = Section(
         "split",
         "split alone",
-        "One small read a part in the mode `range`, and a copy of every byte besides in `copy`. "
-        "The sparse file has lines around every cut and holes between them.",
+        "The mode `range` takes one small read per part. The mode `copy` also copies each byte. "
+        "The sparse file has lines around each cut, and holes between them.",
     )
     jobs, parts_of = [], {}
     for name, mode, parts in product(("small", "large", "sparse"), ("range", "copy"), sizes.parts):
         if mode == "copy" and (name == "sparse" or parts > 10_000):
-            continue  # a file a part: what that costs shows at 10,000
+            continue  # the rows of 10,000 parts show the cost of a file per part
         total = size((folder / name).stat().st_size)
         label = f"{total}{' sparse' * (name == 'sparse')}, {mode}, {parts:,} parts"
         parts_of[label] = parts
@@ -256,7 +257,7 @@ def split(sizes: Sizes, folder: Path) -> Section:
         command = worker(folder, "split", **settings)
         jobs.append(Job(label, [[command]], clean=[folder / "run"]))
     runs = in_turn(jobs, sizes.repeats, folder)
-    section.compare(runs, "µs a part", each(runs, parts_of))
+    section.compare(runs, "µs per part", each(runs, parts_of))
     section.bars = [(label, values) for label, values in walls(runs) if "range" in label]
     for label, values in section.bars:
         if "sparse" in label:
@@ -270,13 +271,13 @@ def split(sizes: Sizes, folder: Path) -> Section:
 
 
 def record_name(plan: bytes, part: int, words: Sequence[str]) -> str:
-    """The record of a part, given its plan.json and the keywords."""
+    """The name of the record of a part, for a plan.json and the keywords."""
     job = fanfold_records.job_id(Plan(NEWEST_PLAN, [plan]).id, {"keywords": list(words)})
     return PART_RECORD.format(job, part)
 
 
 def count(sizes: Sizes, folder: Path) -> Section:
-    """One thing at a time is other than in the first row."""
+    """count.py alone. Each row changes one thing of the first row."""
     many = [*KEYWORDS, "TRACE", "FATAL", "NOTICE", "ALERT", "PANIC", "AUDIT", "CRIT", "EMERG"]
     many += ["DENIED", "TIMEOUT", "REFUSED", "ABORT"]
     many += [name for name in dir(builtins) if name.endswith("Error")][: 64 - len(many)]
@@ -326,9 +327,9 @@ def count(sizes: Sizes, folder: Path) -> Section:
         "count",
         "count alone",
         f"One part of {size(sizes.part)} in the mode `range`, from the start of the process to its "
-        "end; every row differs from the first in one thing. GiB a CPU second is the rate of one "
-        "core that need not wait for its storage.",
-        "GiB a CPU second",
+        "end. Each row changes one thing of the first row. GiB per CPU second is the rate of one "
+        "core that does not wait for its storage.",
+        "GiB per CPU second",
     )
     section.bars = [
         (label, [sizes.part / GIB / run["cpu"] for run in found]) for label, found in runs.items()
@@ -343,7 +344,7 @@ def count(sizes: Sizes, folder: Path) -> Section:
 
 
 def write_records(folder: Path, parts: int) -> str:
-    """A plan of so many parts with all its records, as the maps would have left them."""
+    """Write a plan of `parts` parts and the records of all parts, as maps write them."""
     run_dir = f"merge-{parts}"
     settings = {"INPUT": "small", "RUN_DIR": run_dir, "NUM_PARTS": parts, "SPLIT_MODE": "range"}
     measure(Job("split", [[worker(folder, "split", **settings)]]), folder)
@@ -366,12 +367,12 @@ def write_records(folder: Path, parts: int) -> str:
 
 
 def merge(sizes: Sizes, folder: Path) -> Section:
-    """Merge alone, and the levels of the aggregation."""
+    """merge.py alone, and the levels of the aggregation."""
     section = Section(
         "merge",
         "merge, and the aggregation",
-        "The merge of log-count is one process. The levels of process-data are here the workers' "
-        "own code, all in one process: on a cluster every one of the pods costs a start besides.",
+        "The merge of log-count is one process. Here one process runs all levels of process-data. "
+        "On a cluster each pod also takes the time of its start.",
     )
     write_log(folder / "small", MIB, records(KEYWORDS), KEYWORDS)
     jobs, number_of = [], {}
@@ -426,7 +427,7 @@ def merge(sizes: Sizes, folder: Path) -> Section:
 
 
 def start(sizes: Sizes, folder: Path) -> Section:
-    """The start of each worker, and what it imports."""
+    """The start of each worker, and its imports."""
     line = next(records(KEYWORDS))
     (folder / "line").write_bytes(line)
     settings = {"INPUT": "line", "RUN_DIR": "start", "NUM_PARTS": 1, "SPLIT_MODE": "range"}
@@ -460,13 +461,14 @@ def start(sizes: Sizes, folder: Path) -> Section:
     section = Section(
         "start",
         "A worker's start",
-        "The whole life of a worker that has one line to do: more than its start, and never less. "
-        f"Medians of {sizes.starts} runs. What bounds it: to read JSON, to heed SIGTERM and to "
-        "prove what was read takes `json`, `signal`, `contextlib` and `hashlib`, which come with "
-        "`re` and `enum`; to import these alone is 2.3 times the instructions of `pass`, by "
-        "callgrind. bucket.py, which only who works in a bucket "
-        "without a mount imports, has oss2 in it. Imports are those of `-X importtime`, each "
-        "module without what it imports itself, the longest first.",
+        "A worker from its start to its end, with an input of one line: a little more than its "
+        f"start. Medians of {sizes.starts} runs. The imports limit it: JSON, SIGTERM and the "
+        "proofs take `json`, `signal`, `contextlib` and `hashlib`, which import `re` and `enum`. "
+        "These imports alone take 2.3 times the instructions of `pass`, by callgrind. Only a "
+        "worker in a bucket without a mount imports bucket.py, and with it oss2. The package oss2 "
+        "imports its client-side encryption, which no worker uses: 40 % of its time. Nothing "
+        "smaller than the package can be imported without a change of oss2. The times of imports "
+        "are from `-X importtime`, each module without its own imports, the longest first.",
         bars=walls(runs),
     )
     ratios = {label: f"{seconds / wall[floor]:.2f}" for label, seconds in wall.items()}
@@ -485,7 +487,7 @@ def start(sizes: Sizes, folder: Path) -> Section:
 
 
 def imports(command: Command, repeats: int) -> tuple[str, str, str]:
-    """How many modules a command imports, how long that takes, and which take longest."""
+    """The number of modules that a command imports, their milliseconds, and the slowest modules."""
     (python, *arguments), env = command
     took: dict[str, list[int]] = {}
     for _ in range(repeats):
@@ -506,7 +508,7 @@ def imports(command: Command, repeats: int) -> tuple[str, str, str]:
 
 
 def image_sizes() -> Iterator[tuple[str, str, str]]:
-    """The images' layers in the archives that images/build.sh --archive wrote."""
+    """The sizes of the images in the archives of images/build.sh --archive."""
     for image in ("split", "map", "reduce"):
         path = ROOT / "build/images" / f"{image}.tar"
         if not path.exists():

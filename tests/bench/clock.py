@@ -1,4 +1,4 @@
-"""Where the seconds of a small run go, and what each setting of a user changes."""
+"""The seconds of a small run, and the effect of each setting."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ TEXT = (
 
 
 def no_gc(spec: dict[str, Any]) -> None:
-    """Leave the pods where they are until the workflow is deleted."""
+    """Keep the pods until the workflow is deleted."""
     del spec["podGC"]
 
 
 def whole_core(spec: dict[str, Any]) -> None:
-    """Let each map request a core of the node's two."""
+    """Let each map request one of the two cores of the node."""
     template_of(spec, "map")["container"]["resources"]["requests"]["cpu"] = "1"
 
 
-WORK: tuple[tuple[str, str, Edit], ...] = (  # what a row changes, the requeue time, the spec
+WORK: tuple[tuple[str, str, Edit], ...] = (  # label, requeue time, edit of the spec
     ("the bundle", "", busy),
     ("pods that do nothing", "", idle),
     ("no `podGC`", "", no_gc),
@@ -53,7 +53,7 @@ WORK: tuple[tuple[str, str, Edit], ...] = (  # what a row changes, the requeue t
 
 @contextmanager
 def requeue_time(value: str) -> Iterator[None]:
-    """Argo's controller with this requeue time; with its own again afterwards."""
+    """Restart Argo's controller with this requeue time, and afterwards with its own again."""
     (container,) = get(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
     known = {each["name"]: each.get("value", "") for each in container.get("env", [])}
 
@@ -85,7 +85,7 @@ def phases(workflow: Mapping[str, Any]) -> list[float]:
 
 
 def once(edit: Edit) -> tuple[float, list[float]]:
-    """One run: its seconds, and its phases."""
+    """Run log-count once. Return its seconds and its phases."""
     start = time.monotonic()
     settings = {"input": "bench/log.txt", "runDir": "bench/clock", "splitMode": "range"}
     run = submit_variant("log-count", edit, numParts=str(PARTS), **settings)
@@ -96,7 +96,7 @@ def once(edit: Edit) -> tuple[float, list[float]]:
 
 
 def clock(sizes: Sizes) -> Section:
-    """A small run, and the same with one thing changed."""
+    """A small run, and the same run with one change per row."""
     prepare()
     found: dict[str, list[tuple[float, list[float]]]] = {label: [] for label, _, _ in WORK}
     for setting in dict.fromkeys(setting for _, setting, _ in WORK):

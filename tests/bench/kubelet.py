@@ -1,13 +1,12 @@
-"""Stands in for the kubelet of a node that is not there, and for Argo's executor in its pods.
+"""A stand-in for the kubelet of a simulated node, and for Argo's executor in its pods.
 
-kubelet.py http://127.0.0.1:8001 NODE VOLUME PROGRAMS LANES     # that is where `kubectl proxy` is
+kubelet.py http://127.0.0.1:8001 NODE VOLUME PROGRAMS LANES     # the address of `kubectl proxy`
 
-It makes the node, with a taint that only pods of a simulation tolerate. What a pod's container
-`main` would run is run in a process of this machine, LANES at once: from the folder PROGRAMS, with
-the pod's user and environment, in which a path in a volume is one here; every claim is the folder
-VOLUME. The pod gets a kubelet's phases and states, in two requests instead of five. Argo gets the
-task result of its executor: empty first, progress once a minute, outputs, the label that they are
-complete. Not here: limits, probes, deadlines, and what a variable takes from a secret.
+It creates the node, with a taint that only pods of a simulation tolerate. It runs the command of a
+container `main` as a process of this machine, LANES at a time, with the program of the folder
+PROGRAMS and the user and environment of the pod. Each claim is the folder VOLUME. It reports the
+phases of a kubelet in two requests instead of five, and the task result of Argo's executor with
+progress and outputs. Not simulated: limits, probes, deadlines, variables from Secrets.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from pathlib import Path
 
 from apiserver import ARGO, CORE, Api, Object, RefusedError
 
-LABEL = "fanfold/simulated"  # of the node; its taint, too
+LABEL = "fanfold/simulated"  # of the node, and its taint
 CAPACITY = {"cpu": "1000", "memory": "10Ti", "pods": "1000"}
 COMPLETED = "workflows.argoproj.io/report-outputs-completed"
 NODE_ID, WORKFLOW = "workflows.argoproj.io/node-id", "workflows.argoproj.io/workflow"
 HEARTBEAT, PROGRESS = 10, 60  # seconds
-STDOUT, MESSAGE = 256 << 10, 2048  # bytes at its end that Argo and the kubelet keep of what is said
+STDOUT, MESSAGE = 256 << 10, 2048  # bytes at the end of output and message that are kept
 
 
 def now() -> str:
-    """As Kubernetes writes it."""
+    """The time, in the format of Kubernetes."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def environment(pod: Object, container: Object) -> dict[str, str]:
-    """The variables of a container, those that name others expanded as by the kubelet."""
+    """The variables of a container, expanded like the kubelet expands them."""
     known: Object = {}
 
     def expand(found: re.Match[str]) -> str:
@@ -68,13 +67,13 @@ class Pod:
         self.process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
-        """End it, since it is deleted."""
+        """End the process of a deleted pod."""
         self.deleted = True
         if self.process:
             self.process.kill()
 
     def tell(self, phase: str, started: str, ended: Object) -> None:
-        """Tell its phase. Those of init have ended, too, and the others run."""
+        """Report the phase of the pod. Init containers have ended, the others run or have ended."""
 
         def state(each: Object, ended: Object | None) -> Object:
             found = {"terminated": ended} if ended else {"running": {"startedAt": started}}
@@ -89,10 +88,11 @@ class Pod:
         self.api.ask("PATCH", f"{self.path}/status", {"status": found})
 
     def run(self, made: Path) -> tuple[int, str, Object]:
-        """Run what the container `main` would, with one folder for all that is no claim: its exit
-        code, its last words, its outputs."""
+        """Run the command of the container `main`. Return exit code, message and outputs."""
         (main,) = (one for one in self.found["spec"]["containers"] if one["name"] == "main")
-        made.chmod(0o777)  # the worker may be somebody else, who passes no folder above the claim
+        made.chmod(
+            0o777
+        )  # the worker can run as another user, who cannot pass a folder above the claim
         claims = {v["name"] for v in self.found["spec"]["volumes"] if "persistentVolumeClaim" in v}
         mounts = {mount["mountPath"]: mount["name"] in claims for mount in main["volumeMounts"]}
         here = {path: "/proc/self/cwd" if claim else str(made) for path, claim in mounts.items()}
@@ -106,7 +106,7 @@ class Pod:
 
         given = environment(self.found, main)
         words = [*main["command"], *main.get("args", [])]
-        words = words[words.index("--") + 1 :]  # before it stands Argo's own program
+        words = words[words.index("--") + 1 :]  # Argo's program stands before --
         if words[0] == "python":
             words[:2] = [sys.executable, os.path.join(self.programs, words[1])]
         user = self.found["spec"]["securityContext"].get("runAsUser") if os.geteuid() == 0 else None
@@ -119,10 +119,10 @@ class Pod:
             with suppress(subprocess.TimeoutExpired):
                 output, log = self.process.communicate(timeout=PROGRESS)
                 break
-            with suppress(OSError, IndexError):  # it has told nothing yet
+            with suppress(OSError, IndexError):  # there is no progress yet
                 told = Path(at(given["ARGO_PROGRESS_FILE"])).read_text().split()[-1]
                 self.api.ask("PATCH", self.report, {"progress": told})
-        # Argo tells its container init, which stages files, what the template is.
+        # Argo passes the template to the container init, which stages files.
         init = environment(self.found, self.found["spec"]["initContainers"][0])
         outputs: Object = json.loads(init["ARGO_TEMPLATE"]).get("outputs", {})
         for each in outputs.get("parameters", []):
@@ -136,7 +136,7 @@ class Pod:
         return code if code >= 0 else 128 - code, said[-MESSAGE:].decode(errors="replace"), outputs
 
     def live(self) -> None:
-        """Run it, and tell Kubernetes and Argo."""
+        """Run the pod, and report to Kubernetes and Argo."""
         started, (results, _, node) = now(), self.report.rpartition("/")
         labels = {WORKFLOW: self.about["labels"][WORKFLOW], COMPLETED: "false"}
         about = {"name": node, "labels": labels, "ownerReferences": self.about["ownerReferences"]}
@@ -152,13 +152,13 @@ class Pod:
             bad = {**fine, "exitCode": code, "reason": "Error", "message": said}
             ended = {"wait": fine, "main": bad if code else fine}
             self.tell("Failed" if code else "Succeeded", started, ended)
-        except Exception as error:  # which nobody waits for in this thread
+        except Exception as error:  # no caller waits for this thread
             if not self.deleted:
                 print(f"{self.path}: {error!r}", file=sys.stderr, flush=True)
 
 
 def beat(api: Api, name: str) -> None:
-    """Say that the node is well, again and again."""
+    """Report the node as ready, every few seconds."""
     while True:
         well = {"type": "Ready", "status": "True", "lastHeartbeatTime": now()}
         found = {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [well]}
@@ -174,7 +174,7 @@ def main() -> int:
     taint = {"key": LABEL, "value": "true", "effect": "NoSchedule"}
     about = {"name": name, "labels": {LABEL: "true", "kubernetes.io/hostname": name}}
     try:
-        with suppress(RefusedError):  # it is there
+        with suppress(RefusedError):  # the node exists
             api.ask("POST", f"{CORE}/nodes", {"metadata": about, "spec": {"taints": [taint]}})
         threading.Thread(target=beat, args=(api, name), daemon=True).start()
         while True:
@@ -187,7 +187,7 @@ def main() -> int:
                     pods.pop(uid).kill()
                 elif uid in pods and "deletionTimestamp" in found["metadata"]:
                     pods[uid].kill()
-                    with suppress(RefusedError):  # the API server waits for the kubelet to say so
+                    with suppress(RefusedError):  # the API server waits for the kubelet
                         api.ask("DELETE", f"{pods[uid].path}?gracePeriodSeconds=0")
     finally:
         for pod in pods.values():

@@ -1,13 +1,14 @@
-"""Run a job and say what it took, all its processes together.
+"""Run a job and print its figures, for all its processes together.
 
-Reads   a job as JSON on stdin: stages one after the other, each of commands, `width` at a time
-Writes  their stdout and stderr to the files that the job names
+Reads   a job as JSON on stdin: stages that run one after the other, and the commands of each
+        stage, of which `width` run at a time
+Writes  the stdout and stderr of the commands, to the files that the job names
 Prints  {"wall": s, "cpu": s, "peak": bytes, "read": bytes, "written": bytes}
 
-It is a process of its own, and a small one, since a child's peak begins with the size of whoever
-started it. The figures are what the kernel keeps of children that were waited for, and of theirs:
-CPU seconds and the peak of the largest process (getrusage), and the bytes that went through system
-calls (rchar and wchar of /proc/self/io; mapped files are not among them).
+This is a small process, because the peak of a child begins with the size of its parent. The
+figures are the kernel's accounts of all children and their children: CPU seconds and the peak of
+the largest process (getrusage), and the bytes of system calls (rchar and wchar of /proc/self/io,
+without mapped files).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def transferred() -> tuple[int, int]:
 
 
 def run(job: dict[str, object], running: dict[int, int]) -> None:
-    """Run all stages; `running` has the pid and pidfd of every command that has not ended. A
-    command that fails ends it all."""
+    """Run all stages. `running` has the pid and pidfd of each running command. A command that fails
+    ends the job."""
     files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     for fd, name in ((1, "stdout"), (2, "stderr")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -40,7 +41,7 @@ def run(job: dict[str, object], running: dict[int, int]) -> None:
         while todo or running:
             while todo and len(running) < job["width"]:  # type: ignore[operator]
                 argv, environ = todo.pop(0)
-                # A group of its own: whatever a command leaves behind can be found and ended.
+                # A process group per command, to end processes that the command leaves behind.
                 pid = os.posix_spawnp(argv[0], argv, environ, file_actions=files, setpgroup=0)
                 running[pid] = os.pidfd_open(pid)
             ended = select.select(list(running.values()), [], [])[0]

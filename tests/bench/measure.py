@@ -1,4 +1,4 @@
-"""Jobs, what they took, and inputs for them."""
+"""Jobs, their figures, and their inputs."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ Command = tuple[Sequence[str], Mapping[str, str]]  # arguments and environment
 
 @dataclass(frozen=True)
 class Job:
-    """Stages of commands. `totals` reads what they found, from their stdout or from elsewhere;
-    `clean` is what to remove after every run."""
+    """Stages of commands. `totals` returns the totals that the job found, from its stdout or from a
+    file. The paths in `clean` are removed after each run."""
 
     label: str
     stages: Sequence[Sequence[Command]]
     totals: Callable[[str], Totals] | None = None
     clean: Sequence[Path] = field(default=())
-    missing: str = ""  # why it cannot be run here
+    missing: str = ""  # why this machine cannot run it
 
 
 def environ(folder: Path, **settings: object) -> dict[str, str]:
-    """An environment with these settings and little else."""
+    """A small environment with these settings."""
     return {
         "PATH": os.environ["PATH"],
-        "HOME": str(folder),  # no dot file has a say
+        "HOME": str(folder),  # without the user's dot files
         "TMPDIR": str(folder),
-        "LC_ALL": "C",  # what makes grep and sort fast
+        "LC_ALL": "C",  # makes grep and sort fast
         "PYTHONDONTWRITEBYTECODE": "1",
         **{name: str(value) for name, value in settings.items()},
     }
 
 
 def measure(job: Job, folder: Path) -> tuple[Figures, str]:
-    """Run a job; what it took, and its stdout."""
+    """Run a job. Return its figures and its stdout."""
     words = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
     for path in words.values():
         path.unlink(missing_ok=True)
@@ -74,11 +74,11 @@ def measure(job: Job, folder: Path) -> tuple[Figures, str]:
         except BaseException:
             launcher.terminate()
             raise
-    said = words["stdout"].read_text() if words["stdout"].exists() else ""
+    output = words["stdout"].read_text() if words["stdout"].exists() else ""
     if launcher.returncode:
         complaint = words["stderr"].read_text()[-2000:] if words["stderr"].exists() else ""
         raise SystemExit(f"{job.label} failed: {problem}{complaint}")
-    return dict(json.loads(answer)), said
+    return dict(json.loads(answer)), output
 
 
 Runs = dict[str, list[Figures]]
@@ -87,8 +87,8 @@ Runs = dict[str, list[Figures]]
 def in_turn(
     jobs: Sequence[Job], repeats: int, folder: Path, expected: Totals | None = None
 ) -> Runs:
-    """Run every job `repeats` times, A B C A B C ..., so that a drift of the machine meets all
-    alike. Whoever finds other totals than `expected` ends the benchmark."""
+    """Run each job `repeats` times, A B C A B C ...: a drift of the machine changes all jobs alike.
+    A job with totals other than `expected` ends the benchmark."""
     runs: Runs = {
         f"{job.label} (left out: {job.missing})" if job.missing else job.label: [] for job in jobs
     }
@@ -112,7 +112,7 @@ def middle(runs: Iterable[Figures], name: str) -> float:
 
 
 def workers(folder: Path) -> Path:
-    """The workers with their bytecode, as the images hold them."""
+    """The folder of the workers, with their bytecode as in the images."""
     copy = folder / "workers"
     if not copy.exists():
         shutil.copytree(WORKERS, copy, ignore=lambda *_: {"__pycache__", ".mypy_cache"})
@@ -130,8 +130,8 @@ def worker(folder: Path, name: str, *arguments: object, **settings: object) -> C
 def records(
     words: Sequence[str], every: int = 1, length: int = 100, lines: int = 1
 ) -> Iterator[bytes]:
-    """Endless records of `length` bytes, a word in every `every`-th (0: in none) and a line end
-    after every `lines`-th (0: after none)."""
+    """Endless records of `length` bytes. Every `every`-th record has a word (0: none has). Every
+    `lines`-th record ends with a line end (0: none does)."""
     dice = random.Random("fanfold")
     texts = (
         "GET /v1/orders/{n} 200 from Robin in {n} ms",
@@ -151,7 +151,7 @@ def records(
 
 
 def write_log(path: Path, size: int, source: Iterator[bytes], words: Sequence[str]) -> Totals:
-    """Write `size` bytes of records, a block of them again and again; what there is to count."""
+    """Write `size` bytes: a block of records, repeated. Return the totals."""
     block, length = [], 0
     while length < min(size, 4 * MIB):
         block.append(next(source))

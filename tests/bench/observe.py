@@ -1,4 +1,4 @@
-"""What a large run takes of the control plane, looked at while it goes on: the size of its object,
+"""The load of a large run on the control plane, measured during the run: the size of its object,
 CPU and memory of the programs, requests to the API server, and the pace of its pods."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from apiserver import ARGO
 from report import Section, size
 from scenario import NAMESPACE, Run, kubectl
 
-# Of a node of this machine; where they run elsewhere, nothing is known of them.
+# Programs of a cluster on this machine. Programs of another machine are left out.
 PROGRAMS = (
     "workflow-controller",
     "kube-apiserver",
@@ -32,12 +32,12 @@ PROGRAMS = (
     "kube-scheduler",
     "kubelet",
 )
-EVERY = 5  # seconds between two looks
-PACES = 10  # sections of a run whose paces are told
-MOST = 12  # kinds of requests that are told
+EVERY = 5  # seconds between two reads of the workflow
+PACES = 10  # sections of a run in the table of paces
+MOST = 12  # kinds of requests in the table
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 ENDED = ("Succeeded", "Failed", "Error", "Stalled")
-STALL = 600  # seconds without a change: where Argo cannot store the nodes, it may try for ever
+STALL = 600  # seconds without a change: Argo may retry for ever if it cannot store the nodes
 
 Nodes = dict[str, dict[str, Any]]
 Usage = dict[tuple[str, int], tuple[float, int]]  # program and process: CPU seconds, bytes
@@ -45,34 +45,34 @@ Usage = dict[tuple[str, int], tuple[float, int]]  # program and process: CPU sec
 
 @dataclass
 class Seen:
-    """What was seen of a run."""
+    """The measurements of a run."""
 
     wall: float = 0.0  # seconds
     phase: str = ""
     message: str = ""
-    largest: int = 0  # bytes of the object as it is stored
-    packed: int = 0  # bytes of its nodes at their largest, once Argo has compressed them
-    nodes: Nodes = field(default_factory=dict)  # those that were stored last
+    largest: int = 0  # bytes of the stored object, at most
+    packed: int = 0  # bytes of its compressed nodes, at most
+    nodes: Nodes = field(default_factory=dict)  # the nodes in the last stored object
     cpu: dict[str, float] = field(default_factory=dict)  # seconds, by program
-    memory: dict[str, int] = field(default_factory=dict)  # the most, by program
+    memory: dict[str, int] = field(default_factory=dict)  # at most, by program
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # by resource and verb
     version: str = ""
-    changed: float = 0.0  # when the version was first seen
+    changed: float = 0.0  # when this version was first read
 
     @property
     def pods(self) -> int:
-        """How many the object tells of."""
+        """The number of pods in the object."""
         return sum(node["type"] == "Pod" for node in self.nodes.values())
 
 
 def usage(proc: Path = Path("/proc")) -> Usage:
-    """What the programs have used and hold."""
+    """The CPU seconds and the memory of the programs."""
     found: Usage = {}
     for folder in proc.glob("[0-9]*"):
         try:
             name = Path(os.fsdecode((folder / "cmdline").read_bytes().split(b"\0")[0])).name
             if name in PROGRAMS:
-                # The fields after the name in brackets, which may hold anything.
+                # The fields after the name in brackets. The name can contain anything.
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 seconds = (int(fields[11]) + int(fields[12])) / TICKS
                 found[name, int(folder.name)] = seconds, int(fields[21]) * PAGE
@@ -82,7 +82,7 @@ def usage(proc: Path = Path("/proc")) -> Usage:
 
 
 def requests(metrics: str) -> Counter[tuple[str, str]]:
-    """The requests that an API server has answered, those that last left out."""
+    """The requests that an API server has answered, without watches."""
     found: Counter[tuple[str, str]] = Counter()
     for labels, count in re.findall(r"^apiserver_request_total\{(.*)\} (\S+)$", metrics, re.M):
         of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
@@ -93,7 +93,7 @@ def requests(metrics: str) -> Counter[tuple[str, str]]:
 
 
 def nodes_of(workflow: Mapping[str, Any]) -> Nodes:
-    """The nodes of a workflow as it is stored."""
+    """The nodes of a stored workflow."""
     found = workflow.get("status", {})
     if packed := found.get("compressedNodes"):
         return dict(json.loads(gzip.decompress(b64decode(packed))))
@@ -101,7 +101,7 @@ def nodes_of(workflow: Mapping[str, Any]) -> Nodes:
 
 
 def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
-    """Seconds a pod in each of so many sections of a run, by the times at which its maps ended."""
+    """Seconds per pod in each section of a run, by the times at which its maps ended."""
     ends = sorted(
         datetime.fromisoformat(node["finishedAt"]).timestamp()
         for node in nodes.values()
@@ -116,19 +116,19 @@ def paces(nodes: Nodes, sections: int = PACES) -> list[float]:
 
 
 def errors(log: str, name: str) -> list[str]:
-    """The errors that Argo's controller has met with a workflow, each once, the last two."""
+    """The last two different errors of Argo's controller about a workflow."""
     lines = (line for line in log.splitlines() if f"workflow={name} " in f"{line} ")
     found = (re.search(r' error="((?:[^"\\]|\\.)*)"', line) for line in lines)
     return list(dict.fromkeys(each[1] for each in found if each))[-2:]
 
 
 def requested() -> Counter[tuple[str, str]]:
-    """The requests that the API server has answered so far."""
+    """The requests that the API server has answered until now."""
     return requests(kubectl("get", "--raw", "/metrics"))
 
 
 def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
-    """Run a workflow to its end, good or bad, and remove it."""
+    """Run a workflow to its end, with success or failure, and remove it."""
     seen, first, before, start = Seen(), usage(), requested(), time.monotonic()
     run = submitted()
     try:
@@ -157,7 +157,7 @@ def observe(submitted: Callable[[], Run], timeout: float) -> Seen:
 
 
 def look(seen: Seen, name: str) -> None:
-    """Note what the workflow is now."""
+    """Read the workflow, and update the measurements."""
     text = kubectl("get", "--raw", f"{ARGO}/namespaces/{NAMESPACE}/workflows/{name}")
     found = json.loads(text)
     if (version := found["metadata"]["resourceVersion"]) != seen.version:
@@ -170,7 +170,7 @@ def look(seen: Seen, name: str) -> None:
 
 
 def tell(section: Section, runs: Mapping[str, Seen]) -> None:
-    """The tables of runs that were looked at."""
+    """Add the tables of measured runs."""
     rows: list[Sequence[str]] = [
         (
             label, f"{seen.wall:.0f}", f"{seen.pods:,}", f"{seen.wall / seen.pods:.2f}",
@@ -180,8 +180,8 @@ def tell(section: Section, runs: Mapping[str, Seen]) -> None:
         for label, seen in runs.items()
     ]  # fmt: skip
     head: Sequence[str] = (
-        "", "seconds", "pods", "seconds a pod", "object at its largest", "its packed nodes",
-        "packed a pod", "ended",
+        "", "seconds", "pods", "seconds per pod", "largest object", "its packed nodes",
+        "packed per pod", "end",
     )  # fmt: skip
     section.tables.append(("", head, rows))
     rows = [
@@ -190,7 +190,7 @@ def tell(section: Section, runs: Mapping[str, Seen]) -> None:
         for label, seen in runs.items() for name in PROGRAMS if name in seen.memory
     ]  # fmt: skip
     if rows:
-        head = ("", "CPU seconds", "milliseconds a pod", "most memory")
+        head = ("", "CPU seconds", "milliseconds per pod", "most memory")
         section.tables.append(("The control plane:", head, rows))
     kinds = sum((seen.requests for seen in runs.values()), Counter[tuple[str, str]]())
     rows = [
@@ -199,12 +199,12 @@ def tell(section: Section, runs: Mapping[str, Seen]) -> None:
                                   for seen in runs.values()))
           for (resource, verb), _ in kinds.most_common(MOST)),
     ]  # fmt: skip
-    section.tables.append(("Requests to the API server, a pod:", ("", *runs), rows))
+    section.tables.append(("Requests to the API server per pod:", ("", *runs), rows))
     found = {label: paces(seen.nodes) for label, seen in runs.items()}
     rows = [
         (label, *(f"{pace:.2f}" for pace in tenths), *[""] * (PACES - len(tenths)))
         for label, tenths in found.items()
     ]
     head = ("", *(f"{number + 1} of {PACES}" for number in range(PACES)))
-    section.tables.append(("Seconds a pod over time, by the end of the maps:", head, rows))
+    section.tables.append(("Seconds per pod over time, by the end of the maps:", head, rows))
     section.bars += [(label, tenths) for label, tenths in found.items() if tenths]

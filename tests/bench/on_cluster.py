@@ -1,4 +1,4 @@
-"""The pipelines on a cluster, beside the same pods that do nothing."""
+"""The pipelines on a cluster, compared with the same pods that do nothing."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ Edit = Callable[[dict[str, Any]], None]  # of a workflow's spec
 Once = Callable[[Edit], dict[str, float]]  # runs it, and says what it took
 
 NO_CLUSTER = (
-    "left out: no cluster. Set E2E_KUBECONFIG to one that has the images (tests/cluster/README.md; "
-    "on this machine: cluster.py build, up and load), FANFOLD_BIN to a folder with kubectl and "
-    "argo if they are not on the PATH, and E2E_VOLUME to the folder of its node for the volume"
+    "left out: there is no cluster. Set E2E_KUBECONFIG to the kubeconfig of a cluster that has the "
+    "images (tests/cluster/README.md; on this machine: cluster.py build, up and load), FANFOLD_BIN "
+    "to a folder with kubectl and argo if they are not on the PATH, and E2E_VOLUME to the node's "
+    "folder of the volume"
 )
 TEXT = (
-    "From the submission to the end of the workflow, mode `range`, a small log; beside it the same "
-    "workflow with the same images, templates and pods, whose containers run `python -c pass` (the "
-    "one of split prints the ids that the next step needs). So the floor has all that Kubernetes "
-    "and Argo take, and the start of Python. Pod-seconds are by the workflow's clock of whole "
-    "seconds. Nodes are the status as JSON, packed is the same as Argo keeps it once it is over "
-    "1 MiB, stored is all of the object in the API server; each divided by the pods. "
+    "From the submission to the end of the workflow, mode `range`, a small log. The floor is the "
+    "same workflow with the same images, templates and pods, but with containers that run "
+    "`python -c pass` (the container of split prints the ids that the next step needs). So the "
+    "floor has the time of Kubernetes and Argo, and the start of Python. Pod-seconds are from the "
+    "workflow's clock, which has whole seconds. Three sizes are per pod: the nodes of the status "
+    "as JSON, the same packed as Argo packs them in an object over 1 MiB, and the whole object in "
+    "the API server. "
 )
-LINES = 20_000  # of the log: what a pod does is little, what a pod is shows
+LINES = 20_000  # of the log: the time of the pod itself counts, not of its work
 TIMEOUT = 1800  # seconds, of one workflow
-# What stands in for a worker: the outputs that the workflow cannot go on without, and nothing else.
+# In place of a worker: only the outputs that the workflow needs.
 NOTHING = "pass"
 NO_SPLIT = (
     "import json, os; print(json.dumps([str(n) for n in range(int(os.environ['NUM_PARTS']))]));"
@@ -44,7 +46,7 @@ NO_SPLIT = (
 
 
 def idle(spec: dict[str, Any]) -> None:
-    """Let every container of a workflow start its Python and do nothing: same images, same pods."""
+    """Let each container of a workflow start its Python and do nothing: same images, same pods."""
     for template in spec["templates"]:
         if "container" in template:
             program = NO_SPLIT if template["name"] == "split" else NOTHING
@@ -52,17 +54,17 @@ def idle(spec: dict[str, Any]) -> None:
 
 
 def busy(_: dict[str, Any]) -> None:
-    """Leave the workers in."""
+    """Change nothing."""
 
 
 def seconds(node: dict[str, Any]) -> float:
-    """How long a pod was there, by the workflow's own clock of whole seconds."""
+    """The seconds of a pod by the workflow's clock, which has whole seconds."""
     first, last = (datetime.fromisoformat(node[name]) for name in ("startedAt", "finishedAt"))
     return (last - first).total_seconds()
 
 
 def timed(submitted: Callable[[], Run]) -> dict[str, float]:
-    """Run a workflow to its end; what it took and how large it was."""
+    """Run a workflow to its end. Return its figures."""
     start = time.monotonic()
     run = submitted()
     found = run.succeed(TIMEOUT)
@@ -83,7 +85,7 @@ def timed(submitted: Callable[[], Run]) -> dict[str, float]:
 
 
 def prepare(lines: int = LINES) -> None:
-    """The bundle on the cluster, and a log of so many lines on its volume."""
+    """Apply the bundle, and write a log of `lines` lines to the volume."""
     bundle = kubectl("kustomize", str(ROOT / "manifests/overlays/local"))
     folder = os.environ.get("E2E_VOLUME", "/var/local/fanfold")
     kubectl("apply", "-f", "-", stdin=bundle.replace("/var/local/fanfold", folder).encode())
@@ -95,16 +97,16 @@ def prepare(lines: int = LINES) -> None:
 
 
 def versions() -> str:
-    """Of the cluster."""
+    """The versions of the cluster."""
     server = json.loads(kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
     return f"Kubernetes {server}, Argo Workflows {argo('version', '--short').split()[-1]}."
 
 
 def log_count(parts: int, edit: Edit) -> dict[str, float]:
-    """Run log-count, and check what it counted if it did."""
+    """Run log-count. Check its totals, unless its pods do nothing."""
     run_dir = f"bench/log-count-{parts}"
     remove = "import shutil; shutil.rmtree(sys.argv[1], ignore_errors=True)"
-    Volume().run(remove, run_dir)  # what another run has found is no proof of this one
+    Volume().run(remove, run_dir)  # the result of an earlier run must not pass for this one
     settings = {"input": "bench/log.txt", "runDir": run_dir, "numParts": str(parts)}
     figures = timed(lambda: submit_variant("log-count", edit, splitMode="range", **settings))
     expected = dict.fromkeys(("INFO", "WARN", "ERROR", "DEBUG"), LINES // 4)
@@ -114,7 +116,7 @@ def log_count(parts: int, edit: Edit) -> dict[str, float]:
 
 
 def compare(section: Section, work: dict[str, Once], repeats: int) -> None:
-    """Run each beside its floor, in turn."""
+    """Run each workflow and its floor, in turn."""
     rows = []
     for label, once in work.items():
         runs: dict[str, list[dict[str, float]]] = {"": [], ", doing nothing": []}
@@ -137,13 +139,13 @@ def compare(section: Section, work: dict[str, Once], repeats: int) -> None:
         if label.startswith("log-count"):
             section.figures["packed"] = runs[""][-1]["packed"] / runs[""][-1]["pods"]
     head = (
-        "", "seconds", "pods", "pod-seconds", "nodes a pod", "packed", "stored", "time / floor",
+        "", "seconds", "pods", "pod-seconds", "nodes per pod", "packed", "stored", "time / floor",
     )  # fmt: skip
     section.tables.append(("", head, rows))
 
 
 def aggregate(template: str, number: int, **parameters: str) -> Once:
-    """Give what runs an aggregation of so many files."""
+    """Return a function that runs an aggregation of `number` files."""
     run_dir = f"bench/{template}-{number}"
 
     def once(edit: Edit) -> dict[str, float]:
@@ -166,7 +168,7 @@ def aggregate(template: str, number: int, **parameters: str) -> Once:
 
 
 def small(sizes: Sizes) -> Section:
-    """What takes a minute or two a run."""
+    """Runs of a minute or two."""
     prepare()
     section = Section("cluster", "On the test cluster", TEXT + versions())
     work = {
@@ -179,7 +181,7 @@ def small(sizes: Sizes) -> Section:
 
 
 def large(_: Sizes) -> Section:
-    """What takes many minutes a run: once each."""
+    """Runs of many minutes, once each."""
     prepare()
     section = Section(
         "cluster-large", "On the test cluster, larger", TEXT + "One run each. " + versions()

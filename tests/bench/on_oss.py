@@ -1,4 +1,4 @@
-"""The map against a fake OSS with the latency and the bandwidth of a real one."""
+"""The map in a fake OSS with the latency and the bandwidth of a real OSS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RUN_DIR = "count-run/"
 
 @contextmanager
 def fake(folder: Path) -> Iterator[str]:
-    """A fake OSS in a process of its own; its address."""
+    """Start a fake OSS as a process. Yield its address."""
     command = [sys.executable, str(ROOT / "tests/oss/fake.py"), "--port", "0", "--bucket", "bench"]
     with subprocess.Popen(
         [*command, "--root", str(folder)], stdout=subprocess.PIPE, text=True
@@ -52,7 +52,7 @@ def fake(folder: Path) -> Iterator[str]:
 
 
 def post_faults(endpoint: str) -> None:
-    """From now on every answer takes its time."""
+    """Give all later answers a latency and a bandwidth."""
     faults = [
         {"fault": "latency", "seconds": LATENCY},
         {"fault": "bandwidth", "rate": BANDWIDTH},
@@ -64,7 +64,7 @@ def post_faults(endpoint: str) -> None:
 
 
 def oss(sizes: Sizes, folder: Path) -> Section:
-    """The map without a mount, beside a plain download."""
+    """The map without a mount, compared with a plain download."""
     expected = write_log(folder / "log", sizes.log, records(KEYWORDS), KEYWORDS)
     (folder / "fake").mkdir()
     with fake(folder / "fake") as endpoint:
@@ -108,13 +108,13 @@ def oss(sizes: Sizes, folder: Path) -> Section:
     section = Section(
         "oss",
         "The map without a mount",
-        f"A part of {size(sizes.log)} in a fake OSS on this machine, whose answers take "
-        f"{1000 * LATENCY:.0f} ms and {BANDWIDTH / 1e6:.0f} MB/s a connection; the fake has a "
-        "share of the same cores. Beside `OSS_CONNECTIONS` of 1, 4 and 16 a plain download of the "
-        "same bytes by oss2 in as many threads, and the count of a local file. What bounds it: one "
-        "process receives and counts, which share its GIL. Where CPU seconds are near the seconds, "
-        "more connections are of no use; with few it is the latency of every range, for memory is "
-        "bounded. The start of oss2 is in both.",
+        f"A part of {size(sizes.log)} in a fake OSS on this machine. Each answer takes "
+        f"{1000 * LATENCY:.0f} ms, and a connection has {BANDWIDTH / 1e6:.0f} MB/s. The fake runs "
+        "on the same cores. The rows compare `OSS_CONNECTIONS` of 1, 4 and 16 with a plain "
+        "download of the same bytes by oss2 in as many threads, and with the count of a local "
+        "file. One process receives and counts, under one GIL. Where CPU seconds are near the "
+        "seconds, more connections do not help. With few connections the latency of each range "
+        "limits the rate, because memory is bounded. The start of oss2 is part of each row.",
         "MiB/s",
     )
     section.bars = [

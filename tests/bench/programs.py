@@ -1,4 +1,4 @@
-"""Programs that are measured, each as a process: peers that are libraries, and many workers in one.
+"""Measured programs, each one process: peers that are libraries, and many workers in one process.
 
 programs.py duckdb FILE INFO,WARN      # the totals as JSON, as every peer prints them
 programs.py oss2 http://127.0.0.1:9000 4
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-NO_SUCH_BYTE = "\x01"  # what parts the columns of a file that has only one
+NO_SUCH_BYTE = "\x01"  # the separator of a file with one column
 
 
 def duckdb(path: str, words: list[str]) -> dict[str, int]:
@@ -44,7 +44,7 @@ def polars(path: str, words: list[str]) -> dict[str, int]:
 
 
 def pyspark(path: str, words: list[str]) -> dict[str, int]:
-    """Spark with a core a thread, in this one process and its JVM."""
+    """Spark with one thread per core, in this process and its JVM."""
     sql: Any = import_module("pyspark.sql")
     spark = (
         sql.SparkSession.builder.master("local[*]")
@@ -60,12 +60,12 @@ def pyspark(path: str, words: list[str]) -> dict[str, int]:
     java = spark.sparkContext._gateway.proc
     spark.stop()
     java.stdin.close()
-    java.wait(timeout=60)  # or its CPU seconds would be nobody's
+    java.wait(timeout=60)  # its CPU seconds count only after a wait
     return dict(zip(words, map(int, row), strict=True))
 
 
 def oss2(endpoint: str, lanes: int) -> None:
-    """A plain download, each thread a range of its own, with nothing done to the bytes."""
+    """A plain download, one range per thread. The bytes are discarded."""
     client: Any = import_module("oss2")
     auth = client.AuthV4("id", "secret")
     bucket = client.Bucket(

@@ -1,7 +1,7 @@
-"""What the cases found, as BENCHMARKS.md and one SVG picture a case.
+"""The results of the cases, as BENCHMARKS.md and one SVG picture per case.
 
-Every section is also kept as JSON: a run of some cases leaves the others' as they are, and `scale`
-takes its figures from there.
+Each section is also a JSON file: a run of some cases does not change the other sections, and
+`scale` reads its figures there.
 """
 
 from __future__ import annotations
@@ -25,19 +25,17 @@ RESULTS = "results"  # the folder beside BENCHMARKS.md
 HEAD = """\
 # Benchmarks
 
-What `make bench` has measured; the program writes this page. Figures are medians, seconds with the
-least and the most in brackets. All runs of a table were made in turn (A B C A B C ...), so the
-ratios between them hold on a machine that is busy; compare other machines by the ratios, of the
-same sizes and as many cores.
+The results of `make bench`, which writes this page. Figures are medians. Brackets have the least
+and the most seconds. The runs of a table take turns (A B C A B C ...), so their ratios are right on
+a busy machine, too. Compare machines by the ratios of the same sizes and the same number of cores.
 
-Every job was a tree of processes, on files in memory unless `FOLDER=` names another place. CPU
-seconds and the peak, that of the largest process, are the kernel's own accounts of all of them.
-Peaks under 12 MiB are those of the process that starts the others. Bytes read and written are those
-of system calls on files: neither what is mapped into memory, which counts as resident, nor what
-comes over a socket.
+Each job is a tree of processes. Its files are in memory, unless `FOLDER=` names another place. CPU
+seconds, and the peak of the largest process, are the kernel's accounts of the tree. A peak under
+12 MiB is the peak of the process that starts the others. Bytes read and written are bytes of system
+calls on files, without files that are mapped into memory and without sockets.
 
 ```sh
-make bench                          # every case but cluster-2000 and simulated, which take hours
+make bench                          # all cases except cluster-2000 and simulated, which take hours
 make bench CASES="log-count split"  # some: {cases}
 make bench QUICK=1                  # small inputs, two repeats: a try, not a measurement
 ```
@@ -46,7 +44,7 @@ make bench QUICK=1                  # small inputs, two repeats: a try, not a me
 
 @dataclass
 class Section:
-    """One case: its tables, what its picture shows, its targets, and figures for `scale`."""
+    """One case: its tables, the bars of its picture, its targets, and figures for `scale`."""
 
     case: str
     title: str
@@ -55,12 +53,12 @@ class Section:
     made: str = ""
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
     bars: list[tuple[str, list[float]]] = field(default_factory=list)
-    targets: list[tuple[str, str, str, bool]] = field(default_factory=list)  # what, limit, found
+    targets: list[tuple[str, str, str, bool]] = field(default_factory=list)  # name, limit, found
     figures: dict[str, float] = field(default_factory=dict)
 
     def compare(self, runs: Runs, head: str, more: Mapping[str, str], title: str = "") -> None:
-        """A table of what jobs took, with one column more; a job that was left out says why in
-        its label."""
+        """Add a table of the figures of jobs, with a last column `head`. The label of a job that
+        was left out has the reason."""
         heads = ("", "seconds", "CPU seconds", "peak of one process", "read")
         rows = [
             (
@@ -76,15 +74,15 @@ class Section:
         ]
         self.tables.append((title, (*heads, "written", head), rows))
 
-    def target(self, what: str, sign: str, limit: float, found: float, unit: str = "") -> None:
-        """Note a target of the project's, with a sign of < or >, and whether it is reached."""
+    def target(self, name: str, sign: str, limit: float, found: float, unit: str = "") -> None:
+        """Add a target of the project, with the sign < or >, and whether it is reached."""
         reached = found <= limit if sign == "<" else found >= limit
         words = "at most" if sign == "<" else "at least"
-        self.targets.append((what, f"{words} {limit:g}{unit}", f"{found:.2f}{unit}", reached))
+        self.targets.append((name, f"{words} {limit:g}{unit}", f"{found:.2f}{unit}", reached))
 
 
 def spread(values: Sequence[float]) -> str:
-    """A median with the least and the most."""
+    """A median with the least and the most value."""
     low, middle, high = (f"{find(values):.3g}" for find in (min, median, max))
     return middle + ("" if low == high else f" ({low}-{high})")
 
@@ -99,7 +97,7 @@ def size(count: float) -> str:
 
 
 def machine() -> str:
-    """Where and when this is measured."""
+    """The machine and the date of a measurement."""
     info = Path("/proc/cpuinfo").read_text()
     names = [line.partition(": ")[2] for line in info.splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -112,8 +110,8 @@ def machine() -> str:
 
 
 def picture(title: str, unit: str, bars: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Bars from the medians, each with a line from its least to its most. Where they differ by
-    more than a hundred times the scale is logarithmic, and says so."""
+    """Draw a bar per median, with a line from the least to the most value. If the values differ by
+    more than a hundred times, the scale is logarithmic, and the title states this."""
     least = min(min(values) for _, values in bars)
     most = max(max(values) for _, values in bars)
     log = least > 0 and most / least > 100
@@ -151,7 +149,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def keep(section: Section, folder: Path) -> None:
-    """Keep a section, and its picture."""
+    """Write a section and its picture to files."""
     folder = folder / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     section.made = machine()
@@ -165,7 +163,7 @@ def keep(section: Section, folder: Path) -> None:
 
 
 def kept(folder: Path, cases: Sequence[str]) -> dict[str, Section]:
-    """The sections that are there, in the order of the cases."""
+    """The sections with a file, in the order of the cases."""
     paths = {case: folder / RESULTS / f"{case}.json" for case in cases}
     return {
         case: Section(**json.loads(path.read_text()))
@@ -175,7 +173,7 @@ def kept(folder: Path, cases: Sequence[str]) -> dict[str, Section]:
 
 
 def write(folder: Path, cases: Sequence[str]) -> Path:
-    """BENCHMARKS.md from the sections that are there."""
+    """Write BENCHMARKS.md from the sections with a file."""
     sections = kept(folder, cases)
     text = [HEAD.format(cases=" ".join(cases))]
     targets = [target for section in sections.values() for target in section.targets]

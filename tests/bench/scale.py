@@ -1,4 +1,4 @@
-"""Terabytes on thousands of pods: a table from the measured figures, checked by simulation."""
+"""Terabytes on thousands of pods: a table from the measured figures, and a simulation."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from report import Section, size
 MIB, TIB, GB, TB = 1 << 20, 1 << 40, 1e9, 1e12
 
 # Argo's and OSS's limits.
-STDOUT = 256 << 10  # bytes of split, of which Argo keeps the end
-OBJECT = MIB  # of a workflow, its nodes packed
-QPS = 10_000  # requests a second of an account; 2,000 where names are sequential
-BANDWIDTH = 12.5 * GB  # bytes a second of an account: 100 Gbit/s where it is most
+STDOUT = 256 << 10  # bytes of output of split that Argo keeps
+OBJECT = MIB  # bytes of a workflow with packed nodes
+QPS = 10_000  # requests per second of an account; 2,000 for sequential names
+BANDWIDTH = 12.5 * GB  # bytes per second of an account: 100 Gbit/s in the best regions
 
 
-# What the table rests on: its name, the value where no case has measured it, and what it is.
+# The figures of the table: name, value if no case has measured the figure, and meaning.
 ASSUMED = (
-    ("rate", 1.5 * GB, "GB/s that a core counts", GB),
-    ("network", 0.3 * GB, "GB/s that a pod gets from OSS", GB),
+    ("rate", 1.5 * GB, "GB/s: the counting rate of a core", GB),
+    ("network", 0.3 * GB, "GB/s: the rate of a pod from OSS", GB),
     ("start", 10, "s from a pod's creation to its first byte", 1),
-    ("creations", 20, "pods a second that the controller creates (`--qps`)", 1),
-    ("reclaimed", 0.01, "of the pods die half-way and are tried again", 1),
-    ("request", 0.02, "s a request to OSS", 1),
+    ("creations", 20, "pods per second that the controller creates (`--qps`)", 1),
+    ("reclaimed", 0.01, "of the pods are lost half-way and retried", 1),
+    ("request", 0.02, "s per request to OSS", 1),
     ("lanes", 8, "requests of split and merge in flight", 1),
-    ("read", 8 * MIB, "MiB a request of a map", MIB),
-    ("requests", 12, "requests of a map besides, for the plan and its result", 1),
-    ("split", 30e-6, "µs a part in split", 1e-6),
-    ("merge", 60e-6, "µs a part in merge", 1e-6),
-    ("packed", 200, "bytes a part in the packed workflow object", 1),
+    ("read", 8 * MIB, "MiB per request of a map", MIB),
+    ("requests", 12, "more requests per map, for the plan and the result", 1),
+    ("split", 30e-6, "µs per part in split", 1e-6),
+    ("merge", 60e-6, "µs per part in merge", 1e-6),
+    ("packed", 200, "bytes per part in the packed workflow object", 1),
     ("line", 16, "bytes per part in the plan, which every map reads whole", 1),
-    ("vcpu", 0.1764, "CNY an hour for a vCPU of ECI, the list price of October 2025", 1),
-    ("memory", 0.0221, "CNY an hour for a GiB of ECI, the same", 1),
-    ("control", 0.5, "CPU seconds a pod that controller, API server and etcd take", 1),
-    ("calls", 20, "requests a pod to the API server", 1),
+    ("vcpu", 0.1764, "CNY per hour for a vCPU of ECI, the list price of October 2025", 1),
+    ("memory", 0.0221, "CNY per hour for a GiB of ECI, the list price of October 2025", 1),
+    ("control", 0.5, "CPU seconds of controller, API server and etcd per pod", 1),
+    ("calls", 20, "requests per pod to the API server", 1),
 )
-SPOT = (0.1, 0.7)  # of the list price, where the vendor says that spot saves 30 to 90 %
-POD = (1, 2)  # vCPU and GiB, as the component eci-spot has them
+SPOT = (0.1, 0.7)  # of the list price: by the vendor spot saves 30 to 90 %
+POD = (1, 2)  # vCPU and GiB of the component eci-spot
 Known = dict[str, float]
 
 
 def simulate(total: float, parts: int, pods: int, known: Known) -> tuple[float, float]:
-    """Seconds of the map step, and the most requests a second: pods are created one by one, start,
-    share the bandwidth alike, and some die and are tried again."""
+    """Seconds of the map step, and the most requests per second. Pods are created one by one, start
+    and share the bandwidth equally. Some are lost and retried."""
     dice = random.Random(parts)
     part = total / parts + known["line"] * parts
     todo, running, now, created, most = parts, 0, 0.0, 0.0, 0.0
-    starting: list[float] = []  # when each will begin to read
-    reading: list[tuple[float, bool]] = []  # at how many bytes served each ends, and whether well
-    served = 0.0  # bytes that a pod has got which reads since the beginning: all get the same
+    starting: list[float] = []  # when each pod begins to read
+    reading: list[tuple[float, bool]] = []  # per pod: its end in bytes served, and its success
+    served = 0.0  # bytes of a pod that reads since the beginning
     while todo or running:
         rate = min(known["rate"], known["network"], BANDWIDTH / max(1, len(reading)))
         most = max(
@@ -79,7 +79,7 @@ def simulate(total: float, parts: int, pods: int, known: Known) -> tuple[float, 
 
 
 def bound(total: float, parts: int, pods: int, known: Known) -> tuple[float, str]:
-    """The seconds that the map step cannot be faster than, and what makes it so."""
+    """The least seconds of the map step, and the limit that sets them."""
     part = total / parts + known["line"] * parts
     alone = known["start"] + part / min(known["rate"], known["network"])
     return max(
@@ -90,7 +90,7 @@ def bound(total: float, parts: int, pods: int, known: Known) -> tuple[float, str
 
 
 def measured(sections: Mapping[str, Section]) -> Known:
-    """Those of the figures that cases have measured."""
+    """The figures that cases have measured."""
     known = {}
     if "count" in sections:
         known["rate"] = sections["count"].figures["rate"]
@@ -106,7 +106,7 @@ def measured(sections: Mapping[str, Section]) -> Known:
 
 
 def costs(total: float, known: Known) -> list[tuple[str, ...]]:
-    """What a run costs in more or fewer parts, a pod each: a table."""
+    """The rows of the costs of a run, by its number of parts, with one pod per part."""
     rows: list[tuple[str, ...]] = []
     for parts in (100, 300, 1000, 3000, 8000):
         part = total / parts + known["line"] * parts
@@ -122,13 +122,13 @@ def costs(total: float, known: Known) -> list[tuple[str, ...]]:
 
 
 COSTS = (
-    "1 TiB", "a part", "pod-hours", "of them starting", "CNY at list price", "CNY on spot",
+    "1 TiB", "per part", "pod-hours", "share of starts", "CNY at list price", "CNY on spot",
     "requests to the API server", "CPU seconds of the control plane",
 )  # fmt: skip
 
 
 def stops(parts: int, requests: float, known: Known) -> str:
-    """The limits that a row is over."""
+    """The limits that a row exceeds."""
     printed = len(json.dumps([str(n) for n in range(parts)], separators=(",", ":")))
     over = [
         ("ids over 256 KiB", printed > STDOUT),
@@ -141,15 +141,18 @@ def stops(parts: int, requests: float, known: Known) -> str:
 KNOBS = (
     ("creation of pods", "fewer parts; then the controller's `--qps` and `--burst`"),
     ("the pods", "more pods: `spec.parallelism` (the component `parallelism`), quota, more parts"),
-    ("bandwidth of OSS", "no more pods: ask the vendor for a higher limit"),
-    ("ids over 256 KiB", "fewer, larger parts: about 30,000 ids fit"),
-    ("workflow over 1 MiB", "fewer parts, or the controller's offloading of node status"),
+    ("bandwidth of OSS", "more pods do not help: ask the vendor for a higher limit"),
+    ("ids over 256 KiB", "fewer, larger parts, or more parts per pod: about 30,000 ids fit"),
+    (
+        "workflow over 1 MiB",
+        "fewer parts, more parts per pod, or the controller's offloading of node status",
+    ),
     ("requests over 10,000/s", "larger reads: fewer, larger parts, the mount's part size"),
 )
 
 
 def scale(sections: Mapping[str, Section]) -> Section:
-    """What runs of terabytes take, from the measured figures."""
+    """The time and cost of runs of terabytes, from the measured figures."""
     found = measured(sections)
     known = {name: found.get(name, value) for name, value, *_ in ASSUMED}
     sources = [
@@ -164,7 +167,7 @@ def scale(sections: Mapping[str, Section]) -> Section:
                 seconds, requests = simulate(total, parts, pods, known)
                 least, limit = bound(total, parts, pods, known)
                 label = f"{total / TB:.0f} TB, {pods:,} pods, {parts:,} parts"
-                # A cut takes one read, and 16 of them two requests for their open file.
+                # A cut takes one read, and 16 cuts take two requests to open their file.
                 split = parts * (known["split"] + known["request"] * (1 + 2 / 16) / known["lanes"])
                 merge = parts * (known["merge"] + known["request"] * 2 / known["lanes"])
                 split, merge = split + known["start"], merge + known["start"]  # pods, too
@@ -175,28 +178,29 @@ def scale(sections: Mapping[str, Section]) -> Section:
                 ))  # fmt: skip
                 bars.append((label, [split + seconds + merge]))
     head = (
-        "mode `range`", "a part", "split, s", "map, s", "at least, s", "set by", "merge, s",
+        "mode `range`", "per part", "split, s", "map, s", "at least, s", "set by", "merge, s",
         "requests/s, most", "workflow", "stops at",
     )  # fmt: skip
     return Section(
         "scale",
         "Scale, on paper",
-        "The map step is simulated pod by pod: created at the controller's rate, started, reading "
-        "at the lesser of what a core counts and what the network gives, sharing OSS's "
-        f"bandwidth ({BANDWIDTH / GB} GB/s an account at most; less in most regions), some "
-        "reclaimed half-way. *At least* is the same without chance: the largest of three bounds, "
-        "which *set by* names. *Stops at* names Argo's and OSS's limits that a row is over.",
+        "The map step is simulated pod by pod. The controller creates pods at its rate. A pod "
+        "starts, then reads at the rate of its core or of its network. All pods share the "
+        f"bandwidth of OSS (at most {BANDWIDTH / GB} GB/s per account, and less in most regions). "
+        "Some pods are lost half-way. *At least* is the largest of three bounds without chance, "
+        "and *set by* names the bound. *Stops at* names the limits of Argo and OSS that a row "
+        "exceeds.",
         "seconds of split, map and merge",
         tables=[
             ("", head, rows),
             (
-                "What a run costs: pods of ECI, from their start to their end, and no traffic or "
-                "request of OSS:",
+                "The cost of a run: pods of ECI, from their start to their end, without traffic "
+                "and requests of OSS:",
                 COSTS,
                 costs(TIB, known),
             ),
-            ("What to turn where it stops:", ("limit", "knob"), KNOBS),
-            ("What it rests on:", ("figure", "source"), sources),
+            ("What to change at a limit:", ("limit", "change"), KNOBS),
+            ("The figures of these tables:", ("figure", "source"), sources),
         ],
         bars=bars,
     )
