@@ -38,7 +38,8 @@ def no_gc(spec: dict[str, Any]) -> None:
 
 def whole_core(spec: dict[str, Any]) -> None:
     """Let each map request one of the two cores of the node."""
-    template_of(spec, "map")["container"]["resources"]["requests"]["cpu"] = "1"
+    resources = {name: {"cpu": "1"} for name in ("requests", "limits")}
+    template_of(spec, "map")["container"]["resources"] = resources  # merged with the defaults
 
 
 WORK: tuple[tuple[str, str, Edit], ...] = (  # label, requeue time, edit of the spec

@@ -40,7 +40,7 @@ def test_it_runs(tmp_path: Path) -> None:
     for peer in ("cp (a copy)", "cat (a read)", "grep -o, sort, uniq -c", "DuckDB", "Polars"):
         assert page.count(f"\n| {peer} |") == 2
     for peer, tool in (
-        ("ripgrep, a count a word", "rg"),
+        ("ripgrep, one pass per keyword", "rg"),
         ("parallel --pipepart, grep", "parallel"),
     ):
         assert f"\n| {peer} {'|' if shutil.which(tool) else '(left out'}" in page
