@@ -33,9 +33,8 @@ class Api:
         delay = 1
         while True:
             with suppress(OSError, HTTPException):
-                connection = self.local.__dict__.pop(
-                    "connection", None
-                )  # not kept if this request fails
+                # Not kept if this request fails.
+                connection = self.local.__dict__.pop("connection", None)
                 connection = connection or HTTPConnection(self.host, timeout=TIMEOUT)
                 connection.request(method, path, json.dumps(body) if body else None, head)
                 answer = connection.getresponse()

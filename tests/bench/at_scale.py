@@ -17,7 +17,7 @@ from measure import CORES, HERE, workers
 from observe import Seen, observe, tell
 from on_cluster import Edit, busy, prepare, versions
 from report import Section
-from scenario import WORDS, Volume, kubectl, submit_variant, template_of
+from scenario import WORDS, Volume, environment, kubectl, submit_variant, template_of
 
 HOURS = 3600
 LINES = 10  # per part, with the same number of each keyword
@@ -82,15 +82,10 @@ def simulated_node() -> Iterator[None]:
             f"E2E_VOLUME must be the folder that the pods of the cluster mount, got {volume}: set "
             "E2E_VOLUME to this folder of this machine"
         )
-    env = {
-        **os.environ,
-        "KUBECONFIG": os.environ["E2E_KUBECONFIG"],
-        "PATH": f"{os.environ.get('FANFOLD_BIN', '')}:{os.environ['PATH']}",
-    }
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
-            ("kubectl", "proxy", "--port=0"), env=env, stdout=subprocess.PIPE, text=True
+            ("kubectl", "proxy", "--port=0"), env=environment(), stdout=subprocess.PIPE, text=True
         ) as proxy,
     ):
         os.chmod(folder, 0o755)  # noqa: S103 - the workers run as another user

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from cases import Sizes
-from on_cluster import Edit, busy, idle, prepare, versions
+from on_cluster import Edit, busy, ended, idle, moments, prepare, versions
 from report import Section, spread
 from scenario import get, kubectl, submit_variant, template_of
 
-PARTS, TIMEOUT = 5, 600
+PARTS = 5
 DEPLOYMENT, REQUEUE = "deployment/workflow-controller", "DEFAULT_REQUEUE_TIME"
 STEPS = ("split", "map", "reduce")
 HEAD = (
@@ -71,11 +70,6 @@ def requeue_time(value: str) -> Iterator[None]:
 
 def phases(workflow: Mapping[str, Any]) -> list[float]:
     """Seconds of each column of HEAD but the first two, by the workflow's clock."""
-
-    def moments(each: Mapping[str, Any]) -> tuple[float, float]:
-        first, last = (datetime.fromisoformat(each[name]) for name in ("startedAt", "finishedAt"))
-        return first.timestamp(), last.timestamp()
-
     nodes = [node for node in workflow["status"]["nodes"].values() if node["type"] == "Pod"]
     marks = [moments(workflow["status"])[0]]
     for step in STEPS:
@@ -87,13 +81,10 @@ def phases(workflow: Mapping[str, Any]) -> list[float]:
 
 def once(edit: Edit) -> tuple[float, list[float]]:
     """Run log-count once. Return its seconds and its phases."""
-    start = time.monotonic()
     settings = {"input": "bench/log.txt", "runDir": "bench/clock", "splitMode": "range"}
-    run = submit_variant("log-count", edit, numParts=str(PARTS), **settings)
-    found = run.succeed(TIMEOUT)
-    wall = time.monotonic() - start
-    kubectl("delete", "workflow", run.name, "--wait=false")
-    return wall, phases(found)
+    submitted = partial(submit_variant, "log-count", edit, numParts=str(PARTS), **settings)
+    with ended(submitted) as (wall, _, found):
+        return wall, phases(found)
 
 
 def clock(sizes: Sizes) -> Section:

@@ -90,9 +90,8 @@ class Pod:
     def run(self, made: Path) -> tuple[int, str, Object]:
         """Run the command of the container `main`. Return exit code, message and outputs."""
         (main,) = (one for one in self.found["spec"]["containers"] if one["name"] == "main")
-        made.chmod(
-            0o777
-        )  # the worker can run as another user, who cannot pass a folder above the claim
+        # The worker can run as another user, who cannot pass a folder above the claim.
+        made.chmod(0o777)
         claims = {v["name"] for v in self.found["spec"]["volumes"] if "persistentVolumeClaim" in v}
         mounts = {mount["mountPath"]: mount["name"] in claims for mount in main["volumeMounts"]}
         here = {path: "/proc/self/cwd" if claim else str(made) for path, claim in mounts.items()}

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -57,31 +58,37 @@ def busy(_: dict[str, Any]) -> None:
     """Change nothing."""
 
 
-def seconds(node: dict[str, Any]) -> float:
-    """The seconds of a pod by the workflow's clock, which has whole seconds."""
-    first, last = (datetime.fromisoformat(node[name]) for name in ("startedAt", "finishedAt"))
-    return (last - first).total_seconds()
+def moments(each: Mapping[str, Any]) -> tuple[float, float]:
+    """Start and end of a node or a status by the workflow's clock, which has whole seconds."""
+    first, last = (datetime.fromisoformat(each[name]) for name in ("startedAt", "finishedAt"))
+    return first.timestamp(), last.timestamp()
+
+
+@contextmanager
+def ended(submitted: Callable[[], Run]) -> Iterator[tuple[float, Run, dict[str, Any]]]:
+    """Run a workflow to its end. Yield its seconds, the run and the workflow, then delete it."""
+    start = time.monotonic()
+    run = submitted()
+    found = run.succeed(TIMEOUT)
+    yield time.monotonic() - start, run, found
+    kubectl("delete", "workflow", run.name, "--wait=false")
 
 
 def timed(submitted: Callable[[], Run]) -> dict[str, float]:
     """Run a workflow to its end. Return its figures."""
-    start = time.monotonic()
-    run = submitted()
-    found = run.succeed(TIMEOUT)
-    wall = time.monotonic() - start
-    nodes = found["status"]["nodes"]
-    text = json.dumps(nodes, separators=(",", ":")).encode()
-    figures = {
-        "wall": wall,
-        "pods": float(sum(pods_of(found).values())),
-        "pod seconds": sum(seconds(node) for node in nodes.values() if node["type"] == "Pod"),
-        "nodes": float(len(text)),
-        # Argo keeps the nodes of a large workflow like this, in base64.
-        "packed": float(len(gzip.compress(text)) * 4 / 3),
-        "stored": float(len(json.dumps(get("workflow", run.name), separators=(",", ":")))),
-    }
-    kubectl("delete", "workflow", run.name, "--wait=false")
-    return figures
+    with ended(submitted) as (wall, run, found):
+        nodes = found["status"]["nodes"]
+        text = json.dumps(nodes, separators=(",", ":")).encode()
+        pods = [moments(node) for node in nodes.values() if node["type"] == "Pod"]
+        return {
+            "wall": wall,
+            "pods": float(sum(pods_of(found).values())),
+            "pod seconds": sum(last - first for first, last in pods),
+            "nodes": float(len(text)),
+            # Argo keeps the nodes of a large workflow like this, in base64.
+            "packed": float(len(gzip.compress(text)) * 4 / 3),
+            "stored": float(len(json.dumps(get("workflow", run.name), separators=(",", ":")))),
+        }
 
 
 def prepare(lines: int = LINES) -> None:
