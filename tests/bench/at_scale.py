@@ -75,7 +75,7 @@ def real(sizes: Sizes) -> Section:
 
 @contextmanager
 def simulated_node() -> Iterator[None]:
-    """A node whose pods run as processes of this machine, until the context ends."""
+    """A node with pods that run as processes of this machine, until the context ends."""
     volume = Path(os.environ.get("E2E_VOLUME", "/var/local/fanfold"))
     if not (volume / "bench/log.txt").exists():
         raise SystemExit(

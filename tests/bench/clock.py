@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
@@ -11,13 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from cases import Sizes
-from on_cluster import Edit, busy, ended, idle, moments, prepare, versions
+from on_cluster import NOTHING, Edit, busy, ended, idle, moments, prepare, versions
 from report import Section, spread
 from scenario import get, kubectl, submit_variant, template_of
 
 PARTS = 5
 DEPLOYMENT, REQUEUE = "deployment/workflow-controller", "DEFAULT_REQUEUE_TIME"
-STEPS = ("split", "map", "reduce")
+STEPS = {"split": 1, "map": PARTS, "reduce": 1}  # the pods of each step
 HEAD = (
     "", "seconds", "to split", "split", "to map", "map", "to reduce", "reduce", "to the end",
 )  # fmt: skip
@@ -27,7 +29,10 @@ TEXT = (
     "creation of a step's first pod to the end of its last, and the time between steps, in which "
     "Argo's controller works or waits. The controller of the test cluster has "
     f"`{REQUEUE}=2s`, where Argo's default is 10 s. The images are on the node already. "
+    "The pods without Argo have the images of the bundle. They have neither the volume nor the two "
+    "containers that Argo adds to each pod. "
 )
+Once = Callable[[], tuple[float, list[float]]]  # a run: its seconds, and its phases
 
 
 def no_gc(spec: dict[str, Any]) -> None:
@@ -39,16 +44,6 @@ def whole_core(spec: dict[str, Any]) -> None:
     """Let each map request one of the two cores of the node."""
     resources = {name: {"cpu": "1"} for name in ("requests", "limits")}
     template_of(spec, "map")["container"]["resources"] = resources  # merged with the defaults
-
-
-WORK: tuple[tuple[str, str, Edit], ...] = (  # label, requeue time, edit of the spec
-    ("the bundle", "", busy),
-    ("pods that do nothing", "", idle),
-    ("no `podGC`", "", no_gc),
-    ("each map requests a core", "", whole_core),
-    (f"`{REQUEUE}=500ms`", "500ms", busy),
-    (f"`{REQUEUE}=10s`, Argo's default", "10s", busy),
-)
 
 
 @contextmanager
@@ -79,12 +74,55 @@ def phases(workflow: Mapping[str, Any]) -> list[float]:
     return [last - first for first, last in pairwise(marks)]
 
 
-def once(edit: Edit) -> tuple[float, list[float]]:
-    """Run log-count once. Return its seconds and its phases."""
+def with_argo(edit: Edit) -> tuple[float, list[float]]:
+    """Run log-count once."""
     settings = {"input": "bench/log.txt", "runDir": "bench/clock", "splitMode": "range"}
     submitted = partial(submit_variant, "log-count", edit, numParts=str(PARTS), **settings)
     with ended(submitted) as (wall, _, found):
         return wall, phases(found)
+
+
+def without_argo() -> tuple[float, list[float]]:
+    """Create the pods of each step after the end of the step before."""
+    spec = get("workflowtemplate", "log-count")["spec"]
+    found = [0.0]
+    for step, count in STEPS.items():
+        container = {
+            "name": "main",
+            "image": template_of(spec, step)["container"]["image"],
+            "args": ["-c", NOTHING],
+        }
+        names = [f"clock-{step}-{number}" for number in range(count)]
+        pods = [
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name},
+                "spec": {"restartPolicy": "Never", "containers": [container]},
+            }
+            for name in names
+        ]
+        start = time.monotonic()
+        objects = {"apiVersion": "v1", "kind": "List", "items": pods}
+        kubectl("create", "-f", "-", stdin=json.dumps(objects).encode())
+        try:
+            is_done = "--for=jsonpath={.status.phase}=Succeeded"
+            kubectl("wait", "pod", *names, is_done, "--timeout=120s", timeout=130)
+            found += [time.monotonic() - start, 0.0]
+        finally:
+            kubectl("delete", "pod", *names)
+    return sum(found), found
+
+
+WORK: tuple[tuple[str, str, Once], ...] = (  # label, requeue time, run
+    ("the bundle", "", partial(with_argo, busy)),
+    ("pods that do nothing", "", partial(with_argo, idle)),
+    ("pods that do nothing, without Argo", "", without_argo),
+    ("no `podGC`", "", partial(with_argo, no_gc)),
+    ("each map requests a core", "", partial(with_argo, whole_core)),
+    (f"`{REQUEUE}=500ms`", "500ms", partial(with_argo, busy)),
+    (f"`{REQUEUE}=10s`, Argo's default", "10s", partial(with_argo, busy)),
+)
 
 
 def clock(sizes: Sizes) -> Section:
@@ -94,9 +132,9 @@ def clock(sizes: Sizes) -> Section:
     for setting in dict.fromkeys(setting for _, setting, _ in WORK):
         with requeue_time(setting) if setting else nullcontext():
             for number in range(sizes.repeats):
-                for label, edit in [(label, edit) for label, own, edit in WORK if own == setting]:
+                for label, once in [(label, once) for label, own, once in WORK if own == setting]:
                     print(f"  {number + 1}/{sizes.repeats} {label}", file=sys.stderr, flush=True)
-                    found[label].append(once(edit))
+                    found[label].append(once())
     section = Section("clock", "The clock of a run", TEXT + versions())
     rows: list[Sequence[str]] = [
         (

@@ -20,7 +20,7 @@ from statistics import median
 
 from measure import Runs, middle
 
-RESULTS = "results"  # the folder beside BENCHMARKS.md
+RESULTS = "results"  # the folder next to BENCHMARKS.md
 
 HEAD = """\
 # Benchmarks

@@ -1,5 +1,5 @@
-"""Thousands of pods without a cluster: what the stand-in for the kubelet says, and how a run is
-looked at."""
+"""Thousands of pods without a cluster: the reports of the stand-in for the kubelet, and how a run
+is observed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from report import Section, table
 HERE = Path(__file__).parent
 POD = "/api/v1/namespaces/argo/pods/run-map-1/status"
 RESULTS = "/apis/argoproj.io/v1alpha1/namespaces/argo/workflowtaskresults"
-# A worker that tells where it is, and ends as it is told.
+# A worker that reports its place, and ends with the code that is set.
 WORKER = """
 import os, sys
 open(os.environ["PLAN_ID_FILE"], "w").write(os.environ["POD_NAME"] + "\\n")
@@ -40,7 +40,7 @@ Told = list[tuple[str, str, Any]]  # method, path and body of requests
 
 
 def pod(code: int) -> dict[str, Any]:
-    """A pod as Argo makes it, with what the stand-in heeds."""
+    """A pod as Argo makes it, with the settings that the stand-in reads."""
     template = {"outputs": {"parameters": [
         {"name": "planId", "valueFrom": {"path": "/scratch/plan-id"}},
         {"name": "result", "valueFrom": {"path": "/scratch/none", "default": "nothing"}},
