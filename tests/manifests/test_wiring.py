@@ -397,6 +397,30 @@ def test_scratch_has_one_size() -> None:
         assert sizes or name == "aggregate"  # its pods are in process-data
 
 
+def test_one_limit_of_pods() -> None:
+    """The templates and the documents have the same limit of pods per run."""
+    found = bundle.combination(("local-volume", "programs"))
+    (limit,) = {
+        int(each["value"])
+        for name in ("log-count", "map-reduce")
+        for each in bundle.workers(bundle.named(found, "WorkflowTemplate", name))["split"]["env"]
+        if each["name"] == "MAX_PODS"
+    }
+    texts = {
+        name: yaml.safe_dump(bundle.named(found, "WorkflowTemplate", name), width=1000)
+        for name in ("log-count", "map-reduce", "aggregate", "process-data")
+    }
+    assert f"A run can have {limit} map pods" in texts["log-count"]
+    assert f"A run can have {limit} map pods" in texts["map-reduce"]
+    assert (
+        re.findall(r"(?<=<= )\d+(?=}})|(?<=at most )\d+(?= pods)", texts["aggregate"])
+        == [str(limit)] * 2
+    )
+    (numbers,) = map(int, set(re.findall(r"1 to (\d+)", texts["process-data"])))
+    assert numbers + numbers // 2 + 1 <= limit
+    assert f"up to {limit:,} map pods" in (bundle.MANIFESTS / "docs/size.md").read_text()
+
+
 def test_default_program() -> None:
     """The default program of map-reduce outputs the lines of the log with an ERROR."""
     found = bundle.combination(("local-volume", "programs"))
