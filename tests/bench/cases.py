@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +19,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 
+from count import count as count_words
 from fanfold import records as fanfold_records
 from fanfold.names import LEVEL_FILE, LEVEL_RESULT, NEWEST_PLAN, PART_RECORD, RESULT, RESULTS
 from fanfold.plan import Plan
@@ -181,6 +183,34 @@ def versions() -> str:
     return ", ".join(found)
 
 
+PROFILE = "The time of a map in this log, in one process and without its start:"
+
+
+def pieces(log: Path) -> Iterator[bytes]:
+    """The bytes of a log as a worker reads them."""
+    with log.open("rb", buffering=0) as file:
+        while piece := file.read(MIB):
+            yield piece
+
+
+def profile(log: Path, repeats: int) -> list[Sequence[str]]:
+    """The seconds of one core for the reads of a log, and for the reads and a count."""
+    rows: list[Sequence[str]] = []
+    chosen = [(word,) for word in KEYWORDS]
+    for words in ((), *chosen, KEYWORDS):
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            if words:
+                count_words(pieces(log), words)
+            else:
+                for _ in pieces(log):
+                    pass
+            seconds.append(time.perf_counter() - start)
+        rows.append((f"count {', '.join(words)}" if words else "read only", spread(seconds)))
+    return rows
+
+
 def log_count(sizes: Sizes, folder: Path) -> Section:
     """The whole log-count, compared with other tools."""
     section = Section(
@@ -207,11 +237,13 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         ]
         theirs = peers(folder, log, sizes.without)
         runs = in_turn([*jobs, *theirs], sizes.repeats, folder, expected)
+        shares = profile(folder / log, sizes.repeats)
         (folder / log).unlink()
         wall = {label: median(values) for label, values in walls(runs)}
         ratio = {label: seconds / wall[ours] for label, seconds in wall.items()}
         ratios = {label: f"{share:.2f}" for label, share in ratio.items()}
         section.compare(runs, f"time / {ours}", ratios, f"### A log with {what}")
+        section.tables.append((PROFILE, ("one core", "seconds"), shares))
         section.bars += [(f"{log}: {label}", values) for label, values in walls(runs)]
         fastest = min(ratio[job.label] for job in theirs if job.totals and job.label in ratio)
         section.target(f"{what}: the fastest peer's time / `range`", ">", faster, fastest)

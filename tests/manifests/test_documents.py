@@ -22,8 +22,6 @@ DOCUMENTS = [
         for path in sorted((bundle.REPOSITORY / folder).rglob("*.md"))
     ),
 ]
-# Rows of README's table, by their name in the results of `make bench`.
-PEERS = {"ripgrep, one pass per keyword": "ripgrep, a count a word"}
 
 
 def without_test(text: str) -> list[str]:
@@ -129,12 +127,11 @@ def numbers() -> dict[str, tuple[str, ...]]:
     results = json.loads((TESTS / "bench/results/log-count.json").read_text())
     (log,) = re.findall(r"([\d.]+) GiB", results["text"])
     (keywords,) = re.findall(r"(\d+) keywords", results["text"])
-    (_, dense), (title, rare) = (table_of("log-count", number) for number in range(2))
+    (_, dense), (title, rare) = (table_of("log-count", number) for number in (0, 2))
     (lines,) = re.findall(r"([\d,]+) lines", title)
     (parts,) = re.findall(r"range, (\d+) parts$", results["tables"][0][1][-1])
     cluster = table_of("cluster")[1]["log-count, 5 parts"]
     labels = re.findall(r"(?m)^\| ([^|]+) \| [\d.]+ \| [\d.]+ \|$", README.read_text())
-    peers = {label: PEERS.get(label, label) for label in labels}
     return {
         r"Python ([\d.]+) or newer": (project["requires-python"].removeprefix(">="),),
         r"\(, (\d+) parts\) for a log of ([\d.]+) GiB and (\d+) keywords on (\d+) cores": (
@@ -142,8 +139,8 @@ def numbers() -> dict[str, tuple[str, ...]]:
         ),
         r"in one of ([\d,]+) lines \|": (lines,),
         **{
-            rf"\n\| {re.escape(label)} \| ([\d.]+) \| ([\d.]+) \|": (dense[peer], rare[peer])
-            for label, peer in peers.items()
+            rf"\n\| {re.escape(label)} \| ([\d.]+) \| ([\d.]+) \|": (dense[label], rare[label])
+            for label in labels
         },
         r"of 5 parts takes ([\d.]+) times as long": (cluster,),
         r"up to ([\d,]+) parts": (f"{MAX_PARTS:,}",),
