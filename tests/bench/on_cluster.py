@@ -19,7 +19,7 @@ from report import Section, size, spread
 from scenario import Run, Volume, argo, get, kubectl, pods_of, submit_variant
 
 Edit = Callable[[dict[str, Any]], None]  # of a workflow's spec
-Once = Callable[[Edit], dict[str, float]]  # runs it, and says what it took
+Once = Callable[[Edit], dict[str, float]]  # runs a workflow, and returns its figures
 
 NO_CLUSTER = (
     "left out: there is no cluster. Set E2E_KUBECONFIG to the kubeconfig of a cluster that has the "

@@ -116,7 +116,7 @@ def main() -> int:
         oss2(arguments[0], int(arguments[1]))
     else:
         file = Path(arguments[0])
-        os.chdir(file.parent)  # its name may hold what means something to SQL or in a pattern
+        os.chdir(file.parent)  # its name may have letters with a meaning in SQL or in a pattern
         print(json.dumps(PEERS[name](file.name, arguments[1].split(","))))
     return 0
 

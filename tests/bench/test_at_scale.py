@@ -80,7 +80,8 @@ def pod(code: int) -> dict[str, Any]:
 
 @contextmanager
 def api_server(pods: list[dict[str, Any]]) -> Iterator[tuple[str, Told, threading.Event]]:
-    """An API server that has these pods: where it is, what it was told, and when one has ended."""
+    """Start an API server with these pods. Yield its address, the requests, and an event that is
+    set when a pod has ended."""
     told: Told = []
     ended = threading.Event()
 
@@ -98,7 +99,7 @@ def api_server(pods: list[dict[str, Any]]) -> Iterator[tuple[str, Told, threadin
                 ended.set()
 
         def do_GET(self) -> None:
-            # A watch: nothing else is asked for.
+            # A watch is the only GET request.
             self.send_response(200)
             self.send_header("Connection", "close")
             self.end_headers()
@@ -110,7 +111,7 @@ def api_server(pods: list[dict[str, Any]]) -> Iterator[tuple[str, Told, threadin
             self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     for method in ("PATCH", "POST", "DELETE"):
         setattr(Handler, f"do_{method}", Handler.answer)
@@ -122,8 +123,8 @@ def api_server(pods: list[dict[str, Any]]) -> Iterator[tuple[str, Told, threadin
 
 @pytest.mark.parametrize("code", [0, 2])
 def test_the_stand_in(code: int, tmp_path: Path) -> None:
-    """The worker runs with its pod's environment. Kubernetes and Argo are told what a kubelet and
-    Argo's executor tell, in their order. The node goes with the stand-in."""
+    """The worker runs with its pod's environment. The stand-in sends the reports of a kubelet and
+    of Argo's executor, in their order. At its end the stand-in deletes the node."""
     volume, programs = tmp_path / "volume", tmp_path / "programs"
     volume.mkdir()
     programs.mkdir()
@@ -177,7 +178,7 @@ def test_usage(tmp_path: Path) -> None:
 
 
 def test_requests() -> None:
-    """Those of a kind are one figure, whatever they were answered."""
+    """Requests of a kind are added up, whatever the answer."""
     line = 'apiserver_request_total{{code="{}",resource="{}",subresource="{}",verb="{}"}} {}\n'
     kinds = (
         (200, "pods", "status", "PATCH", 3),
@@ -191,7 +192,7 @@ def test_requests() -> None:
 
 
 def test_errors() -> None:
-    """Those of this workflow, in the words of Argo's controller, without the lines about them."""
+    """The errors of a workflow are the texts of Argo's controller, without the rest of a line."""
     log = """
 level=WARN msg="Failed to dehydrate" workflow=run-1 error="too long: \\"x\\""
 level=WARN msg="Failed to dehydrate" workflow=run-12 error="of another"
@@ -208,9 +209,9 @@ def map_node(second: int) -> dict[str, Any]:
     return {"type": "Pod", "templateName": "map", "finishedAt": ended}
 
 
-def test_a_run_that_was_looked_at() -> None:
-    """Nodes are the same packed and not. Its pace is told section by section; other pods have no
-    part in it. The message that ended it is in the table."""
+def test_an_observed_run() -> None:
+    """Packed and plain nodes are read alike. The pace is per tenth of the run, of map pods only.
+    The table has the last message of the run."""
     seconds = [*range(11), *range(20, 120, 10)]  # a pod a second, then one in ten
     nodes = {str(second): map_node(second) for second in seconds}
     nodes["split"] = {"type": "Pod", "templateName": "split", "finishedAt": "2025-01-01T00:00:00Z"}
@@ -230,7 +231,7 @@ def test_a_run_that_was_looked_at() -> None:
 
 
 def test_phases() -> None:
-    """The steps of a run and the times between them, whichever of its pods was first or last."""
+    """The steps and the times between the steps, by the first and the last pod of a step."""
 
     def node(step: str, first: int, last: int, kind: str = "Pod") -> dict[str, str]:
         started, finished = (f"2026-01-01T00:00:{second:02}Z" for second in (first, last))

@@ -1,4 +1,4 @@
-"""The benchmark itself: it runs, it measures what it says, and it ends where totals differ."""
+"""The benchmark runs, measures the whole tree of processes, and ends if totals differ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ LOCAL = ("log-count", "split", "count", "merge", "start", "oss", "scale")
 
 
 def test_it_runs(tmp_path: Path) -> None:
-    """Every local case on small inputs: the peers find the same totals, or it would not end well;
-    those of the system that are not here are left out and named. The name of the folder is run
-    and expanded nowhere."""
+    """Every local case runs on small inputs. The peers find the same totals. The page names the
+    peers that are not installed. The name of the folder is neither expanded nor executed."""
     made = HERE.parents[1] / "build/bench"
     shutil.rmtree(made, ignore_errors=True)
     folder = tmp_path / """a $(shell touch pwned) $(touch pwned) `touch pwned` it's "x" 9%[y]* &"""
@@ -52,7 +51,7 @@ def test_it_runs(tmp_path: Path) -> None:
 
 
 def test_a_signal_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM ends what was started and removes the inputs."""
+    """SIGTERM ends all processes and removes the inputs."""
     script = str(HERE / "bench.py")
     command = [sys.executable, script, "oss", "--size", "quick", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bench:
@@ -60,13 +59,13 @@ def test_a_signal_leaves_nothing(tmp_path: Path) -> None:
         while "1 at once" not in bench.stderr.readline():
             assert bench.poll() is None
         bench.terminate()
-        bench.communicate(timeout=60)  # whoever is left would hold the pipe open
+        bench.communicate(timeout=60)  # a process that is left would hold the pipe open
     assert bench.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
 def test_in_turn(tmp_path: Path) -> None:
-    """A B A B, and what a run has left is gone before the next."""
+    """The jobs take turns, and the files of a run are removed before the next run."""
     log, left = tmp_path / "log", tmp_path / "left"
     jobs = [
         Job(name, [[(("sh", "-c", f"mkdir {left} && echo {name} >> {log}"), environ(tmp_path))]],
@@ -79,7 +78,7 @@ def test_in_turn(tmp_path: Path) -> None:
 
 
 def test_a_section() -> None:
-    """Medians with their range; targets that are reached, from either side."""
+    """A table has medians with their range. A target is a minimum or a maximum."""
     section = Section("x", "X", "")
     runs = [{"wall": wall, "cpu": 2.0, "peak": 1024.0, "read": 0.0, "written": 0.0}
             for wall in (9.0, 1.0, 2.0)]  # fmt: skip
@@ -97,21 +96,21 @@ def shell(script: str, folder: Path, totals: int | None = None) -> Job:
     return Job(script, [[(("sh", "-c", script), environ(folder))]], found)
 
 
-def test_other_totals_end_it(tmp_path: Path) -> None:
-    """A peer that finds something else is an error, not a row."""
+def test_other_totals(tmp_path: Path) -> None:
+    """A peer with other totals is an error, not a row."""
     in_turn([shell("echo xx", tmp_path, 2)], 2, tmp_path, {"x": 2})
     with pytest.raises(SystemExit, match=r"echo x found \{'x': 1\}, and there are \{'x': 2\}"):
         in_turn([shell("echo x", tmp_path, 2)], 1, tmp_path, {"x": 2})
 
 
-def test_a_failure_ends_it(tmp_path: Path) -> None:
-    """With the words of what failed."""
-    with pytest.raises(SystemExit, match=r"(?s)echo alas.*exit 3.*alas"):
-        measure(shell("echo alas >&2; exit 3", tmp_path), tmp_path)
+def test_a_failure(tmp_path: Path) -> None:
+    """The error has the output of the failed job."""
+    with pytest.raises(SystemExit, match=r"(?s)echo no room.*exit 3.*no room"):
+        measure(shell("echo no room >&2; exit 3", tmp_path), tmp_path)
 
 
 def test_figures_are_of_the_whole_tree(tmp_path: Path) -> None:
-    """Bytes, memory and CPU of grandchildren count."""
+    """Figures contain the bytes, memory and CPU of grandchildren."""
     (tmp_path / "input").write_bytes(bytes(8 * MIB))
     read, _ = measure(
         shell(f"(cat {tmp_path}/input; true) | cat >/dev/null; true", tmp_path), tmp_path
@@ -132,7 +131,8 @@ def test_figures_are_of_the_whole_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pods", [10, 100, 1000])
 @pytest.mark.parametrize("waves", [1, 7])
 def test_the_simulation_keeps_to_the_bounds(pods: int, waves: int) -> None:
-    """No faster than any bound; where no pod dies, not slower than all of them together."""
+    """The simulation is not faster than any bound. If no pod is lost, it is not slower than the sum
+    of the bounds."""
     known = {name: value for name, value, *_ in ASSUMED} | {"reclaimed": 0}
     seconds, _ = simulate(TB, pods * waves, pods, known)
     least, _ = bound(TB, pods * waves, pods, known)
@@ -142,8 +142,8 @@ def test_the_simulation_keeps_to_the_bounds(pods: int, waves: int) -> None:
     assert 0.75 * least <= seconds <= together  # a start takes half to one and a half of its time
 
 
-def test_what_makes_more_parts_cost_more() -> None:
-    """The start of each pod and the plan that each reads, and nothing else."""
+def test_costs_of_more_parts() -> None:
+    """More parts cost more only by the start of each pod and by the plan that each pod reads."""
     known = {name: value for name, value, *_ in ASSUMED}
     free = costs(
         360 * GB, known | {"network": 0.1 * GB, "start": 0, "line": 0, "vcpu": 2, "memory": 1}
