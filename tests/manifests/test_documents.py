@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import bundle
 import pytest
@@ -114,23 +115,29 @@ def test_every_document_can_be_found() -> None:
     assert found == set(DOCUMENTS)
 
 
+def results_of(case: str) -> dict[str, Any]:
+    """The results of a case of `make bench`."""
+    found: dict[str, Any] = json.loads((TESTS / f"bench/results/{case}.json").read_text())
+    return found
+
+
 def table_of(case: str, number: int = 0) -> tuple[str, dict[str, str]]:
     """The title of a table of `make bench`, and its last column by its first."""
-    results = json.loads((TESTS / f"bench/results/{case}.json").read_text())
-    title, _, rows = results["tables"][number]
+    title, _, rows = results_of(case)["tables"][number]
     return title, {row[0]: row[-1] for row in rows}
 
 
 def numbers() -> dict[str, tuple[str, ...]]:
     """Patterns of README's sentences with numbers, and the expected numbers."""
     project = tomllib.loads((bundle.REPOSITORY / "pyproject.toml").read_text())["project"]
-    results = json.loads((TESTS / "bench/results/log-count.json").read_text())
+    results = results_of("log-count")
     (log,) = re.findall(r"([\d.]+) GiB", results["text"])
     (keywords,) = re.findall(r"(\d+) keywords", results["text"])
     (_, dense), (title, rare) = (table_of("log-count", number) for number in (0, 2))
     (lines,) = re.findall(r"([\d,]+) lines", title)
     (parts,) = re.findall(r"range, (\d+) parts$", results["tables"][0][1][-1])
     cluster = table_of("cluster")[1]["log-count, 5 parts"]
+    (cost,) = (row for row in results_of("scale")["tables"][1][2] if row[0] == "1,000 parts")
     labels = re.findall(r"(?m)^\| ([^|]+) \| [\d.]+ \| [\d.]+ \|$", README.read_text())
     return {
         r"Python ([\d.]+) or newer": (project["requires-python"].removeprefix(">="),),
@@ -143,6 +150,10 @@ def numbers() -> dict[str, tuple[str, ...]]:
             for label in labels
         },
         r"of 5 parts takes ([\d.]+) times as long": (cluster,),
+        (
+            r"for 1 TiB in ([\d,]+ parts) of (\d.* GiB) is ([\d.]+) pod-hours, "
+            r"or (.*) CNY on spot instances of ECI"
+        ): (*cost[:3], cost[5]),
         r"up to ([\d,]+) parts": (f"{MAX_PARTS:,}",),
     }
 
@@ -159,6 +170,19 @@ def test_numbers_of_the_readme() -> None:
         assert found.groups() == expected, found[0]
         text = text.replace(found[0], "")
     assert re.findall(r"[^.|]*\b\d[^.|]*", text) == []
+
+
+def test_numbers_of_the_duration() -> None:
+    """The tables of manifests/docs/duration.md have the measured seconds, and the costs of `make
+    bench CASES=scale`."""
+    text = (bundle.MANIFESTS / "docs/duration.md").read_text()
+    (_, _, seconds), (_, head, costs) = (
+        results_of(case)["tables"][number] for case, number in (("clock", 0), ("scale", 1))
+    )
+    rows = [seconds[0][2:], head[:6], *(row[:6] for row in costs)]
+    rows += [[label, spread.partition(" ")[0]] for label, spread, *_ in seconds]
+    assert [row for row in rows if f"\n| {' | '.join(row)} |" not in text] == []
+    assert len(re.findall(r"\n\|.*\d", text)) == len(rows)
 
 
 def test_the_readme_is_short() -> None:
