@@ -31,7 +31,7 @@ Groups = dict[bytes, list[tuple[int, bytes, int]]]  # by key: index, word, offse
 
 def group(words: Sequence[bytes], sample: bytes) -> Groups:
     """Group the words by a key: a byte of the word, or its first or last EDGE bytes. Hits of the
-    key show where the word can be. The key is empty if a key is no gain in a text like `sample`."""
+    key show where the word can be. The key is empty if no key saves time on text like `sample`."""
     edges = [{word[:EDGE], word[-EDGE:]} if len(word) > EDGE else set() for word in words]
     keys = [{*map(bytes, zip(word)), *found} for word, found in zip(words, edges, strict=True)]
     cost = {
@@ -48,7 +48,7 @@ def group(words: Sequence[bytes], sample: bytes) -> Groups:
 
 def count(pieces: Iterable[bytes], keywords: Sequence[str]) -> dict[str, int]:
     """Count each keyword in all pieces together, as bytes, from left to right, without overlaps.
-    Keeps one piece in memory, whatever the length of a line."""
+    Keeps one piece in memory, for lines of any length."""
     words = [word.encode() for word in keywords]
     counts, ends = [0] * len(words), [0] * len(words)  # ends of matches, in the piece
     groups, margin, tail, wait = group(words, b""), max(map(len, words)), b"", 0

@@ -386,8 +386,8 @@ def log_count(
     folder: Path,
     **given: str,
 ) -> None:
-    """Split, map and reduce a log. Results of earlier runs are reused. A program runs again unless
-    MAP_SETTINGS describes the program."""
+    """Split, map and reduce a log. Counts of earlier runs are reused. A program runs again; with
+    MAP_SETTINGS only on parts or files without a valid output."""
     where = source or (SAMPLE if work_dir else str(write_sample(folder)))
     root = "/"
     if not work_dir:

@@ -68,8 +68,8 @@ def copy_parts(
 def find_done(
     run: Storage, job: str, cut: Sequence[int], counts: Callable[[records.PartRecord], bool]
 ) -> set[int]:
-    """Return the parts of a job with a valid record which `counts`, and with their output if the
-    record names one."""
+    """Return the parts of a job with a valid record for which `counts` is true, and with their
+    output if the record names one."""
     there: set[str] = set()
     for name in PART_RECORD.format(job, ""), PART_OUTPUT.format(job, "", ""):
         there.update(run.names(folder(name)))

@@ -28,8 +28,8 @@ LANES = 4 * CORES  # processes of the stand-in; they also wait for the API serve
 TEXT = (
     "The workflow log-count, mode `range`, with a small log: {what} The object is the workflow in "
     "the API server, read every few seconds. Argo packs the nodes of an object over 1 MiB. The "
-    "programs of the test cluster collect garbage rarely, to save time and not memory. The "
-    "requests contain leases, and the reads of this benchmark. "
+    "programs of the test cluster collect garbage rarely. This saves time, but not memory. The "
+    "requests include the leases, and the reads of this benchmark. "
 )
 
 

@@ -219,10 +219,10 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords. A run is split, "
         "one map per core at a time, and merge. Each worker is one process. All jobs except `cp` "
         "and `cat` found the same totals: a different total ends the benchmark. Two things limit "
-        "the workers: the copy of each byte from the page cache, and the keywords with frequent "
-        "letters only, here ERROR. Such a keyword takes one pass of `bytes.count`. The other "
-        "keywords share passes for a few rare letters, which are four to ten times as fast. A "
-        "custom map can be another program. The network of a pod is usually slower than both. "
+        "the workers: the copy of each byte from the page cache, and each keyword that has only "
+        "frequent letters, here ERROR. Such a keyword takes one pass of `bytes.count`. The other "
+        "keywords share passes for a few rare letters. These passes are four to ten times as fast. "
+        "A custom map can be another program. The network of a pod is usually slower than both. "
         f"{versions()}.",
     )
     # Chosen by name: a choice by time would pick the luckiest run.
@@ -493,13 +493,15 @@ def start(sizes: Sizes, folder: Path) -> Section:
     section = Section(
         "start",
         "A worker's start",
-        "A worker from its start to its end, with an input of one line: a little more than its "
-        f"start. Medians of {sizes.starts} runs. The imports limit it: JSON, SIGTERM and the "
+        "The time of a worker from its start to its end, with an input of one line. This is a "
+        "little more than the time of the start alone. "
+        f"Medians of {sizes.starts} runs. The imports limit the start: JSON, SIGTERM and the "
         "proofs take `json`, `signal`, `contextlib` and `hashlib`, which import `re` and `enum`. "
         "These imports alone take 2.3 times the instructions of `pass`, by callgrind. Only a "
         "worker in a bucket without a mount imports bucket.py, and with it oss2. The package oss2 "
-        "imports its client-side encryption, which no worker uses: 40 % of its time. Nothing "
-        "smaller than the package can be imported without a change of oss2. The times of imports "
+        "imports its client-side encryption, which no worker uses. This takes 40 % of the time to "
+        "import oss2. Nothing smaller than the package can be imported without a change of oss2. "
+        "The times of imports "
         "are from `-X importtime`, each module without its own imports, the longest first.",
         bars=walls(runs),
     )

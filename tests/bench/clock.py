@@ -25,10 +25,10 @@ HEAD = (
 )  # fmt: skip
 TEXT = (
     f"log-count of a small log in {PARTS} parts. *Seconds* are from the submission to the end. The "
-    "other columns are means of the workflow's own clock, which has whole seconds: from the "
-    "creation of a step's first pod to the end of its last, and the time between steps, in which "
-    "Argo's controller works or waits. The controller of the test cluster has "
-    f"`{REQUEUE}=2s`, where Argo's default is 10 s. The images are on the node already. "
+    "other columns are means by the workflow's own clock, which has whole seconds. A step lasts "
+    "from the creation of its first pod to the end of its last pod. Between two steps Argo's "
+    "controller works or waits. The controller of the test cluster has "
+    f"`{REQUEUE}=2s`; Argo's default is 10 s. The images are already on the node. "
     "The pods without Argo have the images of the bundle. They have neither the volume nor the two "
     "containers that Argo adds to each pod. "
 )

@@ -31,7 +31,7 @@ from measure import (
 )
 from report import Section, size
 
-LATENCY, BANDWIDTH = 0.02, 100e6  # seconds, bytes a second of one connection
+LATENCY, BANDWIDTH = 0.02, 100e6  # seconds, bytes per second of one connection
 RUN_DIR = "count-run/"
 
 
@@ -52,7 +52,7 @@ def fake(folder: Path) -> Iterator[str]:
 
 
 def post_faults(endpoint: str) -> None:
-    """Give all later answers a latency and a bandwidth."""
+    """Set a latency and a bandwidth for all later answers."""
     faults = [
         {"fault": "latency", "seconds": LATENCY},
         {"fault": "bandwidth", "rate": BANDWIDTH},

@@ -88,7 +88,7 @@ def aggregate(files: int, fan_in: int) -> None:
     """The levels of process-data, every worker's main called in turn."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workers"))
     process, merge = import_module("process"), import_module("merge")
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - a line a worker
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - a line per worker
     level = 1
     while files > fan_in:
         settings = {**os.environ, "FILES": str(files), "FAN_IN": str(fan_in)}

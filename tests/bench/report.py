@@ -25,9 +25,10 @@ RESULTS = "results"  # the folder next to BENCHMARKS.md
 HEAD = """\
 # Benchmarks
 
-The results of `make bench`, which writes this page. Figures are medians. Brackets have the least
-and the most seconds. The runs of a table take turns (A B C A B C ...), so their ratios are right on
-a busy machine, too. Compare machines by the ratios of the same sizes and the same number of cores.
+The results of `make bench`, which writes this page. Figures are medians. Numbers in brackets are
+the minimum and the maximum. The jobs of a table run in turn (A B C A B C ...), so their ratios are
+right on a busy machine, too. Compare machines by the ratios of the same sizes and the same number
+of cores.
 
 Each job is a tree of processes. Its files are in memory, unless `FOLDER=` names another place. CPU
 seconds, and the peak of the largest process, are the kernel's accounts of the tree. A peak under
@@ -82,7 +83,7 @@ class Section:
 
 
 def spread(values: Sequence[float]) -> str:
-    """A median with the least and the most value."""
+    """A median with the minimum and the maximum."""
     low, middle, high = (f"{find(values):.3g}" for find in (min, median, max))
     return middle + ("" if low == high else f" ({low}-{high})")
 

@@ -187,8 +187,8 @@ def scale(sections: Mapping[str, Section]) -> Section:
         "The map step is simulated pod by pod. The controller creates pods at its rate. A pod "
         "starts, then reads at the rate of its core or of its network. All pods share the "
         f"bandwidth of OSS (at most {BANDWIDTH / GB} GB/s per account, and less in most regions). "
-        "Some pods are lost half-way. *At least* is the largest of three bounds without chance, "
-        "and *set by* names the bound. *Stops at* names the limits of Argo and OSS that a row "
+        "Some pods are lost half-way. *At least* is the largest of three bounds without random "
+        "events, and *set by* names it. *Stops at* names the limits of Argo and OSS that a row "
         "exceeds.",
         "seconds of split, map and merge",
         tables=[

@@ -165,7 +165,7 @@ def test_the_stand_in(code: int, tmp_path: Path) -> None:
 
 
 def test_usage(tmp_path: Path) -> None:
-    """CPU and memory of the programs of a cluster, whatever the kernel calls them."""
+    """CPU and memory of the programs of a cluster are found, for any name in /proc/PID/stat."""
     for number, program in (("12", "/bin/kube-apiserver"), ("13", "python")):
         folder = tmp_path / number
         folder.mkdir()

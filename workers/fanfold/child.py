@@ -34,8 +34,8 @@ def execute(
     pieces: Iterator[bytes], *sinks: Write, most: int, watch: Watch | None = None, setting: str,
 ) -> tuple[int, bool, bool]:  # fmt: skip
     """Run a program. Return its exit code, whether it read all of its stdin (a file or pieces), and
-    whether its stdout closed with it. The sinks receive its stdout and stderr. `most` limits the
-    bytes of each file that it writes. `watch` is called with its offset in the file. `setting` is
+    whether its stdout was closed at the end. The sinks receive stdout and stderr. `most` limits the
+    bytes of each file that it writes. `watch` is called with its offset in stdin. `setting` is
     the name of the command in errors."""
     import fcntl
 

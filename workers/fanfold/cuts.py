@@ -19,7 +19,7 @@ GROUP = 16  # cuts per open file
 
 def find_cuts(work: Storage, inputs: Inputs, count: int) -> Sequence[int]:
     """Return `count` + 1 offsets in all inputs together. Each is the first line start at or after
-    its even share. One small read per part, for any size of the input."""
+    its even share. Takes one small read per part, for any size of the input."""
     total = inputs.bytes
     targets = [total * number // count for number in range(1, count)]
     groups = [targets[at : at + GROUP] for at in range(0, len(targets), GROUP)]

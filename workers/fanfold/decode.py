@@ -66,8 +66,8 @@ MARKS = {kind: tuple(mark for mark, what, _ in FORMATS if what == kind) for kind
 
 
 def is_compressed(name: str, start: bytes) -> bool:
-    """Whether a file is compressed by its first bytes (formats.SIZE of them, or all), or should be
-    by its name."""
+    """Whether a file is compressed according to its first bytes (formats.SIZE of them, or all) or
+    to its name."""
     return _find_kind(start) is not None or _named(name) is not None
 
 

@@ -249,7 +249,7 @@ class Files:
             if is_of_name(error) or isinstance(error, (RetryError, CommandError)) or part.broken:
                 raise part.broken or error  # noqa: B904 - the error itself, or its cause
             raise FileError(*worker.judge(error)) from error
-        if part.broken:  # and the map went on: the output may have a hole
+        if part.broken:  # the map ignored this error: the output may have a hole
             raise part.broken
         return counts
 

@@ -70,7 +70,7 @@ class Fold:
                 "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set it "
                 "as for the maps, or unset REDUCE_COMMAND, as count.py makes no output to reduce"
             )
-        # Only these read each output by itself; stdin joins the outputs.
+        # A function, {input} and {inputs} read each output by itself; stdin joins the outputs.
         self.is_each = bool(function) or "{input" in environ.get("REDUCE_COMMAND", "")
         self.function = function or command.find("REDUCE", environ, NUM_PARTS=self.count)
         self.run_id, started = settings.run_id(environ)

@@ -286,7 +286,7 @@ def check_inputs(store: Storage, plan: Plan, *, everything: bool) -> int:
 
     def past(there: Iterator[str]) -> Iterator[Input]:
         """Yield every input after the listing has passed it: in a bucket the listing returns its
-        version. Both are in byte order."""
+        version. The inputs and the listing are in byte order."""
         nonlocal new
         found = next(there, "")
         for item in plan.inputs():

@@ -30,8 +30,8 @@ Source = tuple[Segment, int, list[str]]
 
 
 class Levels:
-    """The levels of a run, from the settings. By hand, other programs and suffixes have their own
-    folders."""
+    """The levels of a run, from the settings. Without RUN_ID, other programs and suffixes have
+    their own folders."""
 
     def __init__(self, run: Storage, environ: Mapping[str, str]) -> None:
         self.run, self.suffix = run, settings.file_suffix(environ)
@@ -135,8 +135,8 @@ class Levels:
         return [name for place in places for name in self.run.names(folder(place))]
 
     def check_left_out(self, last: int, covered: int) -> None:
-        """Check that this run has made no file from level 1 files `covered` and later, in the
-        levels 2 to `last`: these would pass for new files."""
+        """Check that in the levels 2 to `last` this run has made no file from the files `covered`
+        and later of level 1: these files of level 1 would pass for new files."""
         for level in range(2, last + 1):
             made = folder(self.record(level, 0))
             numbers = (name[len(made) :].removesuffix(".json") for name in self.run.names(made))

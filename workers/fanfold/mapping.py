@@ -139,8 +139,8 @@ def find_done(
     run: Storage, job: str, sizes: Mapping[str, int], run_id: str,
     counts: Callable[[records.PartRecord], bool],
 ) -> set[str]:  # fmt: skip
-    """Return the parts with a valid record which `counts`, and with their output. With `run_id`,
-    only records of this run."""
+    """Return the parts with a valid record for which `counts` is true, and with their output. With
+    `run_id`, only records of this run count."""
     parts = {names.PART_RECORD.format(job, part): (part, size) for part, size in sizes.items()}
     there = (parts[name] for name in run.likely(parts))
 

@@ -1,7 +1,7 @@
 """Names: the path of each file of a run, relative to RUN_DIR, and the digests used as ids.
 
-A name contains the id of the plan, job or run that made the file. Two of these never write the same
-name, so a late pod cannot overwrite what others read. files.md has the list.
+A name contains the id of the plan, job or run that made the file. Two plans, jobs or runs never
+write the same name, so a late pod cannot overwrite files that others read. files.md has the list.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Part(Stream):
         super().__init__(stop - at, partial(files.segments, at, stop), inputs, (run, copy))
 
     def write(self, data: bytes) -> None:
-        """Append to the output: of the part, which the last step joins with the other parts, or in
-        mode files of the file."""
+        """Append to the output of the part, which the last step joins with the outputs of the other
+        parts. In mode files: append to the output of the file."""
         self._output.write(data)
 
     def files(self) -> Iterator[Part]:

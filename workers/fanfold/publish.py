@@ -53,7 +53,7 @@ def published(run: Storage, result: str, since: str = "") -> Iterator[str]:
 
 def is_final(run: Storage, result: str, final: str) -> bool:
     """Whether the file at this name was written by a run that has published here. A False is
-    certain: a listed file that cannot be read, as on a mount with an old view, is an error."""
+    never wrong: a listed file that cannot be read, as on a mount with an old view, is an error."""
     content, unread = digest(run.stream(final)), None
     for folder in published(run, result):
         try:
@@ -87,8 +87,8 @@ def read_record(run: Storage, folder: str, result: str) -> tuple[str, Finals]:
 
 def is_published(run: Storage, folder: str, result: str, job: str) -> bool:
     """Whether an earlier attempt of this run has published complete results of a job that begins
-    with `job`. These then stay unchanged, because readers use their versions. A False need not be
-    certain, as on a mount with an old view: the results are then proven and made again."""
+    with `job`. Such results stay unchanged, because readers use their versions. A False can be
+    wrong, as on a mount with an old view: the results are then proven and made again."""
     with suppress(FileNotFoundError, DamagedError):
         if not run.has(folder + RECORD.format(result)):
             return False
@@ -109,9 +109,9 @@ def publish(
     job: str,
     make: Callable[[], tuple[Finals, Mapping[str, object]]],
 ) -> dict[str, Segment]:
-    """Publish the results of a run, unless an earlier attempt has, and the newest run's file under
-    each final name. `make` writes the files to the folder and returns them and the summary.
-    `result` is the name of the file that every such run has. Returns the files of this run."""
+    """Publish the results of a run, unless an earlier attempt has. Then publish the newest run's
+    file under each final name. `make` writes the files to the folder and returns them and the
+    summary. `result` is the name of the file that every such run has. Returns this run's files."""
     if not is_published(run, folder, result, job):
         files, summary = make()
         summary = {"job": job, **summary}

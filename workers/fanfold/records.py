@@ -181,8 +181,8 @@ def read_parts(run: Storage, job: str, parts: Iterable[tuple[str, int]]) -> Iter
 def find_done(
     run: Storage, job: str, parts: Iterable[tuple[str, int]], counts: Callable[[PartRecord], bool]
 ) -> set[str]:
-    """Return the parts with a valid record which `counts`, and with their output if the record
-    names one."""
+    """Return the parts with a valid record for which `counts` is true, and with their output if the
+    record names one."""
 
     def is_done(found: PartRecord) -> bool:
         if found.problem or not counts(found):

@@ -19,7 +19,7 @@ MAX_KEYWORDS = (128 << 10) - len("KEYWORDS=\0")  # bytes: the limit of Linux
 MAX_PODS = 18_000  # the longest ids of these pods fit in the 256 KiB that Argo reads
 SUFFIX = ".txt"  # of the files of levels
 FILES = "files"  # the mode in which a part is whole files, and the cuts of plan.json count files
-MAX_FILES = 10**9  # files or levels of process-data; a larger number is a typing error
+MAX_FILES = 10**9  # files or levels of process-data; a larger number is a typo
 
 
 def whole_number(what: str, text: str, low: int, high: int) -> int:

@@ -48,7 +48,7 @@ def say(name: str, text: str) -> str:
 
 
 def output(text: str) -> None:
-    """Print a text for others, or raise an error: no reader may take a part of it for all."""
+    """Print a text for others, or raise an error: a part of the text must not pass for all."""
     if problem := say("stdout", f"{text}\n"):
         kind = RetryError if sys.stdout else WorkerError
         raise kind(

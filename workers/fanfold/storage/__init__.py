@@ -3,7 +3,7 @@
 A storage is a module with `open_storage` and two classes that follow the protocols below:
 
 - an output is written from start to end, then published: a reader gets all of it or nothing;
-- never probe for a file that may not exist yet, some mounts cache the miss: list the folder.
+- list the folder of a file that may not exist yet: after a failed open some mounts cache the miss.
 """
 
 from __future__ import annotations
