@@ -847,7 +847,7 @@ def test_a_key_is_no_path(bucket: Volume, fake: FakeOSS, setting: str, name: str
                 f"{setting} must have no empty path component and no path component . in a bucket"
                 in outcome.words
             )
-            assert f"{name}': remove this step" in outcome.words
+            assert f"{name}': remove this component" in outcome.words
     assert bucket.tree() == before
 
 

@@ -118,7 +118,7 @@ def test_cut(kind: str, size: int) -> None:
         elif end == len(first):
             assert decoded(data[:end], size) == LINE * 3
         else:
-            assert f"is cut off, its {kind} does not end by byte {end}: " in refusal(
+            assert f"is cut off: its {kind} does not end by byte {end}: " in refusal(
                 data[:end], size
             )
 

@@ -1248,7 +1248,7 @@ def test_the_part_ids_that_nobody_reads(
 
     assert done.returncode == code
     sentence = (
-        f"stdout cannot be written ({problem}): send stdout to a program or file that takes it"
+        f"stdout cannot be written ({problem}): send stdout to a program or file that accepts it"
     )
     assert done.stderr == f'worker=split event=failed exit={code} error="{sentence}"\n'
 

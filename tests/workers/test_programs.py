@@ -776,7 +776,8 @@ def test_file_suffix(volume: Volume, suffix: str, ids: Mapping[str, object]) -> 
     assert len(made) == 3
     assert all(re.search(rf"[0-9a-f]{{16}}{re.escape(suffix)}$", name) for name in made)
     if suffix:
-        assert "0.txt is missing" in volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
+        words = volume.run("process", 0, 1, FILES=5, FILE_SUFFIX=".txt").words
+        assert "level 1 must have aggregation-demo/l1/0.txt, got no such file" in words
 
 
 @pytest.mark.parametrize("suffix", ["txt", "/a", ".a/b", ".", "..", ".a b", ".é", f".{'a' * 70}"])
