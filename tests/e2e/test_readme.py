@@ -102,6 +102,9 @@ def test_every_command_is_run_or_marked() -> None:
         ),
         "apply -k manifests/overlays/ack-one",
         "apply -k manifests/overlays/acs",
+        # The example of manifests/docs/files.md; test_programs.py runs the same files.
+        *("PUSH=registry.example.com/team-a", "docker build", "docker push", "your-overlay"),
+        *("ossutil cp -r photos/", "thumbnails.yaml", "oss://your-bucket/thumbnails/", "outputs."),
         *("create secret generic oss-secret --namespace", "kubeseal", "cd ", "kustomize edit"),
         "registry-secret",
     )
