@@ -49,7 +49,7 @@ STDOUT = 256 << 10  # bytes of a pod's output that Argo reads, with the line end
 def copy_parts(
     work: Storage, run: Storage, plan_id: str, parts: Iterable[tuple[int, int, Iterator[Segment]]]
 ) -> None:
-    """Make the copy of each part, a number, a size and segments, unless a complete copy exists."""
+    """Copy each part (a number, a size and segments), unless a complete copy of it exists."""
     there = set(run.names(folder(PLAN.format(plan_id))))
 
     def copy(item: tuple[int, int, Iterator[Segment]]) -> None:

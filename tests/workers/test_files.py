@@ -654,7 +654,7 @@ def test_the_first_twenty_that_failed(volume: Volume) -> None:
 
     assert outcome.code == 2
     named = ", ".join(f"in/{n:02} (exit code 2)" for n in range(20))
-    assert f"25 of 25 files failed: {named} and 5 more: fix the errors in " in outcome.words
+    assert f"25 of 25 files failed: {named} and 5 more: fix the errors that " in outcome.words
     (outputs,) = run.results().values()
     assert [line["exit"] for line in lines(outputs["outputs.jsonl"])] == [2] * 25
     assert "outputs.jsonl, and run again" in outcome.words

@@ -452,7 +452,7 @@ def test_what_has_left_the_group(
         if more is None:
             outcome = refused(volume)
             assert outcome.code == 2
-            assert "MAP_COMMAND must end after all that it started, got a process" in outcome.words
+            assert "MAP_COMMAND must end after all its processes, got a process" in outcome.words
         else:
             assert made(volume) == LINES + more
     finally:

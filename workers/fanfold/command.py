@@ -196,7 +196,7 @@ class Program:
             )
         if not is_over:
             raise WorkerError(
-                f"{self.setting} must end after all that it started, got a process that left its "
+                f"{self.setting} must end after all its processes, got a process that left its "
                 f"process group and kept stdout open for {ENDING} more seconds: let the program "
                 "wait for this process, or start the process with >/dev/null"
             )

@@ -75,9 +75,9 @@ def decode(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the text of a stored file, in pieces of at most 1 MiB if `pieces` are.
 
     The first bytes decide: gzip, bzip2, xz and zstd are decompressed, other files pass unchanged. A
-    file that is cut off, damaged, or followed by other bytes is an error after the text before the
-    damage: publish nothing before the end. Text in UTF-16, and a compressed file within the
-    compressed file, are refused before the first byte. At the end all pieces are read.
+    file that is cut off, damaged, or followed by other bytes raises an error only after the text
+    before the damage: publish nothing before the end. Text in UTF-16, and a compressed file within
+    the compressed file, are refused before the first byte. At the end all pieces are read.
     """
     held, start = _begin(pieces)
     text = chain(held, pieces)

@@ -67,7 +67,7 @@ class Fold:
         self.words = settings.keywords(environ) if "keywords" in made_by else None
         if environ.get("REDUCE_COMMAND") and self.words:
             raise WorkerError(
-                "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set it "
+                "REDUCE_COMMAND must be set with MAP_COMMAND or MAP_SETTINGS, got neither: set one "
                 "as for the maps, or unset REDUCE_COMMAND, as count.py makes no output to reduce"
             )
         # A function, {input} and {inputs} read each output by itself; stdin joins the outputs.
@@ -246,9 +246,9 @@ def incomplete(
         more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
         lists.append(f"{len(ids)} {problem} ({', '.join(ids[:SHOWN])}{more})")
     sentence = (
-        f"of {count} parts in {names.folder(names.PART_RECORD.format(job, ''))} "
-        f"{'; '.join(lists)}: map these parts again, split.py with ONLY_MISSING=true prints them; "
-        "or set KEYWORDS, MAP_COMMAND and MAP_SETTINGS as for the maps"
+        f"each of {count} parts in {names.folder(names.PART_RECORD.format(job, ''))} must have a "
+        f"valid record, got {'; '.join(lists)}: map these parts again (split.py with "
+        "ONLY_MISSING=true prints them), or set KEYWORDS, MAP_COMMAND, MAP_SETTINGS as for the maps"
     )
     if status in FAILED and "missing" in wrong:
         return WorkerError(f"{sentence} (MAP_STATUS is {status}: no retry of this step helps)")

@@ -135,8 +135,8 @@ class Levels:
         return [name for place in places for name in self.run.names(folder(place))]
 
     def check_left_out(self, last: int, covered: int) -> None:
-        """Check that in the levels 2 to `last` this run has made no file from the files `covered`
-        and later of level 1: these files of level 1 would pass for new files."""
+        """Check that in the levels 2 to `last` this run has made no file from files of level 1 with
+        the number `covered` or a higher one: these files of level 1 would pass for new files."""
         for level in range(2, last + 1):
             made = folder(self.record(level, 0))
             numbers = (name[len(made) :].removesuffix(".json") for name in self.run.names(made))

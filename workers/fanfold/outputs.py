@@ -144,7 +144,7 @@ class Whole:
         more = f" and {self.failed - SHOWN} more" if self.failed > SHOWN else ""
         return WorkerError(
             f"TOLERATED_FAILURES is {text}, and {self.failed} of {self.files} files failed: "
-            f"{', '.join(self.first)}{more}: fix the errors in {place}, and run again with "
+            f"{', '.join(self.first)}{more}: fix the errors that {place} has, and run again with "
             f"ONLY_MISSING=true, which maps only these files; the first error: {self.said}"
         )
 

@@ -2,7 +2,7 @@
 
 files.md has a sample of each. A record commits an output. First the output is written under a name
 that is unique to the attempt. Then the record is written under a fixed name, with the output's
-name, size and version. An output without a record does not exist. A record's first line is a digest
+name, size and version. An output without a record does not count. A record's first line is a digest
 of all that follows.
 """
 

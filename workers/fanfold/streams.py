@@ -102,8 +102,8 @@ class Stream:
     @contextmanager
     def file(self, *, stored: bool = False) -> Iterator[File | None]:
         """Open the file of a folder that is exactly this stream, or return None. Without `stored`,
-        only a file that is read as stored. At the end of the `with`, the file counts as read and
-        its version is checked again."""
+        also return None for a file that is not read as stored. At the end of the `with`, the file
+        counts as read and its version is checked again."""
         with ExitStack() as stack:
             file, found = None, [*islice(self._segments(), 2)]
             if len(found) == 1:
