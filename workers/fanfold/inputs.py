@@ -173,8 +173,8 @@ def _missing(store: Storage, name: str, where: str) -> Exception:
         if store.has(name):
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), store.path(name))
     return WorkerError(
-        f"{name} (in {where}) must be a file in WORK_DIR, got no such file: copy the file there, or "
-        "correct the name"
+        f"{name} (in {where}) must be a file in WORK_DIR, got no such file: copy the file there, "
+        "or correct the name"
     )
 
 
