@@ -119,8 +119,8 @@ def oss(sizes: Sizes, folder: Path) -> Section:
         "download of the same bytes by oss2 in as many threads, and with the count of a local "
         "file. One process receives and counts, under one GIL. Where CPU seconds are near the "
         "seconds, more connections do not help. With few connections the latency of each range "
-        "limits the rate: at most 96 MiB of ranges are in flight. The start of oss2 is part of each "
-        "row.",
+        "limits the rate: at most 96 MiB of ranges are in flight. The start of oss2 is part of "
+        "each row.",
         "MiB/s",
     )
     section.bars = [
