@@ -60,7 +60,7 @@ def real(sizes: Sizes) -> Section:
     seen = log_count(label, sizes.pods, 1, busy)
     if seen.phase != "Succeeded":
         raise SystemExit(f"{label}: {seen.phase}: {seen.message}")
-    what = "each part in a real pod of the test cluster, one run."
+    what = "each part in a real pod of the test cluster, 8 pods at a time, one run."
     title = f"On the test cluster, {sizes.pods:,} pods"
     section = Section("cluster-2000", title, TEXT.format(what=what) + versions(), "seconds per pod")
     tell(section, {label: seen})
@@ -156,6 +156,7 @@ def simulated(sizes: Sizes) -> Section:
         "seconds per pod",
     )
     tell(section, runs)
+    section.figures["creations"] = first.pods / first.wall
     if first.packed:
         section.figures["packed"] = first.packed / first.pods
     return section

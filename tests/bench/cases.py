@@ -195,12 +195,12 @@ def pieces(log: Path) -> Iterator[bytes]:
 
 
 def times(work: Callable[[], object], repeats: int) -> list[float]:
-    """The seconds of each call, in this process."""
+    """The CPU seconds of each call, in this process."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return seconds
 
 
@@ -215,7 +215,7 @@ def counted(log: Path, words: Sequence[str]) -> Totals:
 
 
 def profile(log: Path, repeats: int) -> list[Sequence[str]]:
-    """The seconds of one core for the reads of a log, and for the reads and a count."""
+    """The CPU seconds of the reads of a log, and of the reads and a count."""
     work: dict[str, Callable[[], object]] = {"read only": partial(pass_per_word, log, ())}
     for words in (*((word,) for word in KEYWORDS), KEYWORDS):
         work[f"count {', '.join(words)}"] = partial(counted, log, words)
@@ -232,7 +232,7 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         "and `cat` found the same totals: a different total ends the benchmark. Two things limit "
         "the workers: the copy of each byte from the page cache, and each keyword that has only "
         "frequent letters, here ERROR. Such a keyword takes one pass of `bytes.count`. The other "
-        "keywords share passes for a few rare letters. These passes are four to ten times as fast. "
+        "keywords share passes for a few rare letters. These passes are several times as fast. "
         "A custom map can be another program. The network of a pod is usually slower than both. "
         f"{versions()}.",
     )
@@ -254,7 +254,7 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         ratio = {label: seconds / wall[ours] for label, seconds in wall.items()}
         ratios = {label: f"{share:.2f}" for label, share in ratio.items()}
         section.compare(runs, f"time / {ours}", ratios, f"### A log with {what}")
-        section.tables.append((PROFILE, ("one core", "seconds"), shares))
+        section.tables.append((PROFILE, ("", "CPU seconds"), shares))
         section.bars += [(f"{log}: {label}", values) for label, values in walls(runs)]
         fastest = min(ratio[job.label] for job in theirs if job.totals and job.label in ratio)
         section.target(f"{what}: the fastest peer's time / `range`", ">", faster, fastest)

@@ -29,6 +29,7 @@ TEXT = (
     "from the creation of its first pod to the end of its last pod. Between two steps Argo's "
     "controller works or waits. The controller of the test cluster has "
     f"`{REQUEUE}=2s`; Argo's default is 10 s. The images are already on the node. "
+    "The rows with another requeue time run after the other rows. "
     "The pods without Argo have the images and the volume of the bundle, and not the two "
     "containers that Argo adds to each pod. "
 )
@@ -56,8 +57,8 @@ def requeue_time(value: str) -> Iterator[None]:
         kubectl("set", "env", DEPLOYMENT, setting)
         kubectl("rollout", "status", DEPLOYMENT, "--timeout=120s", timeout=130)
 
-    restart(f"{REQUEUE}={value}")
     try:
+        restart(f"{REQUEUE}={value}")
         yield
     finally:
         restart(f"{REQUEUE}={known[REQUEUE]}" if REQUEUE in known else f"{REQUEUE}-")

@@ -1,4 +1,4 @@
-"""Terabytes on thousands of pods: a table from the measured figures, and a simulation."""
+"""Terabytes on thousands of pods: a table from measured and assumed figures, and a simulation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BANDWIDTH = 12.5 * GB  # bytes per second of an account: 100 Gbit/s in the best 
 # The figures of the table: name, value if no case has measured the figure, and meaning.
 ASSUMED = (
     ("rate", 1.5 * GB, "GB/s: the counting rate of a core", GB),
-    ("network", 0.3 * GB, "GB/s: the rate of a pod from OSS", GB),
+    ("network", 0.125 * GB, "GB/s: the upper limit of the network of a pod of ECI with 2 vCPU", GB),
     ("start", 10, "s from a pod's creation to its first byte", 1),
-    ("creations", 20, "pods per second that the controller creates (`--qps`)", 1),
+    ("creations", 20, "pods per second that Argo creates", 1),
     ("reclaimed", 0.01, "of the pods are lost half-way and retried", 1),
     ("request", 0.02, "s per request to OSS", 1),
     ("lanes", 8, "requests of split and merge in flight", 1),
@@ -36,11 +36,11 @@ ASSUMED = (
     ("line", 16, "bytes per part in the plan, which every map reads whole", 1),
     ("vcpu", 0.1764, "CNY per hour for a vCPU of ECI, the list price of October 2025", 1),
     ("memory", 0.0221, "CNY per hour for a GiB of ECI, the list price of October 2025", 1),
-    ("control", 0.5, "CPU seconds of controller, API server and etcd per pod", 1),
+    ("control", 0.5, "CPU seconds of controller, API server and etcd per pod, at 2,000 pods", 1),
     ("calls", 20, "requests per pod to the API server", 1),
 )
 SPOT = (0.1, 0.7)  # of the list price: by the vendor spot saves 30 to 90 %
-POD = (1, 2)  # vCPU and GiB of the component eci-spot
+POD = (2, 2)  # vCPU and GiB of the component eci-spot
 Known = dict[str, float]
 
 
@@ -100,7 +100,7 @@ def measured(sections: Mapping[str, Section]) -> Known:
         known[case] = max(0.0, seconds[many] - seconds[few]) / (many - few)
     for case in ("cluster", "cluster-large", "cluster-2000", "simulated"):
         found = sections[case].figures if case in sections else {}
-        wanted = ("packed", "control", "calls") if case != "simulated" else ("packed",)
+        wanted = ("packed", "control", "calls") if case != "simulated" else ("packed", "creations")
         known |= {name: found[name] for name in wanted if name in found}
     return known
 
@@ -108,7 +108,7 @@ def measured(sections: Mapping[str, Section]) -> Known:
 def costs(total: float, known: Known) -> list[tuple[str, ...]]:
     """The rows of the costs of a run, by its number of parts, with one pod per part."""
     rows: list[tuple[str, ...]] = []
-    for parts in (100, 300, 1000, 3000, 8000):
+    for parts in (100, 300, 1000, 3000, 5000):
         part = total / parts + known["line"] * parts
         seconds = parts * (known["start"] + part / min(known["rate"], known["network"]))
         price = seconds / 3600 * (POD[0] * known["vcpu"] + POD[1] * known["memory"])
@@ -142,7 +142,7 @@ KNOBS = (
     ("creation of pods", "fewer parts; then the controller's `--qps` and `--burst`"),
     ("the pods", "more pods: `spec.parallelism` (the component `parallelism`), quota, more parts"),
     ("bandwidth of OSS", "more pods do not help: ask the vendor for a higher limit"),
-    ("ids over 256 KiB", "fewer, larger parts, or more parts per pod: about 30,000 ids fit"),
+    ("ids over 256 KiB", "fewer, larger parts, or more parts per pod"),
     (
         "workflow over 1 MiB",
         "fewer parts, more parts per pod, or the controller's offloading of node status",
@@ -152,7 +152,7 @@ KNOBS = (
 
 
 def scale(sections: Mapping[str, Section]) -> Section:
-    """The time and cost of runs of terabytes, from the measured figures."""
+    """The time and cost of runs of terabytes, from measured and assumed figures."""
     found = measured(sections)
     known = {name: found.get(name, value) for name, value, *_ in ASSUMED}
     sources = [
@@ -184,7 +184,7 @@ def scale(sections: Mapping[str, Section]) -> Section:
     return Section(
         "scale",
         "Scale, on paper",
-        "The map step is simulated pod by pod. The controller creates pods at its rate. A pod "
+        "The map step is simulated pod by pod. Argo creates pods at its rate. A pod "
         "starts, then reads at the rate of its core or of its network. All pods share the "
         f"bandwidth of OSS (at most {BANDWIDTH / GB} GB/s per account, and less in most regions). "
         "Some pods are lost half-way. *At least* is the largest of three bounds without random "

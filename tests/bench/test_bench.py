@@ -146,7 +146,7 @@ def test_costs_of_more_parts() -> None:
     """More parts cost more only by the start of each pod and by the plan that each pod reads."""
     known = {name: value for name, value, *_ in ASSUMED}
     free = costs(
-        360 * GB, known | {"network": 0.1 * GB, "start": 0, "line": 0, "vcpu": 2, "memory": 1}
+        360 * GB, known | {"network": 0.1 * GB, "start": 0, "line": 0, "vcpu": 1, "memory": 1}
     )
     assert {row[2:6] for row in free} == {("1.00", "0%", "4.00", "0.40 to 2.80")}
     prices = [float(row[4]) for row in costs(TB, known)]

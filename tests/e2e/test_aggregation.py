@@ -95,13 +95,13 @@ def test_512_files_are_73_pods(volume: Volume) -> None:
         (
             "aggregate",
             {"files": "abc"},
-            "a whole number from 1 to 1000000000, got 'abc files, 8 per pod (at most 7000",
+            "a whole number from 1 to 1000000000, got 'abc files, 8 per pod (at most 5000",
         ),
-        ("aggregate", {"files": 49_001}, "got '49001 files, 8 per pod (at most 7000"),
+        ("aggregate", {"files": 35_001}, "got '35001 files, 8 per pod (at most 5000"),
         ("aggregate", {"files": 8, "fanIn": 8}, "l1/0.txt, got no such file: copy the file there"),
         ("process-data", {"numbers": 1}, "l1/0.txt, got no such file: copy the file there"),
-        ("process-data", {"numbers": -1}, "got '2 * -1 (numbers, 1 to 4000)'"),
-        ("process-data", {"numbers": 4001}, "got '2 * 4001 (numbers, 1 to"),
+        ("process-data", {"numbers": -1}, "got '2 * -1 (numbers, 1 to 3000)'"),
+        ("process-data", {"numbers": 3001}, "got '2 * 3001 (numbers, 1 to"),
         (
             "prepare-data",
             {"files": -3},

@@ -413,7 +413,7 @@ def test_one_limit_of_pods() -> None:
     assert f"A run can have {limit} map pods" in texts["log-count"]
     assert f"A run can have {limit} map pods" in texts["map-reduce"]
     assert (
-        re.findall(r"(?<=<= )\d+(?=}})|(?<=at most )\d+(?= pods)", texts["aggregate"])
+        re.findall(r"(?<=<= )\d+(?=}})|(?<=at most )\d+(?= pods:)", texts["aggregate"])
         == [str(limit)] * 2
     )
     (numbers,) = map(int, set(re.findall(r"1 to (\d+)", texts["process-data"])))
