@@ -657,7 +657,7 @@ def test_the_first_twenty_that_failed(volume: Volume) -> None:
     assert f"25 of 25 files failed: {named} and 5 more: fix the errors that " in outcome.words
     (outputs,) = run.results().values()
     assert [line["exit"] for line in lines(outputs["outputs.jsonl"])] == [2] * 25
-    assert "outputs.jsonl, and run again" in outcome.words
+    assert "outputs.jsonl has, and run again" in outcome.words
     said = lines(outputs["outputs.jsonl"])[0]["said"]
     assert f"maps only these files; the first error: {said}" in outcome.words
 
