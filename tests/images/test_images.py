@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from email import message_from_bytes
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def files(image: Image) -> list[Path]:
     return [path for path in image.root.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
+def assert_same(one: Image, other: Image) -> None:
+    """The digests are the same. If not, the message names the part of the config or the files."""
+    if one.digest == other.digest:
+        return
+    assert one.config == other.config
+    contents = [
+        {
+            str(path.relative_to(image.root)): (
+                oct(path.lstat().st_mode),
+                os.readlink(path) if path.is_symlink() else sha256(path.read_bytes()).hexdigest(),
+            )
+            for path in files(image)
+        }
+        for image in (one, other)
+    ]
+    assert contents[0] == contents[1]
+    assert one.digest == other.digest
+
+
 # --- metadata ---------------------------------------------------------------------------------
 
 
@@ -118,8 +138,7 @@ def test_two_builds_have_the_same_digest(images: Images, base: str, tmp_path: Pa
     """A second full build, at another time, and a build that may use the cache have one digest."""
     build(base, tmp_path, "--no-cache", "split")
 
-    again = unpack(tmp_path / "split.tar", tmp_path / "split")
-    assert again.digest == images["split"].digest
+    assert_same(unpack(tmp_path / "split.tar", tmp_path / "split"), images["split"])
 
 
 def test_nothing_on_the_machine_gets_into_an_image(
@@ -153,8 +172,7 @@ def test_nothing_on_the_machine_gets_into_an_image(
         build(base, tmp_path, "split")
 
     assert builder("run_builder images --no-trunc") == planted
-    again = unpack(tmp_path / "split.tar", tmp_path / "split")
-    assert again.digest == images["split"].digest
+    assert_same(unpack(tmp_path / "split.tar", tmp_path / "split"), images["split"])
 
 
 # --- content ----------------------------------------------------------------------------------
