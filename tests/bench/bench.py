@@ -14,12 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workers"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "images"))
 
 import at_scale
 import cases
 import clock
 import on_cluster
 import on_oss
+import pull
 import report
 import scale
 from measure import HERE, ROOT
@@ -33,7 +35,12 @@ LOCAL: dict[str, Callable[[cases.Sizes, Path], report.Section]] = {
     "start": cases.start,
     "oss": on_oss.oss,
 }
-CLUSTER = {"cluster": on_cluster.small, "cluster-large": on_cluster.large, "clock": clock.clock}
+CLUSTER = {
+    "cluster": on_cluster.small,
+    "cluster-large": on_cluster.large,
+    "clock": clock.clock,
+    "pull": pull.pull,
+}
 # These take hours on a machine that does nothing else, so they run only by name.
 LONG = {"cluster-2000": at_scale.real, "simulated": at_scale.simulated}
 ON_CLUSTER = CLUSTER | LONG

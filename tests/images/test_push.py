@@ -2,11 +2,7 @@
 
 import json
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -16,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from container import NAMES, ROOT, Image, builder
+from registry import NoRegistryError, serve
 
 MEDIA = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_OF_DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
@@ -28,71 +25,15 @@ def get(url: str, *accepted: str) -> tuple[bytes, str]:
         return answer.read(), answer.headers.get("Docker-Content-Digest", "")
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers at this address."""
-    try:
-        get(url)
-    except (urllib.error.URLError, ConnectionError):
-        return False
-    return True
-
-
-UNPACK = """
-fetch() { apt-get download -qq docker-registry; }
-fetch || { apt-get update -qq && fetch; }
-dpkg-deb --extract docker-registry_*.deb .
-"""
-
-
-def debian_registry() -> str:
-    """Debian's registry, unpacked from its package: an installation would start a public registry.
-    Ends the test if the package is not available."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("FANFOLD_CACHE") or Path(home, "fanfold")) / "registry"
-    program = folder / "usr/bin/docker-registry"
-    if not program.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as new:
-            command = ["bash", "-euc", UNPACK]
-            done = subprocess.run(command, cwd=new, capture_output=True, check=False, timeout=300)
-            if done.returncode:
-                reason = f"docker-registry of Debian must be available: {done.stderr.decode()}"
-                (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-            shutil.copytree(new, folder, symlinks=True, dirs_exist_ok=True)
-    return str(program)
-
-
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a registry without TLS, which the builder is configured for."""
-    program = debian_registry()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-    }
-    (tmp_path / "registry.yml").write_text(yaml.safe_dump(settings))
-    # Docker needs no setting: it uses no TLS for addresses of this machine.
-    (tmp_path / "registries.conf").write_text(
-        f'[[registry]]\nlocation = "{address}"\ninsecure = true\n'
-    )
-    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, "serve", str(tmp_path / "registry.yml")], stdout=log, stderr=log
-        )
     try:
-        deadline = time.monotonic() + 60
-        while not answers(f"http://{address}/v2/"):
-            assert time.monotonic() < deadline, (tmp_path / "registry.log").read_text()
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.kill()
-        process.wait()
+        with serve(tmp_path) as address:
+            monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+            yield address
+    except NoRegistryError as error:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
 
 
 def make_images(**settings: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,123 @@
+"""The seconds that a node takes to pull the images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cases import Sizes
+from measure import ROOT
+from on_cluster import versions
+from registry import serve
+from report import Section, size, spread
+from scenario import get, kubectl, until
+
+IMAGES = ("split", "map", "reduce", "pictures")  # in the order of the pulls
+ARCHIVES = ROOT / "build/images"
+HEAD = ("", "compressed", "of these, new on the node", "seconds")
+TEXT = (
+    "A node without images of fanfold pulls four images, one after the other. The seconds are the "
+    "kubelet's, and include the unpacking of the layers. The registry is on the same machine, so "
+    "add the time of your network. The image `pictures` is an example of an image for programs: "
+    "`manifests/runs/Dockerfile.pictures`, with Debian, ImageMagick and fanfold. "
+)
+PUSH = """
+source images/builder.sh
+choose_builder buildah
+for name in "${@:2}"; do
+    run_builder pull --quiet "oci-archive:build/images/$name.tar"
+    push "localhost/fanfold-$name:dev" "$1/fanfold-$name:dev"
+done
+"""
+
+
+def layers(name: str) -> dict[str, int]:
+    """The compressed bytes of each layer of an image, by digest."""
+    with tarfile.open(ARCHIVES / f"{name}.tar") as tar:
+
+        def blob(path: str) -> bytes:
+            file = tar.extractfile(path)
+            assert file
+            return file.read()
+
+        digest = json.loads(blob("index.json"))["manifests"][0]["digest"]
+        manifest = json.loads(blob(f"blobs/{digest.replace(':', '/')}"))
+    return {layer["digest"]: layer["size"] for layer in manifest["layers"]}
+
+
+def forget() -> None:
+    """Remove the images of fanfold from the node of the test cluster, under all names."""
+    socket = Path(os.environ["E2E_KUBECONFIG"]).parent / "run/containerd.sock"
+    command = ["ctr", f"--address={socket}", "--namespace=k8s.io", "images"]
+    output = subprocess.run([*command, "ls"], check=True, capture_output=True, text=True).stdout
+    digests = {name: digest for name, _, digest, *_ in map(str.split, output.splitlines()[1:])}
+    ours = {digest for name, digest in digests.items() if "fanfold-" in name}
+    names = [name for name, digest in digests.items() if digest in ours]
+    subprocess.run([*command, "rm", "--sync", *names], check=True, stdout=subprocess.DEVNULL)
+
+
+def pulled(image: str) -> float:
+    """Run a pod with this image. Return the seconds of the pull by the kubelet's event."""
+    container = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "Always",
+        "command": ["python3", "-c", "pass"],
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "pull-"},
+        "spec": {"restartPolicy": "Never", "containers": [container]},
+    }
+    name = kubectl("create", "-o", "name", "-f", "-", stdin=json.dumps(pod).encode()).strip()
+    try:
+        is_done = "--for=jsonpath={.status.phase}=Succeeded"
+        kubectl("wait", name, is_done, "--timeout=300s", timeout=310)
+        which = f"--field-selector=reason=Pulled,involvedObject.name={name.removeprefix('pod/')}"
+        (event,) = until("the event of the pull", 30, lambda: get("events", which)["items"])
+    finally:
+        kubectl("delete", name)
+    found = re.search(r" in (?:(\d+)m)?([\d.]+)(m?)s ", event["message"])
+    assert found, event["message"]
+    return int(found[1] or 0) * 60 + float(found[2]) / (1000 if found[3] else 1)
+
+
+def pull(sizes: Sizes) -> Section:
+    """All images on a node that has none, several times."""
+    found: dict[str, list[float]] = {name: [] for name in IMAGES}
+    kubectl("delete", "workflow,pod", "--all", timeout=300)  # a container keeps its image
+    with tempfile.TemporaryDirectory() as made, serve(Path(made)) as address:
+        settings = {"STORAGE": made, "CONTAINERS_REGISTRIES_CONF": f"{made}/registries.conf"}
+        command = ["bash", "-euc", f"{PUSH}empty_storage", "push", address, *IMAGES]
+        subprocess.run(
+            command, cwd=ROOT, env=os.environ | settings, check=True, stdout=sys.stderr, timeout=600
+        )
+        try:
+            for number in range(sizes.repeats):
+                forget()
+                for name in IMAGES:
+                    print(f"  {number + 1}/{sizes.repeats} {name}", file=sys.stderr, flush=True)
+                    found[name].append(pulled(f"{address}/fanfold-{name}:dev"))
+        finally:
+            archives = map(str, ARCHIVES.glob("*.tar"))
+            load = ["python3", "tests/cluster/cluster.py", "load", *archives]
+            subprocess.run(load, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    section = Section("pull", "The images on a new node", TEXT + versions())
+    known: set[str] = set()
+    rows: list[Sequence[str]] = []
+    for name, seconds in found.items():
+        bytes_of = layers(name)
+        new = sum(count for digest, count in bytes_of.items() if digest not in known)
+        rows.append((f"`{name}`", size(sum(bytes_of.values())), size(new), spread(seconds)))
+        known |= bytes_of.keys()
+    section.tables.append(("", HEAD, rows))
+    section.bars = list(found.items())
+    return section
