@@ -101,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if case in ON_CLUSTER and "E2E_KUBECONFIG" not in os.environ:
             print(on_cluster.NO_CLUSTER, file=sys.stderr)
             continue
+        if case == "pull" and not pull.is_possible():
+            print(pull.LEFT_OUT, file=sys.stderr)
+            continue
         if case == "scale":
             section = scale.scale(report.kept(output, CASES))
         elif case in ON_CLUSTER:

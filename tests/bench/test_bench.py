@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,27 @@ def test_it_runs(tmp_path: Path) -> None:
         ElementTree.parse(made / "results" / f"{case}.svg")  # noqa: S314 - our own
     assert (list(folder.iterdir()), list(tmp_path.iterdir())) == ([], [folder])
     assert not (HERE.parents[1] / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "reason"),
+    [
+        ("clock", {}, "there is no cluster"),
+        ("pull", {"E2E_KUBECONFIG": "another/kubeconfig"}, "needs the test cluster"),
+    ],
+)
+def test_a_case_is_left_out(
+    case: str, settings: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case that this machine cannot run touches nothing. The output says what is missing."""
+    monkeypatch.delenv("E2E_KUBECONFIG", raising=False)
+    ended = subprocess.run(
+        [sys.executable, str(HERE / "bench.py"), case],
+        env=os.environ | settings, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert reason in ended.stderr
 
 
 def test_a_signal_leaves_nothing(tmp_path: Path) -> None:

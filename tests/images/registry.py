@@ -54,8 +54,8 @@ def answers(address: str) -> bool:
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """Run a registry that keeps its images in `folder`, and yield its address. With the file
-    `folder`/registries.conf buildah and podman use this registry without TLS. Docker needs no setting
-    for addresses of this machine."""
+    `folder`/registries.conf buildah and podman use this registry without TLS. Docker needs no
+    setting for addresses of this machine."""
     program = unpacked()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -173,14 +173,16 @@ def test_numbers_of_the_readme() -> None:
 
 
 def test_numbers_of_the_duration() -> None:
-    """The tables of manifests/docs/duration.md have the measured seconds, and the costs of `make
-    bench CASES=scale`."""
+    """The tables of manifests/docs/duration.md have the measured seconds of a run and of the pulls,
+    and the costs of `make bench CASES=scale`."""
     text = (bundle.MANIFESTS / "docs/duration.md").read_text()
-    (_, _, seconds), (_, head, costs) = (
-        results_of(case)["tables"][number] for case, number in (("clock", 0), ("scale", 1))
+    (_, _, seconds), (_, _, pulls), (_, head, costs) = (
+        results_of(case)["tables"][number]
+        for case, number in (("clock", 0), ("pull", 0), ("scale", 1))
     )
     rows = [seconds[0][2:], head[:6], *(row[:6] for row in costs)]
     rows += [[label, spread.partition(" ")[0]] for label, spread, *_ in seconds]
+    rows += [[*row[:-1], row[-1].partition(" ")[0]] for row in pulls]
     assert [row for row in rows if f"\n| {' | '.join(row)} |" not in text] == []
     assert len(re.findall(r"\n\|.*\d", text)) == len(rows)
 
