@@ -74,6 +74,7 @@ def storage(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests for folders where they would run in a bucket; with a real bucket, leave out
     all tests that do not run in a bucket."""
