@@ -104,6 +104,7 @@ class TogetherScheduling(LoadScopeScheduling):  # type: ignore[misc] # has no ty
         return "images" if nodeid.startswith("tests/images/") else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)  # a run without pytest-xdist does not know this hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TogetherScheduling | None:
     """Use these groups with `--dist loadgroup`."""
     return TogetherScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
