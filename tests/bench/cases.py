@@ -230,9 +230,10 @@ def log_count(sizes: Sizes, folder: Path) -> Section:
         f"A log of {size(sizes.log)} in the page cache, {len(KEYWORDS)} keywords. A run is split, "
         "one map per core at a time, and merge. Each worker is one process. All jobs except `cp` "
         "and `cat` found the same totals: a different total ends the benchmark. Two things limit "
-        "the workers: the copy of each byte from the page cache, and each keyword that has only "
-        "frequent letters, here ERROR. Such a keyword takes one pass of `bytes.count`. The other "
-        "keywords share passes for a few rare letters. These passes are several times as fast. "
+        "the workers: the copy of each byte from the page cache, and the passes for the keywords. "
+        "With a keyword in each line every keyword costs about one pass of `bytes.count`, and "
+        "nothing is shared. With rare keywords only ERROR, which has only frequent letters, costs "
+        "a pass, and the other keywords share faster passes for a few rare letters. "
         "A custom map can be another program. The network of a pod is usually slower than both. "
         f"{versions()}.",
     )

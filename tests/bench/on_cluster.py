@@ -25,7 +25,8 @@ NO_CLUSTER = (
     "left out: there is no cluster. Set E2E_KUBECONFIG to the kubeconfig of a cluster that has the "
     "images (tests/cluster/README.md; on this machine: cluster.py build, up and load), FANFOLD_BIN "
     "to a folder with kubectl and argo if they are not on the PATH, and E2E_VOLUME to the node's "
-    "folder of the volume"
+    "folder of the volume. Use a cluster that is only for tests: the cases apply the overlay local "
+    "in the namespace argo, and the case clock restarts Argo's controller with other settings"
 )
 TEXT = (
     "From the submission to the end of the workflow, mode `range`, a small log. The floor is the "

@@ -118,9 +118,8 @@ def oss(sizes: Sizes, folder: Path) -> Section:
         "on the same cores. The rows compare `OSS_CONNECTIONS` of 1, 4 and 16 with a plain "
         "download of the same bytes by oss2 in as many threads, and with the count of a local "
         "file. One process receives and counts, under one GIL. Where CPU seconds are near the "
-        "seconds, more connections do not help. With few connections the latency of each range "
-        "limits the rate: at most 96 MiB of ranges are in flight. The start of oss2 is part of "
-        "each row.",
+        "seconds, more connections do not help. One connection is limited by its own rate. At "
+        "most 96 MiB of ranges are in flight. The start of oss2 is part of each row.",
         "MiB/s",
     )
     section.bars = [
