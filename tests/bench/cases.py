@@ -558,23 +558,31 @@ def imports(command: Command, repeats: int) -> tuple[str, str, str]:
     return str(len(times)), f"{sum(times.values()):.1f}", words
 
 
+ARCHIVES = ROOT / "build/images"
+
+
+def layers_of(image: str) -> dict[str, bytes]:
+    """The compressed layers of an image in the archives of images/build.sh --archive, by digest."""
+    with tarfile.open(ARCHIVES / f"{image}.tar") as archive:
+
+        def read(name: str) -> bytes:
+            file = archive.extractfile(name)
+            assert file, name
+            return file.read()
+
+        def blob(digest: str) -> bytes:
+            return read(f"blobs/{digest.replace(':', '/')}")
+
+        manifest = json.loads(blob(json.loads(read("index.json"))["manifests"][0]["digest"]))
+        return {layer["digest"]: blob(layer["digest"]) for layer in manifest["layers"]}
+
+
 def image_sizes() -> Iterator[tuple[str, str, str]]:
-    """The sizes of the images in the archives of images/build.sh --archive."""
+    """The sizes of the images in these archives."""
     for image in ("split", "map", "reduce"):
-        path = ROOT / "build/images" / f"{image}.tar"
-        if not path.exists():
+        if not (ARCHIVES / f"{image}.tar").exists():
             yield image, "left out: run images/build.sh --archive build/images", ""
             continue
-        with tarfile.open(path) as archive:
-
-            def blob(digest: str, archive: tarfile.TarFile = archive) -> bytes:
-                file = archive.extractfile(f"blobs/{digest.replace(':', '/')}")
-                assert file, digest
-                return file.read()
-
-            index = archive.extractfile("index.json")
-            assert index, path
-            manifest = json.loads(blob(json.load(index)["manifests"][0]["digest"]))
-            layers = [blob(layer["digest"]) for layer in manifest["layers"]]
+        layers = layers_of(image).values()
         unpacked = sum(len(gzip.decompress(layer)) for layer in layers)
         yield image, size(sum(map(len, layers))), size(unpacked)

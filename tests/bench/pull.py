@@ -7,12 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cases import Sizes
+from cases import ARCHIVES, Sizes, layers_of
 from measure import ROOT
 from on_cluster import versions
 from registry import serve
@@ -20,7 +19,6 @@ from report import Section, size, spread
 from scenario import get, kubectl, until
 
 IMAGES = ("split", "map", "reduce", "pictures")  # in the order of the pulls
-ARCHIVES = ROOT / "build/images"
 HEAD = ("", "compressed", "of these, new on the node", "seconds")
 TEXT = (
     "A node without images of fanfold pulls four images, one after the other. The seconds are the "
@@ -40,20 +38,6 @@ for name in "${@:2}"; do
     push "localhost/fanfold-$name:dev" "$1/fanfold-$name:dev"
 done
 """
-
-
-def layers(name: str) -> dict[str, int]:
-    """The compressed bytes of each layer of an image, by digest."""
-    with tarfile.open(ARCHIVES / f"{name}.tar") as tar:
-
-        def blob(path: str) -> bytes:
-            file = tar.extractfile(path)
-            assert file
-            return file.read()
-
-        digest = json.loads(blob("index.json"))["manifests"][0]["digest"]
-        manifest = json.loads(blob(f"blobs/{digest.replace(':', '/')}"))
-    return {layer["digest"]: layer["size"] for layer in manifest["layers"]}
 
 
 def socket_of_node() -> Path:
@@ -147,7 +131,7 @@ def pull(sizes: Sizes) -> Section:
     known: set[str] = set()
     rows: list[Sequence[str]] = []
     for name, seconds in found.items():
-        bytes_of = layers(name)
+        bytes_of = {digest: len(layer) for digest, layer in layers_of(name).items()}
         new = sum(count for digest, count in bytes_of.items() if digest not in known)
         rows.append((f"`{name}`", size(sum(bytes_of.values())), size(new), spread(seconds)))
         known |= bytes_of.keys()
